@@ -39,6 +39,7 @@ class ImageTensors:
     ):
         self.x, self.y, self.split_idx, self.is_test, self.data_name = x, y, split_idx, is_test, data_name
         self.vocab, self.loss_func = CategoryMap(vocab, sort=False), CrossEntropyLossFlat()
+        self.parent: tuple[ImageTensors, Tensor] | None = None  # of a subset: the whole, and the indices in it
 
     @property
     def c(self) -> int:
@@ -76,7 +77,9 @@ class ImageTensors:
 
     def subset(self, idxs: Tensor) -> "ImageTensors":
         "The images at `idxs`, not augmented."
-        return self.replace(self.x[idxs], None if self.y is None else self.y[idxs], split_idx=1)
+        res = self.replace(self.x[idxs], None if self.y is None else self.y[idxs], split_idx=1)
+        res.parent = self, idxs
+        return res
 
     def new_empty(self) -> "ImageTensors":
         "No images, for export."

@@ -63,6 +63,34 @@ class CustomCNN(nn.Sequential):
             self.add_module("logit_drop", nn.Dropout(logit_dropout))
 
 
+class Features(Tensor):
+    "A batch of a body's pooled features (N, F), which a `TransferModel` takes in place of images."
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+class TransferModel(nn.Sequential):
+    """fastai's (body, head) Sequential that also takes the body's `Features`, and then runs the rest of the head.
+
+    The state dict is that of a plain Sequential.
+    """
+
+    @property
+    def _n_pool(self) -> int:
+        "Layers at the start of the head that pool and flatten: they have nothing to train."
+        return next(i for i, o in enumerate(self[1]) if isinstance(o, Flatten)) + 1
+
+    def features(self, x: Tensor) -> Tensor:
+        "Pooled features (N, F) of images (N, 3, H, W), in the precision of the computation."
+        return self[1][: self._n_pool](self[0](x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        "Logits (N, classes) of images or of `Features`."
+        if isinstance(x, Features):
+            return self[1][self._n_pool :](x.as_subclass(Tensor))
+        return super().forward(x)
+
+
 # ResNets ---------------------------------------------------------------------------------------------------------
 
 
@@ -83,7 +111,7 @@ def resnet_model(
     n_out: int = 10,  # classes
     head: str = "linear",  # linear: one dense layer on the pooled features, the article's; fastai: its default head
     body_state: dict[str, Tensor] | None = None,  # from `load_body_state`; None: random weights
-) -> nn.Sequential:
+) -> TransferModel:
     "fastai's (body, head) Sequential for `arch`, the body's weights from `body_state`. Raises `InputError`."
     heads = {
         "linear": dict(concat_pool=False, lin_ftrs=[], ps=0.0, first_bn=False, init=None),
@@ -91,7 +119,7 @@ def resnet_model(
     }
     if head not in heads:
         raise InputError(f"head is {head!r}: give linear or fastai")
-    model = create_vision_model(resnet_builder(arch), n_out, pretrained=False, **heads[head])
+    model = TransferModel(*create_vision_model(resnet_builder(arch), n_out, pretrained=False, **heads[head]))
     if body_state is not None:
         model[0].load_state_dict(body_state)
     return model

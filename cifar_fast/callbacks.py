@@ -1,0 +1,312 @@
+"""Training callbacks: precision, progress without host syncs, measurements, clipping, and a clean Ctrl-C."""
+
+import signal
+import time
+
+import torch
+from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.preds import FetchPredsCallback
+from fastai.callback.progress import ProgressCallback
+from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
+from fastai.callback.training import GradientClip
+from fastai.learner import AvgSmoothLoss, ValueMetric
+from fastai.metrics import accuracy
+from fastcore.basics import noop
+from torch import Tensor, nn
+
+from cifar_fast.errors import InputError
+from cifar_fast.progress import shows_bars
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+# Precision -------------------------------------------------------------------------------------------------------
+
+
+def resolve_precision(
+    precision: str,  # auto, fp32, bf16 or fp16
+    device: torch.device,  # where the training runs
+) -> str:  # fp32, bf16 or fp16
+    "What `auto` means on `device`: bf16 where the processor computes in it natively, fp32 otherwise."
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is {precision!r}: give one of {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return precision
+    return "bf16" if has_native_bf16(torch.device(device)) else "fp32"
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    "Whether `device` multiplies bf16 in hardware: AVX512-BF16 or AMX, compute capability 8 or newer."
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, o, bool)() for o in tests)
+
+
+class DeviceMixedPrecision(MixedPrecision):
+    """fastai's MixedPrecision on whatever device holds the data; fastai's own is silently fp32 without CUDA.
+
+    It keeps fastai's name, `mixed_precision`, by which `load_learner` and `to_fp32` find it.
+    """
+
+    name = "mixed_precision"
+
+    def before_fit(self):
+        "Set up autocast, and a gradient scaler for fp16."
+        device = self.dls.device.type
+        if device == "cuda":
+            return super().before_fit()
+        half = self.amp_mode == AMPMode.FP16
+        self.autocast = torch.autocast(device, torch.float16 if half else torch.bfloat16)
+        self.learn.scaler, self.scales = torch.amp.GradScaler(device, enabled=half), []
+
+
+def precision_cbs(
+    precision: str,  # fp32, bf16 or fp16
+) -> list[Callback]:
+    "Callbacks for channels-last training in `precision`."
+    return [ChannelsLast()] + ([] if precision == "fp32" else [DeviceMixedPrecision(precision)])
+
+
+# Progress --------------------------------------------------------------------------------------------------------
+
+
+class DeviceSmoothLoss(AvgSmoothLoss):
+    "fastai's smoothed training loss, kept on the loss's device: reading it is what makes the host wait."
+
+    def accumulate(self, learn):
+        self.count += 1
+        loss = learn.loss.detach().mean().float()
+        self.val = torch.lerp(loss, self.val.to(loss.device), self.beta)
+
+
+class EpochProgress(ProgressCallback):
+    """fastai's progress bars and table, but the loss is read only when the bar is drawn again.
+
+    Where no bars show, the table's rows are printed as plain lines.
+    """
+
+    name = "progress"
+
+    def before_fit(self):
+        "Start the table."
+        if shows_bars():
+            return super().before_fit()
+        self.pbar, self.old_logger = None, self.logger
+        if self.logger != noop:
+            self.learn.logger = self._write_row
+            self._write_row(self.recorder.metric_names)
+
+    def _launch_pbar(self):
+        if shows_bars():
+            super()._launch_pbar()
+
+    def after_batch(self):
+        "Move the bar."
+        bar, val = self.pbar, self.iter + 1
+        if bar and (val <= bar.first_its or val >= bar.last_v + bar.wait_for or val == self.n_iter):
+            if self.training and hasattr(self, "smooth_loss"):
+                bar.comment = f"{self.smooth_loss.item():.4f}"
+            bar.update(val)
+
+    def after_train(self):
+        "Close the bar."
+        if self.pbar:
+            super().after_train()
+
+    def after_validate(self):
+        "Close the bar."
+        if self.pbar:
+            super().after_validate()
+
+    def _write_row(self, row):
+        print("  ".join(f"{f'{o:.6f}' if isinstance(o, float) else o:<14}" for o in row).rstrip(), flush=True)
+
+
+class LossesToCPU(Callback):
+    "Brings the recorder's losses, which `DeviceSmoothLoss` left on the device, to the CPU after the fit."
+
+    order = 55
+
+    def after_fit(self):
+        "One copy for the whole fit."
+        losses = getattr(self.recorder, "losses", [])
+        if losses and isinstance(losses[0], Tensor):
+            self.recorder.losses = list(torch.stack(losses).cpu())
+
+
+# Measurements ----------------------------------------------------------------------------------------------------
+
+
+class TrainAccuracy(FetchPredsCallback):
+    """Accuracy on a fixed part of the training images in eval mode, after each epoch, as a column of the table.
+
+    The running accuracy of the training batches would be taken with dropout on, while the weights change.
+    Needs a `TensorDL`.
+    """
+
+    order, value = 40, None
+
+    def __init__(
+        self,
+        n: int = 10_000,  # training images to measure on; all, where there are fewer
+        seed: int = 0,  # of their choice
+    ):
+        super().__init__()
+        self.n, self.seed = n, seed
+
+    def before_fit(self):
+        "Choose the images and add the column."
+        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
+        if not self.run:
+            return
+        idxs = torch.randperm(len(self.dls.train_ds), generator=torch.Generator().manual_seed(self.seed))
+        idxs = idxs[: self.n].sort().values
+        self.dl = self.dls.valid.new(dataset=self.dls.train_ds.subset(idxs))
+        self.metric = ValueMetric(self.train_accuracy, "train_accuracy")
+        self.learn.metrics = [*self.learn.metrics, self.metric]
+
+    def after_validate(self):
+        "Measure."
+        super().after_validate()
+        self.value = accuracy(*self.preds).item()
+        self.preds = None
+
+    def train_accuracy(self) -> float | None:
+        "Share of right predictions, in [0, 1]."
+        return self.value
+
+    def after_fit(self):
+        "Take the column away."
+        if getattr(self, "metric", None):
+            self.learn.metrics = [o for o in self.learn.metrics if o is not self.metric]
+            self.dl = self.metric = None
+
+
+class Stopwatch(Callback):
+    "Seconds of training, validation and measuring left out, and images trained on, over one fit or several."
+
+    order = -60  # before all others in `before_fit`, so that their preparations count
+
+    def __init__(self):
+        self.seconds, self.images, self.since = 0.0, 0, None
+
+    def before_fit(self):
+        "Start."
+        self._start()
+
+    def before_train(self):
+        "Start again after a validation."
+        self._start()
+
+    def after_batch(self):
+        "Count the images."
+        if self.training:
+            self.images += len(self.xb[0])
+
+    def after_train(self):
+        "Pause."
+        self._pause()
+
+    def after_fit(self):
+        "Stop, where the fit was cancelled in the middle of an epoch."
+        self._pause()
+
+    def _start(self):
+        if self.since is None:
+            self.since = self._now()
+
+    def _pause(self):
+        if self.since is not None:
+            self.seconds, self.since = self.seconds + self._now() - self.since, None
+
+    def _now(self) -> float:
+        if self.dls.device.type == "cuda":
+            torch.cuda.synchronize(self.dls.device)
+        return time.perf_counter()
+
+
+# Training --------------------------------------------------------------------------------------------------------
+
+
+class AdaptiveGradientClip(Callback):
+    """Scale down each unit's gradient where its norm exceeds `clip` times the norm of the unit's weights.
+
+    A unit is a row of a dense layer or a filter of a convolution; biases count as one unit each, and the last layer
+    is left alone. Source: Brock et al. 2021, "High-Performance Large-Scale Image Recognition Without Normalization".
+    """
+
+    order, run_valid = GradientClip.order, False
+
+    def __init__(
+        self,
+        clip: float = 0.01,  # largest ratio of gradient norm to weight norm
+        eps: float = 1e-3,  # weight norms below it count as it, so that weights at 0 can move
+    ):
+        self.clip, self.eps = clip, eps
+
+    def before_fit(self):
+        "Find the parameters."
+        layers = [m for m in self.model.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
+        last = {id(p) for p in layers[-1].parameters()} if layers else set()
+        self.clipped = [p for p in self.model.parameters() if id(p) not in last]
+
+    def before_step(self):
+        "Clip."
+        for p in self.clipped:
+            if p.grad is not None:
+                limit = self.clip * unit_norm(p.detach()).clamp_min(self.eps)
+                norm = unit_norm(p.grad)
+                p.grad.mul_(torch.where(norm > limit, limit / norm.clamp_min(1e-6), torch.ones_like(norm)))
+
+
+def unit_norm(weight: Tensor) -> Tensor:
+    "Norm of each output unit of `weight` (units, ...), broadcastable to it; of each element of a vector."
+    return weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.ndim - 1)) if weight.ndim > 1 else weight.abs()
+
+
+class HonestChoice(Callback):
+    """Refuses callbacks that choose (EarlyStopping, SaveModel of the best, ReduceLROnPlateau) on the test images.
+
+    The accuracy of a model that the test images helped to choose says too much.
+    """
+
+    order = -20
+
+    def before_fit(self):
+        "Look at the other callbacks and at what they watch."
+        if not getattr(self.dls.valid_ds, "is_test", False):
+            return
+        for cb in self.learn.cbs:
+            choosing = isinstance(cb, (EarlyStoppingCallback, SaveModelCallback, ReduceLROnPlateau))
+            if choosing and not getattr(cb, "every_epoch", False):
+                raise InputError(f"{type(cb).__name__} would choose by the test images: make dls with valid='holdout'")
+
+
+class Interruptible(Callback):
+    "Ctrl-C ends the fit after the batch, through fastai's own events; a second one ends the program at once."
+
+    order, interrupted = 70, False
+
+    def before_fit(self):
+        "Take over the signal."
+        self.interrupted = False
+        try:
+            self.previous = signal.signal(signal.SIGINT, self._note)
+        except ValueError:  # only the main thread may
+            self.previous = None
+
+    def _note(self, signum, frame):
+        self.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def after_batch(self):
+        "End here, if asked to."
+        if self.interrupted:
+            raise CancelFitException
+
+    def after_fit(self):
+        "Give the signal back."
+        if self.previous is not None:
+            signal.signal(signal.SIGINT, self.previous)

@@ -1,0 +1,129 @@
+"""Learners: a model, its own copy of the data, and the defaults that go with it."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.training import BnFreeze
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.metrics import accuracy
+from fastai.optimizer import OptimWrapper
+from fastai.torch_core import trainable_params
+from fastai.vision.learner import default_split, model_meta
+from fastcore.foundation import L
+from torch import nn
+
+from cifar_fast.callbacks import (
+    DeviceSmoothLoss,
+    EpochProgress,
+    HonestChoice,
+    LossesToCPU,
+    precision_cbs,
+    resolve_precision,
+)
+from cifar_fast.errors import InputError
+from cifar_fast.frozen import CachedBody
+from cifar_fast.loader import copy_dls
+from cifar_fast.models import CustomCNN, load_weights, resnet_builder, resnet_model, resnet_stats
+
+# torch's own optimizers with torch's defaults, fused into one kernel; fastai's Adam differs in betas, eps and decay.
+OPTIMIZERS = {
+    "adam": partial(OptimWrapper, opt=torch.optim.Adam, fused=True),
+    "sgd": partial(OptimWrapper, opt=torch.optim.SGD, fused=True),
+}
+
+
+def custom_learner(
+    dls: DataLoaders,  # stays as it is
+    size: int | None = None,  # pixels fed to the network; None: as `dls` gives them
+    opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
+    lr: float = 1e-3,  # default learning rate
+    precision: str = "auto",  # auto, fp32, bf16 or fp16
+    metrics=accuracy,  # fastai metrics
+    cbs=None,  # further callbacks
+    path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
+    **model_kwargs,  # of `CustomCNN`: n_convs, width, n_dense, dense_width, conv_dropout, dropout, logit_dropout, bn
+) -> Learner:
+    "A Learner for the article's `CustomCNN`. Raises `InputError` for options that do not fit."
+    dls = copy_dls(dls, size)
+    pixels = dls.valid.one_batch()[0].shape[-1]
+    model = CustomCNN(n_out=dls.c, size=pixels, **model_kwargs)
+    return fast_learner(dls, model, "CustomCNN", "none", opt, lr, precision, metrics, cbs, path)
+
+
+def transfer_learner(
+    dls: DataLoaders,  # stays as it is
+    arch: str = "resnet18",  # a torchvision ResNet
+    weights: str | Path = "auto",  # auto, imagenet, none, or the path of a .pth or .safetensors state dict
+    head: str = "linear",  # linear: one dense layer on the pooled features; fastai: its default head
+    size: int | None = None,  # pixels fed to the network; None: as `dls` gives them
+    frozen_bn: str = "eval",  # eval: a frozen body's batch norms keep their statistics; train: they move
+    cache: bool = True,  # whether to run a frozen body once and train the head on its features
+    cache_on_disk: bool = False,  # whether to keep the features for other runs
+    opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
+    lr: float = 1e-3,  # default learning rate
+    precision: str = "auto",  # auto, fp32, bf16 or fp16
+    metrics=accuracy,  # fastai metrics
+    cbs=None,  # further callbacks
+    path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
+) -> Learner:
+    """A Learner for a torchvision ResNet with a new head and a frozen body; `unfreeze` and `fine_tune` free it.
+
+    Images are normalised as the weights were trained: published weights and files by fastai's statistics for the
+    architecture, random ones as `dls` does it. Raises `InputError` for weights or options that do not fit.
+    """
+    if frozen_bn not in ("eval", "train"):
+        raise InputError(f"frozen_bn is {frozen_bn!r}: give eval or train")
+    body_state, weights_name = load_weights(arch, weights)
+    dls = copy_dls(dls, size, resnet_stats(arch) if body_state else None)
+    model = resnet_model(arch, dls.c, head, body_state)
+    frozen_cbs = [BnFreeze()] * (frozen_bn == "eval") + [CachedBody(cache_on_disk)] * cache
+    learn = fast_learner(
+        dls, model, arch, weights_name, opt, lr, precision, metrics, L(frozen_cbs) + L(cbs), path, body_split(arch)
+    )
+    learn.freeze()
+    return learn
+
+
+def fast_learner(
+    dls: DataLoaders,  # used as it is
+    model: nn.Module,  # takes the batches of `dls`
+    arch: str,  # the model's name
+    weights: str,  # the name of the weights it starts from
+    opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
+    lr: float = 1e-3,  # default learning rate
+    precision: str = "auto",  # auto, fp32, bf16 or fp16
+    metrics=accuracy,  # fastai metrics
+    cbs: Callback | list | None = None,  # further callbacks
+    path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
+    splitter: Callable = trainable_params,  # model to layer groups
+) -> Learner:
+    "A Learner with fast precision, fused optimizer and no host syncs; `arch`, `weights`, `precision` stand on it."
+    if isinstance(opt, str) and opt not in OPTIMIZERS:
+        raise InputError(f"opt is {opt!r}: give one of {', '.join(OPTIMIZERS)}")
+    precision = resolve_precision(precision, dls.device)
+    learn = Learner(
+        dls,
+        model,
+        loss_func=getattr(dls.train_ds, "loss_func", None) or CrossEntropyLossFlat(),
+        opt_func=OPTIMIZERS[opt] if isinstance(opt, str) else opt,
+        lr=lr,
+        splitter=splitter,
+        metrics=metrics,
+        path=path,
+        train_bn=False,
+        cbs=[*precision_cbs(precision), HonestChoice(), LossesToCPU(), *L(cbs)],
+    )
+    learn.remove_cb(learn.progress).add_cb(EpochProgress())
+    learn.recorder.smooth_loss = DeviceSmoothLoss()
+    learn.arch, learn.weights, learn.precision = arch, weights, precision
+    return learn
+
+
+def body_split(arch: str) -> Callable:
+    "fastai's layer groups for a ResNet: two of the body and the head."
+    return model_meta.get(resnet_builder(arch), {}).get("split", default_split)

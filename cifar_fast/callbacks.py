@@ -11,9 +11,9 @@ from fastai.callback.preds import FetchPredsCallback
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from fastai.callback.training import GradientClip
+from fastai.imports import noop
 from fastai.learner import AvgSmoothLoss, ValueMetric
 from fastai.metrics import accuracy
-from fastcore.basics import noop
 from torch import Tensor, nn
 
 from cifar_fast.errors import InputError
@@ -158,12 +158,14 @@ class TrainAccuracy(FetchPredsCallback):
 
     def before_fit(self):
         "Choose the images and add the column."
-        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
+        # `validate` and `get_preds` hold the Learner's lock, which measuring would wait for; `fit` does not.
+        self.run = not hasattr(self.learn, "lr_finder") and not self.learn.lock.locked()
         if not self.run:
             return
         idxs = torch.randperm(len(self.dls.train_ds), generator=torch.Generator().manual_seed(self.seed))
         idxs = idxs[: self.n].sort().values
-        self.dl = self.dls.valid.new(dataset=self.dls.train_ds.subset(idxs))
+        loader = self.dls.valid.new(dataset=self.dls.train_ds.subset(idxs))
+        vars(self).update(dl=loader)  # past fastai's warning: the attribute is FetchPredsCallback's own
         self.metric = ValueMetric(self.train_accuracy, "train_accuracy")
         self.learn.metrics = [*self.learn.metrics, self.metric]
 
@@ -181,7 +183,7 @@ class TrainAccuracy(FetchPredsCallback):
         "Take the column away."
         if getattr(self, "metric", None):
             self.learn.metrics = [o for o in self.learn.metrics if o is not self.metric]
-            self.dl = self.metric = None
+            vars(self).update(dl=None, metric=None)
 
 
 class Stopwatch(Callback):

@@ -196,13 +196,15 @@ class CachedBody(Callback):
         "Features (N, F) of all images, in batches of the validation size."
         bs, res = self.dls.valid.bs, None
         self.model.eval()
-        print(f"Running the frozen body once over {len(dataset):,} {'mirrored ' * mirrored}images ...", flush=True)
+        what = (
+            f"{len(dataset):,} {'mirrored ' * mirrored}{'training' if dataset.split_idx == 0 else 'validation'} images"
+        )
         dl = self.dls.valid.new(dataset=dataset, shuffle=False, after_batch=Pipeline(tfms))
         for i, xb in enumerate(progress(_inputs(dl, mirrored), total=len(dl))):
             with self._autocast():
                 features = self.model.features(xb)
             if res is None:
-                res = _empty((len(dataset), features.shape[1]), features)
+                res = _empty((len(dataset), features.shape[1]), features, what)
             res[i * bs : i * bs + len(features)] = features
         self.model.train()
         set_bn_eval(self.model)
@@ -239,11 +241,11 @@ def _describe(tfm: Transform) -> str:
     return f"{type(tfm).__name__} {sorted(state.items())}"
 
 
-def _empty(shape: tuple[int, int], like: Tensor) -> Tensor:
+def _empty(shape: tuple[int, int], like: Tensor, what: str) -> Tensor:
     "Room for features: in memory, or in a mapped file where they would take more than half of what is free."
     need = shape[0] * shape[1] * like.element_size()
     mapped = like.device.type == "cpu" and need > psutil.virtual_memory().available / 2
-    print(f"Features: {need / 1e6:,.0f} MB{', in a mapped file' if mapped else ''}", flush=True)
+    print(f"Features of {what}: {need / 1e6:,.1f} MB in {'a mapped file' if mapped else 'memory'}", flush=True)
     if not mapped:
         return torch.empty(shape, dtype=like.dtype, device=like.device)
     handle, path = tempfile.mkstemp(dir=cache_dir(), prefix=".features-")

@@ -48,7 +48,7 @@ class CustomCNN(nn.Sequential):
             self.add_module(f"relu{i}", nn.ReLU(inplace=True))
             if conv_dropout:
                 self.add_module(f"conv_drop{i}", nn.Dropout2d(conv_dropout))
-        self.add_module("flatten", Flatten())
+        self.add_module("flatten", nn.Flatten())  # fastai's needs contiguous images
         n_features = nf * (size >> (n_convs - 1)) ** 2
         for i in range(1, n_dense):
             self.add_module(f"dense{i}", nn.Linear(n_features, dense_width))

@@ -1,0 +1,190 @@
+"""A training script's work: from options to a run folder, choosing on held-out images and testing once."""
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import matplotlib
+import torch
+from fastai.callback.schedule import SuggestionMethod
+from fastai.callback.tracker import EarlyStoppingCallback
+from fastai.learner import Learner
+from fastai.torch_core import default_device, set_seed
+from fastcore.foundation import L
+from matplotlib import pyplot as plt
+
+import cifar_fast.schedules  # noqa: F401 - patches fit_decay onto Learner
+from cifar_fast.callbacks import Interruptible, Stopwatch, TrainAccuracy
+from cifar_fast.data import load_images
+from cifar_fast.errors import InputError
+from cifar_fast.formats import ImageSet
+from cifar_fast.loader import image_dls
+from cifar_fast.run import HistoryLogger, Run
+
+MakeLearner = Callable[..., Learner]
+
+
+class Experiment:
+    "One training, as its options describe it: `choose` what is open on held-out images, then `train` and test."
+
+    def __init__(
+        self,
+        name: str,  # of the script
+        options: SimpleNamespace,  # of `training_options` and the script's own
+        make_learner: MakeLearner,  # (dls, opt) -> Learner
+    ):
+        self.options, self.make_learner = options, make_learner
+        self.device = parse_device(options.device)
+        self.run = Run(options.run, name)
+        self.images = load_images(options.data, options.size)
+        self.stopwatch, self.interruptible = Stopwatch(), Interruptible()
+        self.opt, self.epochs, self.lr, self.choice = options.opt, options.epochs, options.lr, {}
+
+    def execute(self) -> int:
+        "Do all of it; the script's exit code."
+        matplotlib.use("Agg")
+        self.run.write_json("config.json", {**vars(self.options), "run": str(self.run.folder)})
+        if self.options.opt == "both" or self.options.early_stop:
+            self.choose()
+        learn = self.learner(valid="test")
+        resolved = {"precision": learn.precision, "device": str(self.device), "weights": learn.weights, "opt": self.opt}
+        options = {**vars(self.options), **resolved, "run": str(self.run.folder), "data": self.images.name}
+        self.run.write_json("config.json", {**options, "asked": vars(self.options)})
+        if not self.interrupted:
+            self.train(learn)
+        self.report(learn)
+        return 130 if self.interrupted else 0
+
+    @property
+    def interrupted(self) -> bool:
+        "Whether Ctrl-C has ended a fit."
+        return self.interruptible.interrupted
+
+    def learner(self, valid: str, opt: str | None = None) -> Learner:
+        "A fresh Learner on fresh DataLoaders, both from the seed alone."
+        o = self.options
+        set_seed(o.seed)
+        dls = image_dls(
+            self.images, o.bs, valid, None, o.flip, o.translate, o.cutout, seed=o.seed, device=self.device
+        )  # fmt: skip
+        learn = self.make_learner(dls, opt or self.opt)
+        learn.path = self.run.folder
+        return learn
+
+    def choose(self) -> None:
+        "Train on nine tenths of the training images; the last tenth picks the optimizer and the number of epochs."
+        results = []
+        for opt in ("adam", "sgd") if self.options.opt == "both" else (self.options.opt,):
+            print(f"Choosing on held-out training images: {opt}", flush=True)
+            learn = self.learner("holdout", opt)
+            stop = []
+            if self.options.early_stop:
+                stop = [EarlyStoppingCallback(monitor="accuracy", patience=self.options.early_stop)]
+            self.fit(learn, self.epochs, f"choose-{opt}", stop)
+            if self.interrupted:
+                self.opt = opt
+                return
+            col = list(learn.recorder.metric_names).index("accuracy") - 1
+            held_out = [row[col] for row in learn.recorder.values]
+            # without early stopping the last epoch counts: it is the one that the final training ends with
+            best = max(range(len(held_out)), key=held_out.__getitem__) if stop else len(held_out) - 1
+            results.append({"opt": opt, "epochs": best + 1, "held_out_accuracy": held_out[best]})
+        winner = max(results, key=lambda o: o["held_out_accuracy"])
+        self.opt, self.epochs = winner["opt"], winner["epochs"]
+        self.choice = {"candidates": results, "chosen": winner}
+        print(f"Chosen: {self.opt}, {self.epochs} epochs. Training on all training images.", flush=True)
+
+    def train(self, learn: Learner) -> None:
+        "The training that counts, and after it the fine-tuning, where it is asked for."
+        if self.lr == "auto":
+            self.lr = self.find_lr(learn)
+        self.stopwatch.__init__()
+        self.fit(learn, self.epochs, "train")
+        unfreeze_epochs = getattr(self.options, "unfreeze_epochs", 0)
+        if unfreeze_epochs and not self.interrupted:
+            learn.unfreeze()
+            lr = self.options.unfreeze_lr
+            callbacks = self.callbacks("fine-tune", [])
+            learn.fit_one_cycle(unfreeze_epochs, slice(lr / 100, lr), cbs=callbacks, reset_opt=True)
+
+    def callbacks(self, stage: str, extra: list) -> L:
+        "What every fit of a run carries."
+        return L([self.stopwatch, TrainAccuracy(), HistoryLogger(self.run, stage), self.interruptible, *extra])
+
+    def fit(self, learn: Learner, epochs: int, stage: str, extra: list = ()) -> None:
+        "One fit by the schedule that the options name."
+        o, cbs = self.options, self.callbacks(stage, list(extra))
+        lr = self.find_lr(learn) if self.lr == "auto" else self.lr
+        if o.schedule == "one_cycle":
+            learn.fit_one_cycle(epochs, lr, cbs=cbs)
+        else:
+            learn.fit_decay(epochs, lr, o.lr_end, "constant" if o.schedule == "constant" else o.decay, cbs=cbs)
+
+    def find_lr(self, learn: Learner) -> float:
+        "fastai's valley suggestion, from training losses alone; its plot is saved as lr_find.png."
+        lr = learn.lr_find(suggest_funcs=SuggestionMethod.Valley).valley
+        self.run.write_figure("lr_find.png", plt.gcf())
+        print(f"Learning rate found: {lr:.2e}", flush=True)
+        return lr
+
+    def report(self, learn: Learner) -> None:
+        "Test, write what is left to write, and say in one line what came out."
+        o, watch = self.options, self.stopwatch
+        title = f"{data_line(self.images)}, {learn.arch}{weights_line(learn)}, seed {o.seed}"
+        trained = [row for row in self.run.history if not row["stage"].startswith("choose")]
+        metrics = self.run.finish(learn, title, {
+            "data": self.images.name,
+            "data_is_cifar10": self.images.is_cifar10,
+            "model": learn.arch,
+            "weights": learn.weights,
+            "epochs": len(trained),
+            "bs": o.bs,
+            "opt": self.opt,
+            "lr": self.lr,
+            "schedule": o.schedule,
+            "size": o.size,
+            "seed": o.seed,
+            "device": str(self.device),
+            "precision": learn.precision,
+            "train_accuracy": trained[-1]["train_accuracy"] if trained else None,
+            "train_seconds": watch.seconds,
+            "images_per_second": watch.images / watch.seconds if watch.seconds else None,
+            "choice": self.choice,
+            "interrupted": self.interrupted,
+        })  # fmt: skip
+        done = f"interrupted after {len(trained)} epochs, " if self.interrupted else ""
+        print(
+            f"{title}: {done}test accuracy {metrics['accuracy']:.2%} after {watch.seconds:.0f} s of training "
+            f"-> {self.run.folder}",
+            flush=True,
+        )
+
+
+def parse_device(name: str) -> torch.device:
+    "`auto` or a torch device that works here. Raises `InputError`."
+    if name == "auto":
+        return torch.device(default_device())
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+        return device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} does not work here: give auto or cpu") from error
+
+
+def data_line(images: ImageSet) -> str:
+    "What the images are, never more than they are."
+    counts = f"{len(images.train_y):,} + {len(images.test_y):,} images"
+    return f"CIFAR-10 ({counts})" if images.is_cifar10 else f"{images.name}, not CIFAR-10 ({counts})"
+
+
+def weights_line(learn: Learner) -> str:
+    "Which weights a transfer started from."
+    if learn.arch == "CustomCNN":
+        return ""
+    return " with random weights" if learn.weights == "none" else f" with {learn.weights} weights"
+
+
+def run_experiment(name: str, options: dict, make_learner: MakeLearner) -> None:
+    "Run a script's `Experiment` and end the process with its exit code."
+    sys.exit(Experiment(name, SimpleNamespace(**options), make_learner).execute())

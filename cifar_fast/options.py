@@ -1,0 +1,86 @@
+"""The training scripts' shared options, checked before anything heavy is imported, and their exit codes.
+
+Nothing here may import torch or fastai: `--help` and a mistyped option answer at once.
+"""
+
+import sys
+import warnings
+from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+from cifar_fast.errors import InputError
+
+
+def _number(name: str, convert, fits, wanted: str):
+    "An argparse type that calls itself `name` in --help and says what is `wanted`."
+
+    def parse(text: str):
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    parse.__name__ = name
+    return parse
+
+
+count = _number("count", int, lambda o: o >= 1, "a whole number of at least 1")
+amount = _number("amount", int, lambda o: o >= 0, "a whole number of at least 0")
+rate = _number("rate", float, lambda o: 0 < o < float("inf"), "a number above 0")
+share = _number("share", float, lambda o: 0 <= o < 1, "a number of at least 0 and below 1")
+pixels = _number("pixels", int, lambda o: 8 <= o <= 1024, "a whole number of pixels from 8 to 1024")
+
+
+def rate_or_auto(text: str) -> float | str:
+    "A learning rate, or `auto`."
+    return text if text == "auto" else rate(text)
+
+
+rate_or_auto.__name__ = "rate|auto"
+
+
+def choice(*names: str) -> dict:
+    "argparse's choices, for an Annotated option."
+    return {"choices": list(names)}
+
+
+def training_options(
+    data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
+    epochs: count = 30,  # training epochs
+    bs: count = 64,  # images a batch
+    lr: rate_or_auto = 1e-3,  # learning rate, the schedule's first or one_cycle's highest; auto: lr_find's valley
+    lr_end: rate = 8e-5,  # last learning rate of the decay schedule
+    schedule: Annotated[str, choice("decay", "constant", "one_cycle")] = "decay",  # how the learning rate goes
+    decay: Annotated[str, choice("exp", "linear", "cosine", "step")] = "exp",  # shape of the decay schedule
+    size: pixels = 32,  # pixels of a side fed to the network
+    flip: Annotated[str, choice("none", "random", "alternating")] = "none",  # mirror training images
+    translate: amount = 0,  # shift training images by up to so many pixels
+    cutout: amount = 0,  # blank a square of so many pixels in training images
+    precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # auto: bf16 where it is native
+    early_stop: amount = 0,  # stop after so many epochs without gain on held-out images, then train on all
+    seed: amount = 0,  # of weights, batches and splits
+    device: str = "auto",  # auto, cpu, cuda or another torch device
+    run: str | None = None,  # folder to write; default: runs/<script>-<date>-<time>
+):
+    "The options that all training scripts have; a script may give one another default."
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    "Ends a script with 2 and one line for an `InputError`, with 130 for Ctrl-C; libraries' deprecations stay silent."
+    for category in (DeprecationWarning, FutureWarning):
+        warnings.simplefilter("ignore", category)
+    try:
+        yield
+    except InputError as error:
+        # fastai puts the callback's name above the message
+        print(f"error: {str(error).splitlines()[-1].strip()}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

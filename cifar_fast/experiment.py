@@ -130,6 +130,8 @@ class Experiment:
     def report(self, learn: Learner) -> None:
         "Test, write what is left to write, and say in one line what came out."
         o, watch = self.options, self.stopwatch
+        compile_seconds = learn.compiled.seconds if o.compile else 0.0
+        seconds = watch.seconds - compile_seconds
         title = f"{data_line(self.images)}, {learn.arch}{weights_line(learn)}, seed {o.seed}"
         trained = [row for row in self.run.history if not row["stage"].startswith("choose")]
         metrics = self.run.finish(learn, title, {
@@ -147,14 +149,15 @@ class Experiment:
             "device": str(self.device),
             "precision": learn.precision,
             "train_accuracy": trained[-1]["train_accuracy"] if trained else None,
-            "train_seconds": watch.seconds,
-            "images_per_second": watch.images / watch.seconds if watch.seconds else None,
+            "train_seconds": seconds,
+            "compile_seconds": compile_seconds,
+            "images_per_second": watch.images / seconds if seconds else None,
             "choice": self.choice,
             "interrupted": self.interrupted,
         })  # fmt: skip
         done = f"interrupted after {len(trained)} epochs, " if self.interrupted else ""
         print(
-            f"{title}: {done}test accuracy {metrics['accuracy']:.2%} after {watch.seconds:.0f} s of training "
+            f"{title}: {done}test accuracy {metrics['accuracy']:.2%} after {seconds:.0f} s of training "
             f"-> {self.run.folder}",
             flush=True,
         )

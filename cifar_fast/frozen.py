@@ -72,7 +72,12 @@ class CachedBody(Callback):
         self,
         on_disk: bool = False,  # whether to keep the features in the cache folder, for other runs
     ):
-        self.on_disk, self.active, self.cache, self.loaded = on_disk, False, {}, {}
+        self.on_disk, self.active = on_disk, False
+        self._init_state()
+
+    def _init_state(self):
+        "fastcore's Stateful calls this on a loaded callback: features are never pickled."
+        self.cache, self.loaded = {}, {}
 
     def before_fit(self):
         "Nothing is exchanged until training begins: predictions outside a fit see images."
@@ -248,6 +253,7 @@ def _empty(shape: tuple[int, int], like: Tensor, what: str) -> Tensor:
     print(f"Features of {what}: {need / 1e6:,.1f} MB in {'a mapped file' if mapped else 'memory'}", flush=True)
     if not mapped:
         return torch.empty(shape, dtype=like.dtype, device=like.device)
+    cache_dir().mkdir(parents=True, exist_ok=True)
     handle, path = tempfile.mkstemp(dir=cache_dir(), prefix=".features-")
     os.close(handle)
     res = torch.from_file(path, shared=True, size=shape[0] * shape[1], dtype=like.dtype).view(shape)

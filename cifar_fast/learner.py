@@ -18,6 +18,7 @@ from fastcore.foundation import L
 from torch import nn
 
 from cifar_fast.callbacks import (
+    Compiled,
     DeviceSmoothLoss,
     EpochProgress,
     HonestChoice,
@@ -43,6 +44,7 @@ def custom_learner(
     opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
     lr: float = 1e-3,  # default learning rate
     precision: str = "auto",  # auto, fp32, bf16 or fp16
+    compile: bool = False,  # whether to run the model through torch.compile
     metrics=accuracy,  # fastai metrics
     cbs=None,  # further callbacks
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
@@ -52,7 +54,7 @@ def custom_learner(
     dls = copy_dls(dls, size)
     pixels = dls.valid.one_batch()[0].shape[-1]
     model = CustomCNN(n_out=dls.c, size=pixels, **model_kwargs)
-    return fast_learner(dls, model, "CustomCNN", "none", opt, lr, precision, metrics, cbs, path)
+    return fast_learner(dls, model, "CustomCNN", "none", opt, lr, precision, compile, metrics, cbs, path)
 
 
 def transfer_learner(
@@ -67,6 +69,7 @@ def transfer_learner(
     opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
     lr: float = 1e-3,  # default learning rate
     precision: str = "auto",  # auto, fp32, bf16 or fp16
+    compile: bool = False,  # whether to run the model through torch.compile
     metrics=accuracy,  # fastai metrics
     cbs=None,  # further callbacks
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
@@ -83,7 +86,18 @@ def transfer_learner(
     model = resnet_model(arch, dls.c, head, body_state)
     frozen_cbs = [BnFreeze()] * (frozen_bn == "eval") + [CachedBody(cache_on_disk)] * cache
     learn = fast_learner(
-        dls, model, arch, weights_name, opt, lr, precision, metrics, L(frozen_cbs) + L(cbs), path, body_split(arch)
+        dls,
+        model,
+        arch,
+        weights_name,
+        opt,
+        lr,
+        precision,
+        compile,
+        metrics,
+        L(frozen_cbs) + L(cbs),
+        path,
+        body_split(arch),
     )
     learn.freeze()
     return learn
@@ -97,6 +111,7 @@ def fast_learner(
     opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
     lr: float = 1e-3,  # default learning rate
     precision: str = "auto",  # auto, fp32, bf16 or fp16
+    compile: bool = False,  # whether to run the model through torch.compile
     metrics=accuracy,  # fastai metrics
     cbs: Callback | list | None = None,  # further callbacks
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
@@ -116,7 +131,7 @@ def fast_learner(
         metrics=metrics,
         path=path,
         train_bn=False,
-        cbs=[*precision_cbs(precision), HonestChoice(), LossesToCPU(), *L(cbs)],
+        cbs=[*precision_cbs(precision), *([Compiled()] * compile), HonestChoice(), LossesToCPU(), *L(cbs)],
     )
     learn.remove_cb(learn.progress).add_cb(EpochProgress())
     learn.recorder.smooth_loss = DeviceSmoothLoss()

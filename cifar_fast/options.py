@@ -62,6 +62,7 @@ def training_options(
     translate: amount = 0,  # shift training images by up to so many pixels
     cutout: amount = 0,  # blank a square of so many pixels in training images
     precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # auto: bf16 where it is native
+    compile: bool = False,  # run the network through torch.compile
     early_stop: amount = 0,  # stop after so many epochs without gain on held-out images, then train on all
     seed: amount = 0,  # of weights, batches and splits
     device: str = "auto",  # auto, cpu, cuda or another torch device

@@ -72,8 +72,8 @@ class Run:
         learn.path = self.folder
         learn.export("export.pkl")
         interp = TestInterpretation.from_learner(learn)
-        if self.history:
-            self.write_figure("curves.png", plot_curves(self.history, title))
+        if trained := [row for row in self.history if not row["stage"].startswith("choose")]:
+            self.write_figure("curves.png", plot_curves(trained, title))
         self.write_figure("confusion.png", plot_confusion(interp, f"{title}: {interp.accuracy:.2%}"))
         self.write_figure("top_losses.png", plot_top_losses(interp, title=title))
         metrics = {

@@ -32,7 +32,7 @@ def main(
 
         def make_learner(dls, opt):
             return custom_learner(
-                dls, kwargs["size"], opt, precision=kwargs["precision"], n_convs=convs, width=width, n_dense=dense,
+                dls, kwargs["size"], opt, precision=kwargs["precision"], compile=kwargs["compile"], n_convs=convs, width=width, n_dense=dense,
                 conv_dropout=conv_dropout, dropout=dropout, logit_dropout=logit_dropout, bn=not no_bn,
                 cbs=AdaptiveGradientClip(agc) if agc else None,
             )  # fmt: skip

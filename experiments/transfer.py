@@ -31,7 +31,7 @@ def main(
         def make_learner(dls, opt):
             return transfer_learner(
                 dls, arch, weights, head, kwargs["size"], frozen_bn, cache_on_disk=cache_features, opt=opt,
-                precision=kwargs["precision"],
+                precision=kwargs["precision"], compile=kwargs["compile"],
             )  # fmt: skip
 
         run_experiment("transfer", options, make_learner)

@@ -1,0 +1,17 @@
+# make transfer: set up and run the main job.  make test: set up, lint and run the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: transfer test
+transfer: .venv/.installed
+	$(BIN)/python experiments/transfer.py
+
+test: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q
+
+.venv/.installed: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

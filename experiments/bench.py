@@ -1,0 +1,45 @@
+"""Time this toolkit against what users would otherwise run: one table, and bench.json.
+
+Contenders of a row get the same images, batch size and network, and take turns in one process; the median counts.
+"""
+
+from typing import Annotated
+
+from fastcore.script import call_parse
+
+from cifar_fast.options import amount, choice, count, exit_codes
+
+ROWS = ("custom", "finetune", "predict", "transfer32", "transfer128", "startup", "accuracy")
+
+
+@call_parse
+def main(
+    data: str = "cifar10",  # cifar10, digits, or the path of an archive or a folder
+    weights: str = "none",  # of ResNet-18: imagenet, none or a path; speeds do not depend on it
+    rows: str = ",".join(ROWS),  # what to measure, comma-separated
+    bs: count = 64,  # training images a batch
+    images: count = 10_000,  # training images of a timed epoch, and test images
+    repeats: count = 3,  # turns of each contender
+    seeds: count = 5,  # of the row accuracy
+    workers: amount = 0,  # of the peers' DataLoaders; 0: fastai's default, one a core
+    quick: bool = False,  # 2,000 images, small rows, 3 minutes
+    device: str = "auto",  # auto, cpu or cuda
+    compile: bool = False,  # torch.compile for ours and for the compute limit
+    precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # of ours beside fp32
+    out: str = "bench.json",  # file to write
+):
+    "Time this toolkit against stock fastai, a plain PyTorch script and the compute limit."
+    with exit_codes():
+        from cifar_fast.benchmark import Benchmark
+        from cifar_fast.errors import InputError
+
+        if unknown := set(rows.split(",")) - set(ROWS):
+            raise InputError(f"there is no row {unknown.pop()!r}: give some of {','.join(ROWS)}")
+        if quick:
+            images, repeats, seeds = min(images, 2_000), min(repeats, 3), 1
+            rows = ",".join(o for o in rows.split(",") if o not in ("transfer128", "accuracy"))
+        bench = Benchmark(data, weights, bs, images, repeats, seeds, workers, device, compile, precision)
+        for row in rows.split(","):
+            getattr(bench, row)()
+            bench.write(out)
+        print(bench.table())

@@ -1,0 +1,81 @@
+"""Fixtures that many tests share: tiny data sets, a cache of its own, no network."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def own_world(tmp_path_factory, monkeypatch):
+    "Each test has its own cache folder and working directory, and finds no data set of the machine's."
+    monkeypatch.setenv("CIFAR_FAST_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
+    monkeypatch.delenv("CIFAR_FAST_DATA", raising=False)
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    "The same random numbers in each test, whatever the order."
+    from fastai.torch_core import set_seed
+
+    set_seed(0)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    "The digits data set, decoded."
+    from cifar_fast.data import load_images
+
+    return load_images("digits")
+
+
+@pytest.fixture
+def digits_dls(digits):
+    "DataLoaders on digits: 23 training batches of 64 and one validation batch."
+    from cifar_fast.loader import image_dls
+
+    return image_dls(digits, device="cpu")
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    "Makes a folder of random images: `image_folder({'train/cat': 3, 'test/cat': 1})`; gives its path."
+
+    def make(counts: dict[str, int], size: tuple[int, int] = (40, 30), mode: str = "RGB", name: str = "pets") -> Path:
+        rng = np.random.default_rng(0)
+        for folder, n in counts.items():
+            (tmp_path / name / folder).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+                Image.fromarray(pixels).convert(mode).save(tmp_path / name / folder / f"{i}.png")
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    "The path of the real CIFAR-10 images, from $CIFAR_FAST_REAL_DATA; without it the test is skipped."
+    path = os.environ.get("CIFAR_FAST_REAL_DATA")
+    if not path or not Path(path).is_dir():
+        pytest.skip("real CIFAR-10 images: $CIFAR_FAST_REAL_DATA names no folder")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def resnet18_file(tmp_path_factory):
+    "A torchvision ResNet-18 state dict with fixed random weights, as a .pth file."
+    import torchvision
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet18-random.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    return path

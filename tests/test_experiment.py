@@ -1,0 +1,156 @@
+"""What a training script leaves behind, and what it refuses."""
+
+import csv
+import json
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+from fastai.callback.core import Callback
+from fastai.learner import load_learner
+from fastcore.docments import docments
+
+import cifar_fast.experiment as experiment_module
+from cifar_fast.errors import InputError
+from cifar_fast.experiment import Experiment
+from cifar_fast.learner import custom_learner, transfer_learner
+from cifar_fast.options import training_options
+from cifar_fast.run import Run
+
+METRICS = set(
+    "data data_is_cifar10 model weights params macs epochs bs opt schedule seed device accuracy train_accuracy loss "
+    "per_class_accuracy train_seconds images_per_second peak_memory_mb versions".split()
+)
+
+
+def options(tmp_path, **kwargs):
+    defaults = {k: v.default for k, v in docments(training_options, full=True, returns=False).items()}
+    changed = {"data": "digits", "epochs": 2, "opt": "adam", "device": "cpu", "run": str(tmp_path / "run"), **kwargs}
+    return SimpleNamespace(**{**defaults, **changed})
+
+
+def small_cnn(dls, opt):
+    return custom_learner(dls, opt=opt, width=4, dense_width=16, precision="fp32")
+
+
+def run(tmp_path, make=small_cnn, **kwargs):
+    experiment = Experiment("custom", options(tmp_path, **kwargs), make)
+    code = experiment.execute()
+    folder = tmp_path / "run"
+    history = list(csv.DictReader((folder / "history.csv").open()))
+    return code, json.loads((folder / "metrics.json").read_text()), history, folder
+
+
+def test_a_run_leaves_its_folder_and_says_what_it_is(tmp_path, capsys):
+    code, metrics, history, folder = run(tmp_path)
+    assert code == 0
+    assert {o.name for o in folder.iterdir()} == {
+        "config.json", "history.csv", "metrics.json", "curves.png", "confusion.png", "top_losses.png", "export.pkl",
+    }  # fmt: skip
+    assert METRICS <= set(metrics)
+    assert (metrics["data"], metrics["data_is_cifar10"], metrics["model"]) == ("digits", False, "CustomCNN")
+    assert metrics["accuracy"] == pytest.approx(float(history[-1]["accuracy"]), abs=1e-6)
+    assert metrics["train_accuracy"] == pytest.approx(float(history[-1]["train_accuracy"]), abs=1e-6)
+    assert [row["epoch"] for row in history] == ["0", "1"]
+    assert json.loads((folder / "config.json").read_text())["precision"] == "fp32"
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "digits, not CIFAR-10" in last and f"{metrics['accuracy']:.2%}" in last and str(folder) in last
+
+
+def test_the_exported_learner_predicts_as_measured(tmp_path, digits):
+    _, metrics, _, folder = run(tmp_path)
+    learn = load_learner(folder / "export.pkl")
+    dl = learn.dls.test_dl(list(digits.test_x))
+    preds = learn.get_preds(dl=dl)[0].argmax(1)
+    assert (preds == digits.test_y).float().mean().item() == pytest.approx(metrics["accuracy"], abs=1e-6)
+
+
+def test_macs_and_params_of_the_articles_network(tmp_path):
+    _, metrics, _, _ = run(tmp_path, lambda dls, opt: custom_learner(dls, opt=opt, precision="fp32"), epochs=1)
+    convs = 32 * 32 * 32 * 27 + 16 * 16 * 64 * 32 * 9 + 8 * 8 * 128 * 64 * 9
+    assert metrics["params"] == 4_294_218
+    assert metrics["macs"] == convs + 8192 * 512 + 512 * 10
+
+
+def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="not empty"):
+        Run(tmp_path / "run")
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        Run(tmp_path / "file" / "run")
+
+
+def test_both_optimizers_are_compared_on_held_out_images_only(tmp_path, monkeypatch):
+    seen = []
+
+    def make(dls, opt):
+        seen.append((opt, len(dls.train_ds), len(dls.valid_ds), dls.valid_ds.is_test))
+        return small_cnn(dls, opt)
+
+    _, metrics, history, _ = run(tmp_path, make, opt="both", epochs=1)
+    n, held_out = 1437, 144
+    assert seen[:2] == [("adam", n - held_out, held_out, False), ("sgd", n - held_out, held_out, False)]
+    winner = max(metrics["choice"]["candidates"], key=lambda o: o["held_out_accuracy"])["opt"]
+    assert seen[2:] == [(winner, n, 360, True)]
+    assert metrics["opt"] == winner and metrics["epochs"] == 1
+    assert [row["stage"] for row in history] == ["choose-adam", "choose-sgd", "train"]
+
+
+def test_early_stopping_chooses_the_epochs_on_held_out_images(tmp_path):
+    _, metrics, history, _ = run(tmp_path, epochs=4, early_stop=1, lr=1e-6, lr_end=1e-7)
+    held_out = [float(row["accuracy"]) for row in history if row["stage"] == "choose-adam"]
+    assert metrics["epochs"] == held_out.index(max(held_out)) + 1
+    assert metrics["choice"]["chosen"]["held_out_accuracy"] == pytest.approx(max(held_out))
+
+
+def test_unfreezing_adds_epochs_that_change_the_body(tmp_path, resnet18_file):
+    import torch
+
+    def make(dls, opt):
+        return transfer_learner(dls, weights=resnet18_file, opt=opt, precision="fp32")
+
+    _, metrics, history, folder = run(tmp_path, make, epochs=1, bs=256, unfreeze_epochs=1, unfreeze_lr=1e-3)
+    assert [row["stage"] for row in history] == ["train", "fine-tune"]
+    assert metrics["weights"] == "resnet18-random" and metrics["epochs"] == 2
+    state = torch.load(resnet18_file, weights_only=True)
+    assert not torch.equal(load_learner(folder / "export.pkl").model[0][0].weight, state["conv1.weight"])
+
+
+def test_lr_auto_finds_a_rate_and_saves_its_plot(tmp_path):
+    _, metrics, _, folder = run(tmp_path, lr="auto", epochs=1)
+    assert 1e-7 < metrics["lr"] < 10
+    assert (folder / "lr_find.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
+def test_other_schedules(tmp_path, schedule):
+    _, metrics, _, _ = run(tmp_path, schedule=schedule, epochs=1)
+    assert metrics["schedule"] == schedule
+
+
+def test_ctrl_c_keeps_what_has_been_learnt(tmp_path, monkeypatch, capsys):
+    class PressCtrlC(Callback):
+        def after_batch(self):
+            if self.training and self.epoch == 1 and self.iter == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def make(dls, opt):
+        return small_cnn(dls, opt).add_cb(PressCtrlC())
+
+    code, metrics, history, folder = run(tmp_path, make, epochs=5)
+    assert code == 130 and metrics["interrupted"] and metrics["epochs"] == len(history) == 1
+    assert "interrupted after 1 epochs" in capsys.readouterr().out
+    assert load_learner(folder / "export.pkl").dls.vocab == [str(i) for i in range(10)]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_device_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="warp"):
+        experiment_module.parse_device("warp")

@@ -236,7 +236,8 @@ class Benchmark:
         "Write what has been measured so far."
         about = {
             "data": data_line(self.whole), "bs": self.bs, "device": str(self.device),
-            "threads": torch.get_num_threads(), "precision": self.precision, "compile": self.compile, "versions": versions(),
+            "threads": torch.get_num_threads(), "precision": self.precision, "compile": self.compile,
+            "versions": versions(),
         }  # fmt: skip
         text = json.dumps({**about, "rows": self.rows}, indent=2)
         write_atomically(Path(out).absolute(), lambda tmp: tmp.write_text(text))

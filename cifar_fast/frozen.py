@@ -111,6 +111,9 @@ class CachedBody(Callback):
     def _start(self) -> bool:
         "Compute what is missing; whether the cache can be used."
         self.loaded = {}
+        if any(p.requires_grad for p in self.model[0].parameters()):
+            self.cache = {}
+            return False
         if reason := self.obstacle():
             self.cache = {}
             if self.epoch == 0:
@@ -135,13 +138,11 @@ class CachedBody(Callback):
         return True
 
     def obstacle(self) -> str:
-        "Why features cannot stand in for images in this fit; empty where they can."
+        "Why the features of a frozen body cannot stand in for images in this fit; empty where they can."
         model, train = self.model, self.dls.train
         if not isinstance(model, TransferModel):
             return "the model is no TransferModel"
         body = list(model[0].modules())
-        if any(p.requires_grad for p in model[0].parameters()):
-            return "the body is not frozen"
         if any(isinstance(m, bn_types) for m in body) and not any(isinstance(cb, BnFreeze) for cb in self.learn.cbs):
             return "its batch norms train"
         if any(isinstance(m, nn.Dropout) and m.p for m in body):

@@ -32,9 +32,9 @@ def main(
 
         def make_learner(dls, opt):
             return custom_learner(
-                dls, kwargs["size"], opt, precision=kwargs["precision"], compile=kwargs["compile"], n_convs=convs, width=width, n_dense=dense,
-                conv_dropout=conv_dropout, dropout=dropout, logit_dropout=logit_dropout, bn=not no_bn,
-                cbs=AdaptiveGradientClip(agc) if agc else None,
+                dls, kwargs["size"], opt, precision=kwargs["precision"], compile=kwargs["compile"], n_convs=convs,
+                width=width, n_dense=dense, conv_dropout=conv_dropout, dropout=dropout, logit_dropout=logit_dropout,
+                bn=not no_bn, cbs=AdaptiveGradientClip(agc) if agc else None,
             )  # fmt: skip
 
         run_experiment("custom", options, make_learner)

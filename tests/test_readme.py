@@ -1,0 +1,93 @@
+"""The README's commands and snippets do what it says."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^python (experiments/(?:transfer|custom)\.py.*?)\s*(?:#.*)?$", README, re.MULTILINE)
+SNIPPETS = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+
+
+def offline(tmp_path):
+    "An environment in which every download fails at once, so that `auto` means digits and random weights."
+    proxy = {f"{o}_proxy": "http://127.0.0.1:9" for o in ("http", "https")}
+    keep = {k: v for k, v in os.environ.items() if k.lower() not in ("no_proxy", "cifar_fast_data")}
+    own = {"CIFAR_FAST_CACHE": str(tmp_path / "cache"), "TORCH_HOME": str(tmp_path / "torch"), "MPLBACKEND": "Agg"}
+    return {**keep, **proxy, **own}
+
+
+def run(args, tmp_path, **kwargs):
+    env = offline(tmp_path)
+    return subprocess.run([sys.executable, *args], cwd=tmp_path, env=env, capture_output=True, text=True, **kwargs)
+
+
+def test_the_readme_names_commands_and_snippets():
+    assert len(COMMANDS) >= 10 and "cifar_dls" in SNIPPETS
+
+
+def test_help_and_refusals_import_nothing_heavy(tmp_path):
+    for script in ("custom", "transfer", "bench"):
+        code = (
+            "import runpy, sys\n"
+            "for args in (['--help'], ['--no-such-option'], ['--bs', 'many']):\n"
+            f"    sys.argv = ['x', *args]\n"
+            "    try:\n"
+            f"        runpy.run_path({str(ROOT / 'experiments' / f'{script}.py')!r}, run_name='__main__')\n"
+            "    except SystemExit as end:\n"
+            "        print('code', end.code)\n"
+            "print('heavy', sorted({'torch', 'fastai', 'matplotlib', 'sklearn'} & set(sys.modules)))\n"
+        )
+        out = run(["-c", code], tmp_path).stdout
+        assert re.findall(r"code (\d)", out) == ["0", "2", "2"], out
+        assert "heavy []" in out
+
+
+@pytest.mark.parametrize("args", [["--data", "nowhere"], ["--data", "digits", "--device", "warp"]])
+def test_unusable_input_is_one_line_and_exit_code_2(tmp_path, args):
+    done = run([ROOT / "experiments/custom.py", *args], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and args[-1] in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run(command, tmp_path):
+    script, *args = shlex.split(command)
+    out = tmp_path / "run"
+    done = run([ROOT / script, *args, "--epochs", "1", "--run", out], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "NOT CIFAR-10" in done.stderr and done.stdout.splitlines()[-1].startswith("digits, not CIFAR-10")
+    assert "\r" not in done.stdout and "\x1b" not in done.stdout
+    assert (out / "metrics.json").exists() and (out / "export.pkl").exists()
+
+
+@pytest.mark.slow
+def test_snippets_run(tmp_path):
+    done = run(["-c", SNIPPETS], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "transfer.pkl").exists()
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs(tmp_path):
+    args = ["--data", "digits", "--images", "128", "--repeats", "1", "--seeds", "2", "--quick"]
+    done = run([ROOT / "experiments/bench.py", *args, "--rows", "custom,finetune,predict,startup"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "compute limit" in done.stdout and (tmp_path / "bench.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_real_cifar10_is_recognised_and_learnt(real_data, tmp_path):
+    args = ["--data", real_data, "--epochs", "1", "--run", tmp_path / "run"]
+    done = run([ROOT / "experiments/custom.py", *args], tmp_path)
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("CIFAR-10 (50,000 + 10,000 images)")
+    assert float(re.search(r"accuracy ([\d.]+)%", last)[1]) > 50

@@ -1,0 +1,183 @@
+"""Callbacks measure, clip, refuse and stop as they say."""
+
+import os
+import signal
+
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
+from fastai.learner import load_learner
+from torch import nn
+
+from cifar_fast.callbacks import (
+    AdaptiveGradientClip,
+    Interruptible,
+    Stopwatch,
+    TrainAccuracy,
+    has_native_bf16,
+    resolve_precision,
+    unit_norm,
+)
+from cifar_fast.errors import InputError
+from cifar_fast.learner import custom_learner
+from cifar_fast.loader import image_dls
+
+
+def small(dls, **kwargs):
+    return custom_learner(dls, **{"precision": "fp32", "width": 4, "dense_width": 16, **kwargs})
+
+
+def fit(learn, n_epoch=1, cbs=()):
+    with learn.no_logging():
+        learn.fit(n_epoch, 1e-3, cbs=list(cbs))
+    return learn
+
+
+def test_precision_auto_follows_the_processor():
+    cpu = torch.device("cpu")
+    assert resolve_precision("auto", cpu) == ("bf16" if has_native_bf16(cpu) else "fp32")
+    assert resolve_precision("fp16", cpu) == "fp16"
+    with pytest.raises(InputError, match="fp8"):
+        resolve_precision("fp8", cpu)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_layers_compute_in_the_precision_asked_for(digits_dls, precision, dtype, tmp_path):
+    learn, seen = small(digits_dls, precision=precision, path=tmp_path), set()
+    handle = learn.model.conv2.register_forward_hook(lambda m, i, o: seen.add(o.dtype))
+    fit(learn)
+    handle.remove()
+    assert seen == {dtype}
+    assert learn.recorder.losses[0].dtype == torch.float32
+    learn.export("a.pkl")
+    loaded = load_learner(tmp_path / "a.pkl")
+    assert not hasattr(loaded, "mixed_precision")
+    image = digits_dls.valid_ds[0][0]
+    torch.testing.assert_close(loaded.predict(image)[2], learn.predict(image)[2], atol=0.02, rtol=0.1)
+
+
+def test_train_accuracy_is_that_of_eval_mode_on_fixed_images(digits_dls):
+    learn = small(digits_dls)
+    cb = TrainAccuracy(n=100)
+    fit(learn, 2, [cb])
+    values = [row[-1] for row in learn.recorder.values]
+    assert list(learn.recorder.metric_names)[-2:] == ["train_accuracy", "time"] and values[-1] == cb.value
+    idxs = torch.randperm(1437, generator=torch.Generator().manual_seed(0))[:100].sort().values
+    preds = learn.get_preds(ds_idx=0)[0].argmax(1)
+    assert cb.value == pytest.approx((preds == digits_dls.train_ds.y)[idxs].float().mean().item(), abs=1e-6)
+    assert len(learn.metrics) == 1
+
+
+def test_validating_with_train_accuracy_on_the_learner_does_not_hang(digits_dls):
+    learn = small(digits_dls, cbs=TrainAccuracy(n=50))
+    fit(learn)
+    assert len(learn.validate()) == 2
+
+
+def test_the_stopwatch_counts_training_images_over_fits(digits_dls):
+    watch, learn = Stopwatch(), small(digits_dls)
+    fit(learn, 2, [watch])
+    once = watch.seconds
+    fit(learn, 1, [watch])
+    assert watch.images == 3 * 1437 and 0 < once < watch.seconds
+
+
+def test_gradients_are_clipped_unit_by_unit_but_for_the_last_layer():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    cb = AdaptiveGradientClip(clip=0.01)
+    cb.learn = type("L", (), {"model": model})()
+    cb.before_fit()
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    model[0].weight.grad[0] = 1e-6
+    before = [p.grad.clone() for p in model.parameters()]
+    cb.before_step()
+    weight = model[0].weight
+    ratio = (unit_norm(weight.grad) / unit_norm(weight.detach())).flatten()
+    assert ratio[1:].tolist() == pytest.approx([0.01] * 2, rel=1e-4)
+    assert torch.equal(weight.grad[0], before[0][0])
+    torch.testing.assert_close(weight.grad[1] / weight.grad[1].norm(), before[0][1] / before[0][1].norm())
+    assert torch.equal(model[1].weight.grad, before[2]) and torch.equal(model[1].bias.grad, before[3])
+
+
+def test_clipping_trains(digits_dls):
+    learn = small(digits_dls, bn=False, cbs=AdaptiveGradientClip())
+    before = learn.model.conv1.weight.clone()
+    fit(learn)
+    assert not torch.equal(before, learn.model.conv1.weight)
+
+
+CHOOSING = [EarlyStoppingCallback, SaveModelCallback, ReduceLROnPlateau]
+
+
+@pytest.mark.parametrize("choosing", CHOOSING)
+def test_nothing_chooses_by_the_test_images(digits_dls, choosing):
+    with pytest.raises(InputError, match=choosing.__name__):
+        fit(small(digits_dls), 1, [choosing()])
+
+
+@pytest.mark.parametrize("choosing", CHOOSING)
+def test_held_out_images_may_choose(digits, choosing, tmp_path):
+    learn = small(image_dls(digits, valid="holdout", device="cpu"), path=tmp_path)
+    assert len(fit(learn, 1, [choosing()]).recorder.values) == 1
+
+
+def test_saving_every_epoch_chooses_nothing(digits_dls, tmp_path):
+    fit(small(digits_dls, path=tmp_path), 2, [SaveModelCallback(every_epoch=True)])
+    assert len(list((tmp_path / "models").iterdir())) == 2
+
+
+class PressCtrlC(Callback):
+    def after_batch(self):
+        if self.training and self.iter == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def after_fit(self):
+        self.learn.fit_ended = True
+
+
+def test_ctrl_c_ends_the_fit_through_its_events(digits_dls):
+    handler = signal.getsignal(signal.SIGINT)
+    learn, cb = small(digits_dls), Interruptible()
+    fit(learn, 5, [cb, PressCtrlC()])
+    assert cb.interrupted and learn.fit_ended and len(learn.recorder.losses) == 4
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert len(fit(learn, 1, [cb]).recorder.values) == 1 and not cb.interrupted
+
+
+def test_rows_are_plain_text_where_no_terminal_looks_on(digits_dls, capsys):
+    learn = small(digits_dls)
+    learn.fit(2)
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()] == ["epoch", "0", "1"]
+    assert "\r" not in out and "\x1b" not in out
+
+
+def test_losses_can_be_plotted_after_a_fit(digits_dls):
+    from matplotlib import pyplot as plt
+
+    learn = fit(small(digits_dls), 2)
+    assert len(learn.recorder.losses) == 46 and learn.recorder.losses[-1] < learn.recorder.losses[0]
+    assert len(learn.recorder.plot_loss().lines) == 2
+    plt.close("all")
+
+
+def test_the_smoothed_loss_is_fastais(digits_dls):
+    from fastai.learner import AvgSmoothLoss
+    from fastai.torch_core import set_seed
+
+    curves = []
+    for stock in (False, True):
+        set_seed(0)
+        learn = small(image_dls_again(digits_dls))
+        if stock:
+            learn.recorder.smooth_loss = AvgSmoothLoss()
+        curves.append(torch.stack([o.cpu() for o in fit(learn).recorder.losses]))
+    torch.testing.assert_close(*curves)
+
+
+def image_dls_again(dls):
+    from cifar_fast.loader import copy_dls
+
+    return copy_dls(dls)

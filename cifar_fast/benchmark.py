@@ -259,12 +259,12 @@ class Benchmark:
 
 
 def fewer(images: ImageSet, n_train: int, n_test: int) -> ImageSet:
-    "The first images of each split."
-    tensors = [
-        o[:n]
-        for o, n in zip((images.train_x, images.train_y, images.test_x, images.test_y), [n_train] * 2 + [n_test] * 2)
-    ]
-    return ImageSet(images.name, images.vocab, *tensors, images.mean, images.std)
+    "So many images of each split, always the same ones, of all classes."
+    splits = []
+    for x, y, n in ((images.train_x, images.train_y, n_train), (images.test_x, images.test_y, n_test)):
+        idxs = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:n]
+        splits += [x[idxs], y[idxs]]
+    return ImageSet(images.name, images.vocab, *splits, images.mean, images.std)
 
 
 def quiet(learn: Learner):

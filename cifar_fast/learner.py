@@ -38,6 +38,33 @@ OPTIMIZERS = {
 }
 
 
+class LeanLearner(Learner):
+    """fastai's Learner that calls a callback only for the events that it defines.
+
+    fastai asks every callback at every event, and one that lacks it passes the question on to the Learner and to the
+    model's modules: a millisecond a batch, as much as training a head on cached features takes.
+    """
+
+    _asked: tuple[list[Callback], dict[str, list[Callback]]] = ([], {})  # callbacks, and which define an event
+
+    def _call_one(self, event_name: str):
+        for cb in self._listeners(event_name):
+            cb(event_name)
+
+    def _listeners(self, event_name: str) -> list[Callback]:
+        cbs = list(self.cbs)
+        if event_name == "after_fit":  # there fastai sets every callback running again
+            return list(self.cbs.sorted("order"))
+        if len(cbs) != len(self._asked[0]) or any(a is not b for a, b in zip(cbs, self._asked[0])):
+            self._asked = cbs, {}
+        listeners = self._asked[1]
+        if event_name not in listeners:
+            listeners[event_name] = [
+                cb for cb in self.cbs.sorted("order") if event_name in vars(cb) or hasattr(type(cb), event_name)
+            ]
+        return listeners[event_name]
+
+
 def custom_learner(
     dls: DataLoaders,  # stays as it is
     size: int | None = None,  # pixels fed to the network; None: as `dls` gives them
@@ -121,7 +148,7 @@ def fast_learner(
     if isinstance(opt, str) and opt not in OPTIMIZERS:
         raise InputError(f"opt is {opt!r}: give one of {', '.join(OPTIMIZERS)}")
     precision = resolve_precision(precision, dls.device)
-    learn = Learner(
+    learn = LeanLearner(
         dls,
         model,
         loss_func=getattr(dls.train_ds, "loss_func", None) or CrossEntropyLossFlat(),

@@ -209,7 +209,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file raises nearly anything
-        first = str(error).strip().splitlines()[0]
+        first = (str(error).strip() or "nothing in it").splitlines()[0]
         raise InputError(f"{path} cannot be read as weights ({first}): give a file of tensors alone") from error
     for wrapper in ("state_dict", "model"):
         state = state.get(wrapper, state) if isinstance(state, dict) else state

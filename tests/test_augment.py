@@ -41,7 +41,7 @@ def test_two_epochs_of_alternating_flips_show_both_views_of_each_image():
 
 
 def at_epoch(x, epoch):
-    return TensorImage(x.as_subclass(torch.Tensor), idxs=x.idxs, epoch=epoch)
+    return TensorImage(torch.tensor(x.numpy()), idxs=x.idxs, epoch=epoch)
 
 
 def test_translation_is_a_crop_of_the_reflected_image():

@@ -8,7 +8,6 @@ same rectangle in every image; these index pixels instead. All are fastai Transf
 import torch
 import torch.nn.functional as F
 from fastai.torch_core import TensorImage
-from fastai.vision.augment import RandTransform
 from fasttransform import Transform
 from torch import Tensor
 
@@ -17,7 +16,13 @@ def _per_image(mask: Tensor) -> Tensor:
     return mask[:, None, None, None]
 
 
-class RandomFlip(RandTransform):
+class TrainTransform(Transform):
+    "A transform of training batches: fastai leaves out, elsewhere, what has split_idx 0."
+
+    split_idx = 0
+
+
+class RandomFlip(TrainTransform):
     "Mirror each image left to right with probability `p`. Works on any dtype."
 
     order = 5
@@ -50,7 +55,7 @@ class AlternatingFlip(RandomFlip):
         return (scattered + x.epoch) % 2 == 0
 
 
-class RandomTranslate(RandTransform):
+class RandomTranslate(TrainTransform):
     "Shift each image by up to `pad` pixels down and right or up and left, reflecting at the border. Any dtype."
 
     order = 6
@@ -80,7 +85,7 @@ class RandomTranslate(RandTransform):
         return torch.where(pos >= side, 2 * (side - 1) - pos, pos)
 
 
-class Cutout(RandTransform):
+class Cutout(TrainTransform):
     """Blank a square of `size` pixels at a random place of each image, cut off at the border.
 
     Runs after Normalize, so that blank means the mean colour. Source: DeVries and Taylor 2017,

@@ -36,6 +36,7 @@ class Benchmark:
     def __init__(self, data, weights, bs, images, repeats, seeds, workers, device, compile, precision):
         self.device = parse_device(device)
         self.whole = load_images(data)
+        self.source = Path(data) if (Path(data) / "train").is_dir() else None
         self.images = fewer(self.whole, images, min(images, len(self.whole.test_y)))
         self.weights, self.bs, self.repeats, self.seeds, self.compile = weights, bs, repeats, seeds, compile
         self.workers = workers or min(16, os.cpu_count())
@@ -137,7 +138,8 @@ class Benchmark:
 
     def startup(self) -> None:
         "Process start to first training batch, imports included, and the peak memory after 20 batches."
-        source = str(self.folder)
+        source = str(self.source or self.folder)
+        images = self.whole if self.source else self.images
         programs = {
             "ours": "from cifar_fast.loader import cifar_dls\nfrom cifar_fast.learner import custom_learner\n"
             f"dls = cifar_dls({self.bs}, {source!r})\nlearn = custom_learner(dls)\n",
@@ -159,7 +161,7 @@ class Benchmark:
                     values[name].append(seconds)
                     memory[name].append(peak)
         for name in programs:
-            n = f"{len(self.images.train_y) + len(self.images.test_y):,} images"
+            n = f"{len(images.train_y) + len(images.test_y):,} images"
             self.add(f"start to first batch, first time, {n}", name, first[name], "s", [first[name]])
             self.add(f"start to first batch, second time, {n}", name, median(values[name]), "s", values[name])
             self.add("peak memory, 20 training batches", name, median(memory[name]), "MB", memory[name])
@@ -208,7 +210,8 @@ class Benchmark:
         model = CustomCNN(len(self.images.vocab)).to(self.device)
         if self.compile:
             model.compile()
-        return peers.bare_steps(model, self.bs, steps, DTYPES[precision], len(self.images.vocab))
+        batch = image_dls(self.images, self.bs, device=self.device).one_batch()
+        return peers.bare_steps(model, batch, steps, DTYPES[precision])
 
     # Timing and writing
 
@@ -296,11 +299,12 @@ def preds_of(learn: Learner) -> Callable[[], tuple[Tensor, ...]]:
 def first_batch(program: str, env: dict[str, str]) -> tuple[float, float]:
     "Seconds from process start to the first batch of a `program` that makes `learn`; MB at its peak, 20 batches on."
     rest = (
-        "import time, resource\nbatch = learn.dls.train.one_batch()\nprint('first', time.time(), flush=True)\n"
+        "import re, time\nbatch = learn.dls.train.one_batch()\nprint('first', time.time(), flush=True)\n"
         "from fastai.callback.training import ShortEpochCallback\n"
         "with learn.no_bar(), learn.no_logging():\n"
         "    learn.fit(1, cbs=ShortEpochCallback(20 / len(learn.dls.train)))\n"
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+        "status = open('/proc/self/status').read()\n"
+        "print('peak', int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) / 1024)\n"
     )
     begin = time.time()
     done = subprocess.run([sys.executable, "-c", program + rest], env=env, capture_output=True, text=True)

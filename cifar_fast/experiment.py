@@ -44,9 +44,10 @@ class Experiment:
         "Do all of it; the script's exit code."
         matplotlib.use("Agg")
         self.run.write_json("config.json", {**vars(self.options), "run": str(self.run.folder)})
-        if self.options.opt == "both" or self.options.early_stop:
-            self.choose()
+        unfinished = self.choose() if self.options.opt == "both" or self.options.early_stop else None
         learn = self.learner(valid="test")
+        if unfinished:
+            learn.model.load_state_dict(unfinished.model.state_dict())
         resolved = {"precision": learn.precision, "device": str(self.device), "weights": learn.weights, "opt": self.opt}
         options = {**vars(self.options), **resolved, "run": str(self.run.folder), "data": self.images.name}
         self.run.write_json("config.json", {**options, "asked": vars(self.options)})
@@ -71,8 +72,11 @@ class Experiment:
         learn.path = self.run.folder
         return learn
 
-    def choose(self) -> None:
-        "Train on nine tenths of the training images; the last tenth picks the optimizer and the number of epochs."
+    def choose(self) -> Learner | None:
+        """Train on nine tenths of the training images; the last tenth picks the optimizer and the number of epochs.
+
+        Gives the Learner that Ctrl-C has interrupted, else None.
+        """
         results = []
         for opt in ("adam", "sgd") if self.options.opt == "both" else (self.options.opt,):
             print(f"Choosing on held-out training images: {opt}", flush=True)
@@ -83,7 +87,7 @@ class Experiment:
             self.fit(learn, self.epochs, f"choose-{opt}", stop)
             if self.interrupted:
                 self.opt = opt
-                return
+                return learn
             col = list(learn.recorder.metric_names).index("accuracy") - 1
             held_out = [row[col] for row in learn.recorder.values]
             # without early stopping the last epoch counts: it is the one that the final training ends with
@@ -93,6 +97,7 @@ class Experiment:
         self.opt, self.epochs = winner["opt"], winner["epochs"]
         self.choice = {"candidates": results, "chosen": winner}
         print(f"Chosen: {self.opt}, {self.epochs} epochs. Training on all training images.", flush=True)
+        return None
 
     def train(self, learn: Learner) -> None:
         "The training that counts, and after it the fine-tuning, where it is asked for."

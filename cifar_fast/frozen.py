@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cifar_fast.augment import RandomFlip, RandTransform
+from cifar_fast.augment import RandomFlip
 from cifar_fast.data import cache_dir, write_atomically
 from cifar_fast.loader import ImageTensors, TensorDL
 from cifar_fast.models import Features, TransferModel
@@ -151,9 +151,9 @@ class CachedBody(Callback):
             return "hooks look into it"
         if not all(isinstance(dl, TensorDL) for dl in self.dls.loaders):
             return "the batches come from another loader than TensorDL"
-        random = [o for o in train.after_batch.fs if isinstance(o, RandTransform) and not isinstance(o, RandomFlip)]
+        random = [o for o in train.after_batch.fs if _is_random(o) and not isinstance(o, RandomFlip)]
         if random:
-            return f"{random[0].name} makes other images in every epoch"
+            return f"{type(random[0]).__name__} makes other images in every epoch"
         looking = [cb for cb in self.learn.cbs if _looks_at_images(cb)]
         return f"the callback {looking[0].name} may look at the images or the body" if looking else ""
 
@@ -233,6 +233,11 @@ def _looks_at_images(cb: Callback) -> bool:
         for cls in type(cb).__mro__
         for event in ("before_batch", "after_pred")
     )
+
+
+def _is_random(tfm: Transform) -> bool:
+    "Whether `tfm` is for training batches alone, or one of fastai's RandTransforms."
+    return tfm.split_idx == 0 or hasattr(tfm, "before_call")
 
 
 def _digest(tensors) -> str:

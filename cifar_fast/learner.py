@@ -13,7 +13,6 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import trainable_params
-from fastai.vision.learner import default_split, model_meta
 from fastcore.foundation import L
 from torch import nn
 
@@ -29,7 +28,7 @@ from cifar_fast.callbacks import (
 from cifar_fast.errors import InputError
 from cifar_fast.frozen import CachedBody
 from cifar_fast.loader import copy_dls
-from cifar_fast.models import CustomCNN, load_weights, resnet_builder, resnet_model, resnet_stats
+from cifar_fast.models import CustomCNN
 
 # torch's own optimizers with torch's defaults, fused into one kernel; fastai's Adam differs in betas, eps and decay.
 OPTIMIZERS = {
@@ -106,6 +105,9 @@ def transfer_learner(
     Images are normalised as the weights were trained: published weights and files by fastai's statistics for the
     architecture, random ones as `dls` does it. Raises `InputError` for weights or options that do not fit.
     """
+    # torchvision takes a second to import, which whoever trains the small network need not wait for
+    from cifar_fast.resnets import body_split, load_weights, resnet_model, resnet_stats
+
     if frozen_bn not in ("eval", "train"):
         raise InputError(f"frozen_bn is {frozen_bn!r}: give eval or train")
     body_state, weights_name = load_weights(arch, weights)
@@ -164,8 +166,3 @@ def fast_learner(
     learn.recorder.smooth_loss = DeviceSmoothLoss()
     learn.arch, learn.weights, learn.precision = arch, weights, precision
     return learn
-
-
-def body_split(arch: str) -> Callable:
-    "fastai's layer groups for a ResNet: two of the body and the head."
-    return model_meta.get(resnet_builder(arch), {}).get("split", default_split)

@@ -268,7 +268,7 @@ def copy_dls(
     stats: tuple | None = None,  # (mean, std) to normalise by instead; None: as the caller does
 ) -> DataLoaders:
     "A copy of `dls` whose batches are resized and normalised as a model wants it."
-    loaders = [dl.new(after_batch=_adapted(dl.after_batch, size, stats)) for dl in dls.loaders]
+    loaders = [dl.new(after_batch=_adapted(dl, size, stats)) for dl in dls.loaders]
     res = copy(dls)
     res.loaders = loaders
     if size is not None and isinstance(res[1], TensorDL):
@@ -276,14 +276,12 @@ def copy_dls(
     return res
 
 
-def _adapted(pipeline: Pipeline, size: int | None, stats: tuple | None) -> Pipeline:
-    tfms = deepcopy(list(pipeline.fs))
+def _adapted(dl: TfmdDL, size: int | None, stats: tuple | None) -> Pipeline:
+    "A copy of the batch transforms of `dl`, resizing and normalising as asked."
+    tfms = deepcopy(list(dl.after_batch.fs))
     if stats is not None:
-        device = next((o.mean.device for o in tfms if isinstance(o, Normalize)), None)
-        tfms = [o for o in tfms if not isinstance(o, Normalize)]
-        tfms.append(Normalize.from_stats(*stats, cuda=False))
-        if device is not None:
-            tfms[-1].mean, tfms[-1].std = tfms[-1].mean.to(device), tfms[-1].std.to(device)
+        mean, std = (torch.tensor(o, device=dl.device).view(1, -1, 1, 1) for o in stats)
+        tfms = [o for o in tfms if not isinstance(o, Normalize)] + [Normalize(mean, std)]
     if size is not None:
         tfms = [o for o in tfms if not isinstance(o, BatchResize)] + [BatchResize(size)]
     return Pipeline(tfms)

@@ -100,21 +100,19 @@ def plain_epoch(model: nn.Module, opt: torch.optim.Optimizer, dl: DataLoader, de
 
 def bare_steps(
     model: nn.Module,  # on its device
-    bs: int,  # images of the one resident batch
+    batch: tuple[Tensor, Tensor],  # the one resident batch: normalised images and labels
     n: int,  # steps
     dtype: torch.dtype,  # of autocast; float32 for none
-    n_classes: int,  # width of the output
 ) -> Callable[[], None]:
     "The compute limit: `n` training steps on one resident batch, channels-last and fused, without data or callbacks."
-    device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last).train()
-    x = torch.randn(bs, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
-    y = torch.randint(0, n_classes, (bs,), device=device)
-    opt = torch.optim.Adam(model.parameters(), 1e-4, fused=True)
+    x, y = (o.as_subclass(Tensor) for o in batch)
+    x = x.contiguous(memory_format=torch.channels_last)
+    opt = torch.optim.Adam(model.parameters(), fused=True)
 
     def steps() -> None:
         for _ in range(n):
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
                 loss = F.cross_entropy(model(x).float(), y)
             opt.zero_grad()
             loss.backward()

@@ -3,8 +3,8 @@
 import csv
 import json
 import platform
+import re
 import resource
-import sys
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -126,8 +126,10 @@ def count_macs(learn: Learner) -> int:
 
 def peak_memory_mb() -> float:
     "MiB that this process has had resident at most."
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux `ru_maxrss` starts from what the parent process had
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def versions() -> dict[str, str]:

@@ -38,7 +38,8 @@ def run(tmp_path, make=small_cnn, **kwargs):
     experiment = Experiment("custom", options(tmp_path, **kwargs), make)
     code = experiment.execute()
     folder = tmp_path / "run"
-    history = list(csv.DictReader((folder / "history.csv").open()))
+    path = folder / "history.csv"
+    history = list(csv.DictReader(path.open())) if path.exists() else []
     return code, json.loads((folder / "metrics.json").read_text()), history, folder
 
 
@@ -149,6 +150,26 @@ def test_ctrl_c_keeps_what_has_been_learnt(tmp_path, monkeypatch, capsys):
     assert "interrupted after 1 epochs" in capsys.readouterr().out
     assert load_learner(folder / "export.pkl").dls.vocab == [str(i) for i in range(10)]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_while_choosing_keeps_what_has_been_learnt(tmp_path):
+    import torch
+
+    learners = []
+
+    class PressCtrlC(Callback):
+        def after_batch(self):
+            if self.training and self.iter == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def make(dls, opt):
+        learners.append(small_cnn(dls, opt).add_cb(PressCtrlC()))
+        return learners[-1]
+
+    code, metrics, history, folder = run(tmp_path, make, opt="both")
+    weight = load_learner(folder / "export.pkl").model.conv1.weight
+    assert code == 130 and metrics["interrupted"] and len(learners) == 2 and history == []
+    assert torch.equal(weight, learners[0].model.conv1.weight)
 
 
 def test_a_device_that_is_not_there_is_one_line(tmp_path):

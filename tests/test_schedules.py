@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fastai.callback.core import Callback
 
-import cifar_fast.schedules
+import cifar_fast.schedules  # noqa: F401 - fit_decay
 from cifar_fast.formats import ImageSet
 from cifar_fast.learner import custom_learner, transfer_learner
 from cifar_fast.loader import image_dls

@@ -150,12 +150,12 @@ class Source:
     def fingerprint(self) -> str:
         "A hash over the name, size and time of change of every file."
         if self.kind == "archive":
-            paths = [self.path]
+            paths = [str(self.path)]
         elif self.kind == "batches":
-            paths = sorted(self.path.iterdir())
+            paths = sorted(map(str, self.path.iterdir()))
         else:
             paths = [p for split in self.files.values() for ps in split.values() for p in ps]
-        stats = ((p, os.stat(p)) for p in map(str, paths))
+        stats = ((p, os.stat(p)) for p in paths)
         lines = "\n".join(f"{p}\t{s.st_size}\t{s.st_mtime_ns}" for p, s in stats)
         return hashlib.sha256(lines.encode()).hexdigest()
 

@@ -36,13 +36,20 @@ class Experiment:
         self.options, self.make_learner = options, make_learner
         self.device = parse_device(options.device)
         self.run = Run(options.run, name)
-        self.images = load_images(options.data, options.size)
         self.stopwatch, self.interruptible = Stopwatch(), Interruptible()
         self.opt, self.epochs, self.lr, self.choice = options.opt, options.epochs, options.lr, {}
 
     def execute(self) -> int:
-        "Do all of it; the script's exit code."
+        "Do all of it; the script's exit code. Raises `InputError`, and leaves no folder then."
+        try:
+            return self._execute()
+        except InputError:
+            self.run.discard()
+            raise
+
+    def _execute(self) -> int:
         matplotlib.use("Agg")
+        self.images = load_images(self.options.data, self.options.size)
         self.run.write_json("config.json", {**vars(self.options), "run": str(self.run.folder)})
         unfinished = self.choose() if self.options.opt == "both" or self.options.early_stop else None
         learn = self.learner(valid="test")

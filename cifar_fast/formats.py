@@ -20,7 +20,7 @@ from cifar_fast.progress import progress
 CIFAR10_VOCAB = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10_SIZES = (50_000, 10_000)
 CIFAR10_FILES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"]
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 SPLIT_SEED = 0
 
 
@@ -133,7 +133,7 @@ def _batch_tensors(source: Path, name: str, batch: dict, n_classes: int) -> tupl
 # Folders of images -----------------------------------------------------------------------------------------------
 
 
-def list_images(root: Path) -> dict[str, dict[str, list[Path]]]:
+def list_images(root: Path) -> dict[str, dict[str, list[str]]]:
     """Files of a folder `train/<class>/*` and, if there, `test/<class>/*`: split name -> class name -> paths.
 
     A folder of classes without `train/` is taken as the training images. Raises `InputError` for a folder without
@@ -152,12 +152,12 @@ def list_images(root: Path) -> dict[str, dict[str, list[Path]]]:
     return files
 
 
-def _class_files(folder: Path) -> dict[str, list[Path]]:
-    found = {}
+def _class_files(folder: Path) -> dict[str, list[str]]:
+    found = {}  # strings: 60,000 Path objects take a third of a second
     for entry in sorted(os.scandir(folder), key=lambda o: o.name):
         if entry.is_dir() and not entry.name.startswith("."):
-            names = sorted(o.name for o in os.scandir(entry.path) if Path(o.name).suffix.lower() in IMAGE_SUFFIXES)
-            found[entry.name] = [Path(entry.path, o) for o in names if not o.startswith(".")]
+            names = sorted(o for o in os.listdir(entry.path) if o.lower().endswith(IMAGE_SUFFIXES))
+            found[entry.name] = [os.path.join(entry.path, o) for o in names if not o.startswith(".")]
     if not any(found.values()):
         raise InputError(f"{folder} has no images: put PNG or JPEG files in {folder}/<class>/")
     empty = [name for name, paths in found.items() if not paths]
@@ -168,7 +168,7 @@ def _class_files(folder: Path) -> dict[str, list[Path]]:
 
 def read_image_folder(
     root: Path,  # the folder, for its name
-    files: dict[str, dict[str, list[Path]]],  # from `list_images`
+    files: dict[str, dict[str, list[str]]],  # from `list_images`
     size: int,  # pixels of a side of the stored square
 ) -> ImageSet:
     """Decode a listed folder, every image resized and centre-cropped to `size`, with a progress bar.

@@ -228,11 +228,10 @@ def _looks_at_images(cb: Callback) -> bool:
         return True
     if not getattr(cb, "needs_images", True):
         return False
-    return any(
-        event in vars(cls) and cls.__module__ not in _BLIND_MODULES
-        for cls in type(cb).__mro__
-        for event in ("before_batch", "after_pred")
-    )
+    events = ("before_batch", "after_pred")
+    given = any(event in vars(cb) for event in events)  # as in Callback(before_batch=f)
+    unknown = [cls for cls in type(cb).__mro__ if cls.__module__ not in _BLIND_MODULES]
+    return given or any(event in vars(cls) for cls in unknown for event in events)
 
 
 def _is_random(tfm: Transform) -> bool:

@@ -1,6 +1,7 @@
 """torchvision's ResNets as fastai bodies with a new head, and the weights they start from."""
 
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,9 @@ def resnet_model(
     }
     if head not in heads:
         raise InputError(f"head is {head!r}: give linear or fastai")
-    model = TransferModel(*create_vision_model(resnet_builder(arch), n_out, pretrained=False, **heads[head]))
+    with warnings.catch_warnings():  # fastai asks torchvision in the old way for what is not in its `model_meta`
+        warnings.simplefilter("ignore", UserWarning)
+        model = TransferModel(*create_vision_model(resnet_builder(arch), n_out, pretrained=False, **heads[head]))
     if body_state is not None:
         model[0].load_state_dict(body_state)
     return model

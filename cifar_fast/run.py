@@ -4,7 +4,7 @@ import csv
 import json
 import platform
 import re
-import resource
+import shutil
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +39,11 @@ class Run:
             raise InputError(f"{self.folder} cannot be made ({error.strerror}): give --run another folder") from error
         self.history: list[dict] = []
         self.memory_before = peak_memory_mb()
+
+    def discard(self) -> None:
+        "Remove the folder and what is in it, where unusable input ends the run before anything was learnt."
+        if not self.history:
+            shutil.rmtree(self.folder)
 
     def write_json(self, name: str, content: dict) -> None:
         "Write `content` as `name`, whole or not at all."
@@ -129,6 +134,8 @@ def peak_memory_mb() -> float:
     status = Path("/proc/self/status")
     if status.exists():  # on Linux `ru_maxrss` starts from what the parent process had
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10
+    import resource  # which Windows lacks
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

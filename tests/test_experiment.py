@@ -172,6 +172,13 @@ def test_ctrl_c_while_choosing_keeps_what_has_been_learnt(tmp_path):
     assert torch.equal(weight, learners[0].model.conv1.weight)
 
 
+@pytest.mark.parametrize("bad", [{"data": "nowhere"}, {"opt": "adagrad"}])
+def test_unusable_input_leaves_no_folder(tmp_path, bad):
+    with pytest.raises(InputError):
+        Experiment("custom", options(tmp_path, **bad), small_cnn).execute()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_device_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(InputError, match="warp"):
         experiment_module.parse_device("warp")

@@ -151,6 +151,7 @@ def test_an_unknown_callback_that_reads_batches_gets_images(make):
             assert self.xb[0].shape[1:] == (3, 32, 32)
 
     assert not trained_on_features(fit(make(), 1, cbs=[LooksAtImages()]))
+    assert not trained_on_features(fit(make(), 1, cbs=[Callback(before_batch=lambda self: None)]))
 
 
 def test_features_are_kept_for_the_next_fit_and_made_anew_when_anything_changes(make, capsys):

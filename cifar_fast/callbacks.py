@@ -70,34 +70,28 @@ def precision_cbs(
 
 
 class Compiled(Callback):
-    """Runs the model through torch.compile; `seconds` is what the first training batches of all fits took to compile.
+    "Runs the model through torch.compile; `seconds` is the time of the training batches that had it compile."
 
-    The batches that compile are told by their time: the first one of each fit counts, less a later one.
-    """
-
-    order, seconds, first, later = 9, 0.0, 0.0, 0.0
+    order, seconds, began, graphs = 9, 0.0, 0.0, 0
 
     def before_fit(self):
         "Compile, when the first batch comes."
-        self.first = self.later = 0.0
         if self.model._compiled_call_impl is None:
             self.model.compile()
 
     def before_batch(self):
-        "Time the first two training batches."
-        self.began = time.perf_counter()
+        "Note how many graphs there are."
+        self.graphs, self.began = self._n_graphs(), time.perf_counter()
 
     def after_batch(self):
-        "Tell compiling from training."
-        if not self.training or self.train_iter > 2:
-            return
-        if self.dls.device.type == "cuda":
-            torch.cuda.synchronize(self.dls.device)
-        if self.train_iter == 1:
-            self.first = time.perf_counter() - self.began
-        else:
-            self.later = time.perf_counter() - self.began
-            self.seconds += max(self.first - self.later, 0.0)
+        "Count the batch, if there are more now: one of another size compiles again."
+        if self.training and self._n_graphs() > self.graphs:
+            if self.dls.device.type == "cuda":
+                torch.cuda.synchronize(self.dls.device)
+            self.seconds += time.perf_counter() - self.began
+
+    def _n_graphs(self) -> int:
+        return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 # Progress --------------------------------------------------------------------------------------------------------

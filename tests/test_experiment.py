@@ -182,3 +182,13 @@ def test_unusable_input_leaves_no_folder(tmp_path, bad):
 def test_a_device_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(InputError, match="warp"):
         experiment_module.parse_device("warp")
+
+
+@pytest.mark.slow
+def test_compiling_is_timed_apart_from_training(tmp_path):
+    def make(dls, opt):
+        return custom_learner(dls, opt=opt, width=4, dense_width=16, precision="fp32", compile=True)
+
+    _, metrics, _, folder = run(tmp_path, make, epochs=1, compile=True)
+    assert metrics["compile_seconds"] > 0 and metrics["train_seconds"] > 0
+    assert load_learner(folder / "export.pkl").dls.vocab == [str(i) for i in range(10)]

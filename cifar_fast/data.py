@@ -167,12 +167,8 @@ class Source:
         "Pixels of a side to store: `size` for a folder, 32 for CIFAR-10 in whatever form."
         if self.kind != "folder":
             return STORED_SIZE
-        cifar10 = (CIFAR10_VOCAB, CIFAR10_SIZES)
-        return (
-            STORED_SIZE
-            if (list(self.files["train"]), tuple(map(self.n_images, ("train", "test")))) == cifar10
-            else size
-        )
+        found = (list(self.files["train"]), (self.n_images("train"), self.n_images("test")))
+        return STORED_SIZE if found == (CIFAR10_VOCAB, CIFAR10_SIZES) else size
 
     def read(self, size: int) -> ImageSet:
         "Decode everything, a folder's images at `size` pixels."
@@ -228,9 +224,7 @@ def _write_cache(path: Path, fingerprint: str, images: ImageSet) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda tmp: save_file(tensors, tmp, {"fingerprint": fingerprint, "about": about}))
     except OSError as error:
-        print(
-            f"The decoded images are not cached ({error}); set $CIFAR_FAST_CACHE to a writable folder.", file=sys.stderr
-        )
+        print(f"The decoded images are not cached ({error}): set $CIFAR_FAST_CACHE.", file=sys.stderr)
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

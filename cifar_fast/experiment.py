@@ -110,7 +110,7 @@ class Experiment:
         "The training that counts, and after it the fine-tuning, where it is asked for."
         if self.lr == "auto":
             self.lr = self.find_lr(learn)
-        self.stopwatch.__init__()
+        self.stopwatch = Stopwatch()  # choosing does not count
         self.fit(learn, self.epochs, "train")
         unfreeze_epochs = getattr(self.options, "unfreeze_epochs", 0)
         if unfreeze_epochs and not self.interrupted:

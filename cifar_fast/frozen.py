@@ -25,12 +25,10 @@ from cifar_fast.progress import progress
 
 # Callbacks of these modules read neither images nor the body.
 _BLIND_MODULES = {
-    *(
-        f"fastai.callback.{o}"
-        for o in ["core", "schedule", "fp16", "channelslast", "progress", "tracker", "training", "preds"]
-    ),
-    *(f"cifar_fast.{o}" for o in ["callbacks", "schedules", "frozen", "run"]),
     "fastai.learner",
+    *(f"fastai.callback.{o}" for o in ("core", "schedule", "fp16", "channelslast", "progress", "preds")),
+    *(f"fastai.callback.{o}" for o in ("tracker", "training")),
+    *(f"cifar_fast.{o}" for o in ("callbacks", "schedules", "frozen", "run")),
 }
 
 
@@ -111,12 +109,13 @@ class CachedBody(Callback):
     def _start(self) -> bool:
         "Compute what is missing; whether the cache can be used."
         self.loaded = {}
-        if any(p.requires_grad for p in self.model[0].parameters()):
+        frozen = not isinstance(self.model, TransferModel) or not any(
+            p.requires_grad for p in self.model[0].parameters()
+        )
+        reason = self.obstacle() if frozen else "it trains"
+        if reason:
             self.cache = {}
-            return False
-        if reason := self.obstacle():
-            self.cache = {}
-            if self.epoch == 0:
+            if frozen and self.epoch == 0:
                 print(f"The frozen body runs in every epoch: {reason}.", flush=True)
             return False
         train, valid = self.dls.train, self.dls.valid
@@ -202,9 +201,8 @@ class CachedBody(Callback):
         "Features (N, F) of all images, in batches of the validation size."
         bs, res = self.dls.valid.bs, None
         self.model.eval()
-        what = (
-            f"{len(dataset):,} {'mirrored ' * mirrored}{'training' if dataset.split_idx == 0 else 'validation'} images"
-        )
+        role = "training" if dataset.split_idx == 0 else "validation"
+        what = f"{len(dataset):,} {'mirrored ' * mirrored}{role} images"
         dl = self.dls.valid.new(dataset=dataset, shuffle=False, after_batch=Pipeline(tfms))
         for i, xb in enumerate(progress(_inputs(dl, mirrored), total=len(dl))):
             with self._autocast():

@@ -14,6 +14,7 @@ from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import trainable_params
 from fastcore.foundation import L
+from fastcore.meta import delegates
 from torch import nn
 
 from cifar_fast.callbacks import (
@@ -64,6 +65,7 @@ class LeanLearner(Learner):
         return listeners[event_name]
 
 
+@delegates(CustomCNN.__init__, but=["n_out", "n_in"])
 def custom_learner(
     dls: DataLoaders,  # stays as it is
     size: int | None = None,  # pixels fed to the network; None: as `dls` gives them

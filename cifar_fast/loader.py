@@ -10,6 +10,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import Categorize, CategoryMap, IntToFloatTensor, Normalize
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, TensorImage, default_device
+from fastcore.meta import delegates
 from fasttransform import Pipeline
 from torch import Tensor
 
@@ -46,9 +47,8 @@ class ImageTensors:
         vocab: list[str],  # class names
         split_idx: int,  # 0: augmented like training images; 1: not
         is_test: bool = False,  # whether these are test images, which must not choose anything
-        data_name: str = "",  # the name of the data set they belong to
     ):
-        self.x, self.y, self.split_idx, self.is_test, self.data_name = x, y, split_idx, is_test, data_name
+        self.x, self.y, self.split_idx, self.is_test = x, y, split_idx, is_test
         self.vocab, self.loss_func = CategoryMap(vocab, sort=False), BatchCrossEntropy()
         self.parent: tuple[ImageTensors, Tensor] | None = None  # of a subset: the whole, and the indices in it
 
@@ -104,7 +104,7 @@ class ImageTensors:
 
     @property
     def _about(self) -> dict:
-        return dict(vocab=list(self.vocab), split_idx=self.split_idx, is_test=self.is_test, data_name=self.data_name)
+        return dict(vocab=list(self.vocab), split_idx=self.split_idx, is_test=self.is_test)
 
     def from_items(self, items: Iterable, with_labels: bool = False) -> "ImageTensors":
         """Files, bytes, PIL images, arrays and tensors as a dataset, decoded like the training images.
@@ -156,11 +156,11 @@ class TensorDL(TfmdDL):
 
     def __len__(self) -> int:
         full, rest = divmod(self.n, self.bs)
-        return full + (rest > 0 and not self.drop_last and not self._joins_last)
+        return full + (rest > 0 and not self.drop_last) - self._joins_last
 
     @property
     def _joins_last(self) -> bool:
-        return self.shuffle and self.n > self.bs and self.n % self.bs == 1
+        return self.shuffle and not self.drop_last and self.n > self.bs and self.n % self.bs == 1
 
     def to(self, device):
         "Put images and transforms on `device`."
@@ -230,7 +230,6 @@ def image_dls(
     device = torch.device(device if device is not None else default_device())
     if len(images.train_y) < 2:
         raise InputError("one training image is too few: batch norm needs two")
-    about = dict(vocab=images.vocab, data_name=images.name)
     if valid == "test":
         train, other = (images.train_x, images.train_y), (images.test_x, images.test_y)
     elif valid == "holdout":
@@ -238,8 +237,8 @@ def image_dls(
         train, other = ((images.train_x[i], images.train_y[i]) for i in idxs)
     else:
         raise InputError(f"valid is {valid!r}: give test or holdout")
-    train_ds = ImageTensors(*train, split_idx=0, **about)
-    valid_ds = ImageTensors(*other, split_idx=1, is_test=valid == "test", **about)
+    train_ds = ImageTensors(*train, images.vocab, split_idx=0)
+    valid_ds = ImageTensors(*other, images.vocab, split_idx=1, is_test=valid == "test")
     stored = images.train_x.shape[-1]
     fixed = [IntToFloatTensor(), Normalize.from_stats(images.mean, images.std, cuda=False)]
     fixed += [BatchResize(size)] if size not in (None, stored) else []
@@ -251,6 +250,7 @@ def image_dls(
     return TensorDataLoaders(train_dl, valid_dl, device=device)
 
 
+@delegates(image_dls)
 def cifar_dls(
     bs: int = 64,  # training images a batch
     data: str | Path = "auto",  # auto, cifar10, digits, or the path of an archive or a folder

@@ -25,6 +25,7 @@ def main(
     options = {**locals(), **kwargs}
     del options["kwargs"]
     with exit_codes():
+        import cifar_fast.resnets  # noqa: F401 - now: peak memory is counted above what the imports hold
         from cifar_fast.experiment import run_experiment
         from cifar_fast.learner import transfer_learner
 

@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+import requests
 from servers import serving
 
 from cifar_fast import download as module
@@ -53,3 +54,16 @@ def test_ctrl_c_leaves_nothing(tmp_path, monkeypatch):
     with serving({"a.bin": BODY}) as url, pytest.raises(KeyboardInterrupt):
         download(f"{url}/a.bin", tmp_path / "a.bin")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_has_ten_seconds_to_answer(tmp_path, monkeypatch):
+    asked = {}
+
+    def get(url, **kwargs):
+        asked.update(kwargs)
+        raise requests.ConnectTimeout
+
+    monkeypatch.setattr(requests, "get", get)
+    with pytest.raises(DownloadError, match="no answer in time"):
+        download("http://127.0.0.1/a.bin", tmp_path / "a.bin")
+    assert asked["timeout"][0] == 10

@@ -88,6 +88,11 @@ def test_one_training_image_is_refused(digits):
         image_dls(first_images(digits, 1), device="cpu")
 
 
+def test_drop_last_drops_a_single_image_too(digits):
+    dl = image_dls(first_images(digits, 129), device="cpu").train.new(drop_last=True)
+    assert [len(xb) for xb, _ in dl] == [64, 64] and len(dl) == 2
+
+
 def test_drop_last_drops(digits_dls):
     dl = digits_dls.train.new(drop_last=True)
     assert len(dl) == 22 and [len(xb) for xb, _ in dl] == [64] * 22

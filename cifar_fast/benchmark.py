@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
 
 import torch
 from fastai.learner import Learner
@@ -25,6 +25,7 @@ from cifar_fast.learner import custom_learner, transfer_learner
 from cifar_fast.loader import image_dls
 from cifar_fast.models import CustomCNN
 from cifar_fast.run import versions
+from cifar_fast.stats import mean_interval
 
 EPOCHS = 30  # of the frozen transfer
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,11 +34,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Benchmark:
     "Options of experiments/bench.py; a method a row. Parameters are documented there."
 
-    def __init__(self, data, weights, bs, images, repeats, seeds, workers, device, compile, precision):
+    def __init__(self, data, weights, bs, images, repeats, seeds, workers, device, compile, precision, out):
+        self.out = Path(out).absolute()
         self.device = parse_device(device)
         self.whole = load_images(data)
         self.source = Path(data) if (Path(data) / "train").is_dir() else None
-        self.images = fewer(self.whole, images, min(images, len(self.whole.test_y)))
+        self.images = self.whole.fewer(min(images, len(self.whole.train_y)), min(images, len(self.whole.test_y)))
         self.weights, self.bs, self.repeats, self.seeds, self.compile = weights, bs, repeats, seeds, compile
         self.workers = workers or min(16, os.cpu_count())
         self.precision = resolve_precision(precision, self.device)
@@ -114,7 +116,7 @@ class Benchmark:
 
         At 128 pixels a fifth of the images stands for all, for both, since the peer needs an hour an epoch.
         """
-        images = self.images if size == 32 else fewer(self.images, len(self.images.train_y) // 5, 400)
+        images = self.images if size == 32 else self.images.fewer(len(self.images.train_y) // 5, 400)
         with tempfile.TemporaryDirectory() as tmp:
             folder = peers.write_image_folder(images, Path(tmp))
             dls = peers.fastai_folder_dls(folder, images, self.bs, size, self.workers, self.device)
@@ -168,8 +170,6 @@ class Benchmark:
 
     def accuracy(self) -> None:
         "Test accuracy of the custom CNN after 3 epochs on all images, mean over seeds with its 95 % interval."
-        from scipy.stats import t
-
         whole = self.whole
         folder = peers.write_image_folder(whole, Path(self._tmp.name) / "whole")
         c = len(whole.vocab)
@@ -189,9 +189,9 @@ class Benchmark:
                 with quiet(make()) as learn:
                     learn.fit(3, 1e-3)
                     values.append(learn.recorder.values[-1][-1])
-            half = t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+            average, half = mean_interval(values)
             row = f"custom CNN, test accuracy after 3 epochs, {len(values)} seeds"
-            self.add(row, name, mean(values) * 100, "%", values, half and half * 100)
+            self.add(row, name, average * 100, "%", values, half and half * 100)
 
     # What contends
 
@@ -230,20 +230,17 @@ class Benchmark:
         return seconds
 
     def add(self, row: str, contender: str, value: float, unit: str, turns: list, interval: float | None = None):
-        "Note a result."
+        "Note a result, and write down all there are: a long benchmark that is cut off keeps them."
         self.rows.append(
             {"row": row, "contender": contender, "value": value, "unit": unit, "turns": turns, "interval": interval}
         )
-
-    def write(self, out: str) -> None:
-        "Write what has been measured so far."
         about = {
             "data": data_line(self.whole), "bs": self.bs, "device": str(self.device),
             "threads": torch.get_num_threads(), "precision": self.precision, "compile": self.compile,
             "versions": versions(),
         }  # fmt: skip
         text = json.dumps({**about, "rows": self.rows}, indent=2)
-        write_atomically(Path(out).absolute(), lambda tmp: tmp.write_text(text))
+        write_atomically(self.out, lambda tmp: tmp.write_text(text))
 
     def table(self) -> str:
         "The results as Markdown; ratios say how many times better the row's best entry of ours is."
@@ -259,15 +256,6 @@ class Benchmark:
                 times = "" if o["contender"].startswith("ours") or o["unit"] == "%" else f"{ratio:.2f}x"
                 lines.append(f"| {row} | {o['contender']} | {o['value']:,.4g}{spread} {o['unit']} | {times} |")
         return "\n".join(lines)
-
-
-def fewer(images: ImageSet, n_train: int, n_test: int) -> ImageSet:
-    "So many images of each split, always the same ones, of all classes."
-    splits = []
-    for x, y, n in ((images.train_x, images.train_y, n_train), (images.test_x, images.test_y, n_test)):
-        idxs = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:n]
-        splits += [x[idxs], y[idxs]]
-    return ImageSet(images.name, images.vocab, *splits, images.mean, images.std)
 
 
 def quiet(learn: Learner):

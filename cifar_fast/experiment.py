@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from statistics import stdev
 from types import SimpleNamespace
 
 import matplotlib
@@ -14,14 +16,47 @@ from fastcore.foundation import L
 from matplotlib import pyplot as plt
 
 import cifar_fast.schedules  # noqa: F401 - patches fit_decay onto Learner
-from cifar_fast.callbacks import Interruptible, Stopwatch, TrainAccuracy
+from cifar_fast.callbacks import AdaptiveGradientClip, Interruptible, Stopwatch, TrainAccuracy
+from cifar_fast.compare import SEED_FOLDER, Method, write_comparison
 from cifar_fast.data import load_images
 from cifar_fast.errors import InputError
 from cifar_fast.formats import ImageSet
+from cifar_fast.learner import custom_learner, transfer_learner
 from cifar_fast.loader import image_dls
+from cifar_fast.report import write_report
 from cifar_fast.run import HistoryLogger, Run
+from cifar_fast.stats import mean_interval
 
 MakeLearner = Callable[..., Learner]
+
+
+def custom_from_options(o: SimpleNamespace) -> MakeLearner:
+    "What custom.py trains, as (dls, opt) -> Learner."
+
+    def make_learner(dls, opt):
+        return custom_learner(
+            dls, o.size, opt, precision=o.precision, compile=o.compile, n_convs=o.convs, width=o.width,
+            n_dense=o.dense, conv_dropout=o.conv_dropout, dropout=o.dropout, logit_dropout=o.logit_dropout,
+            bn=not o.no_bn, cbs=AdaptiveGradientClip(o.agc) if o.agc else None,
+        )  # fmt: skip
+
+    return make_learner
+
+
+def transfer_from_options(o: SimpleNamespace) -> MakeLearner:
+    "What transfer.py trains; the Learners that one of these makes share their frozen body's features."
+    features = {}
+
+    def make_learner(dls, opt):
+        return transfer_learner(
+            dls, o.arch, o.weights, o.head, o.size, o.frozen_bn, features, o.cache_features, opt,
+            precision=o.precision, compile=o.compile,
+        )  # fmt: skip
+
+    return make_learner
+
+
+TRAININGS = {"custom": custom_from_options, "transfer": transfer_from_options}
 
 
 class Experiment:
@@ -50,6 +85,7 @@ class Experiment:
     def _execute(self) -> int:
         matplotlib.use("Agg")
         self.images = load_images(self.options.data, self.options.size)
+        self.images = self.images.fewer(self.options.images, self.options.test_images)
         self.run.write_json("config.json", {**vars(self.options), "run": str(self.run.folder)})
         unfinished = self.choose() if self.options.opt == "both" or self.options.early_stop else None
         learn = self.learner(valid="test")
@@ -167,6 +203,7 @@ class Experiment:
             "choice": self.choice,
             "interrupted": self.interrupted,
         })  # fmt: skip
+        write_report(self.run.folder)
         done = f"interrupted after {len(trained)} epochs, " if self.interrupted else ""
         print(
             f"{title}: {done}test accuracy {metrics['accuracy']:.2%} after {seconds:.0f} s of training "
@@ -190,7 +227,9 @@ def parse_device(name: str) -> torch.device:
 def data_line(images: ImageSet) -> str:
     "What the images are, never more than they are."
     counts = f"{len(images.train_y):,} + {len(images.test_y):,} images"
-    return f"CIFAR-10 ({counts})" if images.is_cifar10 else f"{images.name}, not CIFAR-10 ({counts})"
+    if images.is_cifar10 or images.name == "part of cifar10":
+        return f"{'CIFAR-10' if images.is_cifar10 else 'a part of CIFAR-10'} ({counts})"
+    return f"{images.name}, not CIFAR-10 ({counts})"
 
 
 def weights_line(learn: Learner) -> str:
@@ -200,6 +239,58 @@ def weights_line(learn: Learner) -> str:
     return " with random weights" if learn.weights == "none" else f" with {learn.weights} weights"
 
 
-def run_experiment(name: str, options: dict, make_learner: MakeLearner) -> None:
-    "Run a script's `Experiment` and end the process with its exit code."
-    sys.exit(Experiment(name, SimpleNamespace(**options), make_learner).execute())
+class SeedSeries:
+    "The same training from several seeds: a run folder for each, `seeds.json` and a page about all."
+
+    def __init__(
+        self,
+        name: str,  # of the script
+        options: SimpleNamespace,  # of the script; `seeds` says how many
+        make_learner: MakeLearner,  # (dls, opt) -> Learner
+    ):
+        self.name, self.options, self.make_learner = name, options, make_learner
+        self.run = Run(options.run, name)
+
+    def execute(self) -> int:
+        "Train all; the script's exit code. Raises `InputError`."
+        o = self.options
+        for seed in range(o.seed, o.seed + o.seeds):
+            own = {"seed": seed, "seeds": 1, "run": str(self.run.folder / f"{SEED_FOLDER}{seed}")}
+            experiment = Experiment(self.name, SimpleNamespace(**{**vars(o), **own}), self.make_learner)
+            if code := experiment.execute():
+                return code
+        self.report(data_line(experiment.images))
+        return 0
+
+    def report(self, data: str) -> None:
+        "Write what came out, and say it."
+        method = Method.read(self.run.folder)
+        values = method.accuracies
+        mean, half = mean_interval(values)
+        result = {
+            "accuracies": values,
+            "mean": mean,
+            "deviation": stdev(values),
+            "interval": [mean - half, mean + half],
+        }
+        self.run.write_json("seeds.json", result)
+        title = f"{data}, {method.first.metrics['model']}, {len(values)} seeds"
+        write_comparison([method], self.run.folder / "report.html", title)
+        print(f"{title}: test accuracy {mean:.2%}, deviation {stdev(values):.2%}, 95 % interval "
+              f"{mean - half:.2%} to {mean + half:.2%} -> {self.run.folder}", flush=True)  # fmt: skip
+
+
+def train_from_options(
+    script: str,  # custom or transfer
+    options: SimpleNamespace,  # of the script, from `options.script_options`
+    make_learner: MakeLearner | None = None,  # None: what the script trains
+) -> tuple[int, Path]:  # exit code and run folder
+    "One training, or one for each seed. Raises `InputError`."
+    work = SeedSeries if options.seeds > 1 else Experiment
+    experiment = work(script, options, make_learner or TRAININGS[script](options))
+    return experiment.execute(), experiment.run.folder
+
+
+def run_experiment(script: str, options: dict) -> None:
+    "Do a script's work and end the process with its exit code."
+    sys.exit(train_from_options(script, SimpleNamespace(**options))[0])

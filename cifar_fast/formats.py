@@ -47,6 +47,25 @@ class ImageSet:
         "An `ImageSet` from two (x, y) pairs; the pixels' statistics are computed from the first."
         return cls(name, list(vocab), *train, *test, *pixel_stats(train[0]))
 
+    def fewer(self, n_train: int = 0, n_test: int = 0) -> "ImageSet":
+        """So many images of each split, always the same ones, classes in their shares; 0 keeps a split whole.
+
+        The pixels' statistics stay those of the whole. Raises `InputError` for more images than there are.
+        """
+        splits = [*_some(self.train_x, self.train_y, n_train), *_some(self.test_x, self.test_y, n_test)]
+        if (len(splits[1]), len(splits[3])) == (len(self.train_y), len(self.test_y)):
+            return self
+        return ImageSet(f"part of {self.name}", self.vocab, *splits, self.mean, self.std)
+
+
+def _some(x: Tensor, y: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    if n > len(y):
+        raise InputError(f"{n:,} images are asked for, and there are {len(y):,}: ask for fewer")
+    if n in (0, len(y)):
+        return x, y
+    idxs = stratified_split(y, n, SPLIT_SEED)[1]
+    return x[idxs], y[idxs]
+
 
 def pixel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     "Mean and standard deviation of each channel of uint8 images (N, 3, H, W), in [0, 1], from exact histograms."
@@ -247,7 +266,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def stratified_split(
     y: Tensor,  # int64 (N,) labels
-    fraction: float,  # share of the second part
+    fraction: float,  # share of the second part, or how many images it gets, as an int
     seed: int,  # the same seed gives the same split
 ) -> tuple[Tensor, Tensor]:  # sorted int64 indices of the two parts
     "Split indices so that each class keeps its share in both parts. Raises `InputError` for too few images."
@@ -256,7 +275,8 @@ def stratified_split(
     try:
         parts = train_test_split(np.arange(len(y)), test_size=fraction, stratify=y.numpy(), random_state=seed)
     except ValueError as error:
-        raise InputError(f"{len(y)} images cannot give {fraction:.0%} of each class: add images") from error
+        part = f"{fraction:.0%}" if isinstance(fraction, float) else f"{fraction} images"
+        raise InputError(f"{len(y)} images cannot give {part} with all classes: add images") from error
     return tuple(torch.from_numpy(np.sort(o)) for o in parts)
 
 

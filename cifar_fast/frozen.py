@@ -69,9 +69,12 @@ class CachedBody(Callback):
     def __init__(
         self,
         on_disk: bool = False,  # whether to keep the features in the cache folder, for other runs
+        cache: dict[str, Tensor] | None = None,  # features by their key, where Learners share them
     ):
         self.on_disk, self.active = on_disk, False
         self._init_state()
+        if cache is not None:
+            self.cache = cache
 
     def _init_state(self):
         "fastcore's Stateful calls this on a loaded callback: features are never pickled."
@@ -114,7 +117,7 @@ class CachedBody(Callback):
         )
         reason = self.obstacle() if frozen else "it trains"
         if reason:
-            self.cache = {}
+            self.cache.clear()
             if frozen and self.epoch == 0:
                 print(f"The frozen body runs in every epoch: {reason}.", flush=True)
             return False
@@ -124,10 +127,12 @@ class CachedBody(Callback):
         body = _digest(self.model[0].state_dict().values())
         wanted = [(train.dataset, fixed, False), (valid.dataset, list(valid.after_batch.fs), False)]
         wanted += [(train.dataset, fixed, True)] if flip else []
-        old, self.cache = self.cache, {}
         keys = [self._key(body, *o) for o in wanted]
+        for key in set(self.cache) - set(keys):
+            del self.cache[key]
         for key, (dataset, tfms, mirrored) in zip(keys, wanted):
-            self.cache[key] = old[key] if key in old else self._features(key, dataset, tfms, mirrored)
+            if key not in self.cache:
+                self.cache[key] = self._features(key, dataset, tfms, mirrored)
         flipped = self.cache[keys[2]] if flip else None
         self.loaded = {
             id(train.dataset): FeatureTensors(train.dataset, self.cache[keys[0]], flipped, flip),

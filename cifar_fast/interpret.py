@@ -1,15 +1,19 @@
-"""Figures of a training: curves, confusion, top losses. Each function returns a matplotlib Figure and shows none."""
+"""Figures of what a model gets right and wrong. Each function returns a matplotlib Figure and shows none."""
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from cifar_fast.predictions import Predictions
 
-class TestInterpretation(ClassificationInterpretation):
+MANY = 20  # classes, from which on cells and rows are too small for numbers
+
+
+class TestInterpretation(Predictions, ClassificationInterpretation):
     """fastai's ClassificationInterpretation that keeps the predictions of its one pass over the images.
 
     All of fastai's methods work; those that ask for the confusion matrix do not run the model again.
@@ -17,8 +21,8 @@ class TestInterpretation(ClassificationInterpretation):
 
     __test__ = False  # no test, whatever pytest makes of its name
 
-    preds: Tensor  # (N, classes) probabilities
-    targs: Tensor  # (N,) labels
+    def __init__(self, learn: Learner, dl, losses: Tensor, act=None):
+        ClassificationInterpretation.__init__(self, learn, dl, losses, act)
 
     @classmethod
     def from_learner(cls, learn: Learner, ds_idx: int = 1, dl=None, act=None) -> "TestInterpretation":
@@ -26,82 +30,100 @@ class TestInterpretation(ClassificationInterpretation):
         dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False) if dl is None else dl
         preds, targs, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
         res = cls(learn, dl, losses, act)
-        res.preds, res.targs = preds, targs.as_subclass(Tensor)
+        res.preds, res.targs = preds.float(), targs.as_subclass(Tensor)
         return res
-
-    @property
-    def decoded(self) -> Tensor:
-        "(N,) predicted labels."
-        return self.preds.argmax(1).as_subclass(Tensor)
-
-    def confusion_matrix(self) -> np.ndarray:
-        "int64 (classes, classes): images of the row's class that were taken for the column's."
-        n = len(self.vocab)
-        return torch.bincount(self.targs * n + self.decoded, minlength=n * n).view(n, n).numpy()
-
-    @property
-    def accuracy(self) -> float:
-        "Share of right predictions, in [0, 1]."
-        return (self.decoded == self.targs).double().mean().item()
 
     @property
     def loss(self) -> float:
         "Mean loss."
         return self.losses.double().mean().item()
 
-    def per_class_accuracy(self) -> dict[str, float]:
-        "Share of each class's images that were recognised, in [0, 1]; NaN for a class without images."
-        counts = self.confusion_matrix()
-        with np.errstate(invalid="ignore"):
-            return dict(zip(self.vocab, (counts.diagonal() / counts.sum(1)).tolist()))
+    def image(self, i: int) -> np.ndarray:
+        "Image `i` as stored: uint8 (H, W, 3)."
+        return self.dl.dataset.x[i].cpu().permute(1, 2, 0).numpy()
 
-
-def plot_curves(
-    history: list[dict],  # a dict an epoch, as in history.csv
-    title: str = "",  # of the figure
-) -> Figure:
-    "Accuracy and loss of training and validation images, epoch by epoch."
-    fig, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    epochs = [row["epoch"] + 1 for row in history]
-    for ax, names in zip(axes, (("train_accuracy", "accuracy"), ("train_loss", "valid_loss"))):
-        for name, label, color in zip(names, ("training images", "test or held-out images"), ("C1", "C0")):
-            if history and name in history[0]:
-                values = [np.nan if row[name] in (None, "") else row[name] for row in history]
-                ax.plot(epochs, values, label=label, color=color, marker="o", markersize=3)
-        ax.set_xlabel("epoch")
-        ax.grid(alpha=0.3)
-    axes[0].set_ylabel("accuracy")
-    axes[0].legend()
-    axes[1].set_ylabel("loss")
-    axes[1].set_title("training loss: smoothed, with dropout on", fontsize="small")
-    fig.suptitle(title)
-    return fig
+    def confused(self, true: str, taken_for: str) -> list[int]:
+        "Indices of the images of class `true` that were taken for the other class, the surest mistakes first."
+        vocab = list(self.vocab)
+        row, col = vocab.index(true), vocab.index(taken_for)
+        idxs = ((self.targs == row) & (self.decoded == col)).nonzero().flatten()
+        return idxs[self.preds[idxs, col].argsort(descending=True, stable=True)].tolist()
 
 
 def plot_confusion(
-    interp: TestInterpretation,  # predictions
+    interp: Predictions,  # predictions, or an interpretation
     title: str = "",  # of the figure
+    normalize: bool = False,  # write shares of the true class in per cent instead of counts
 ) -> Figure:
-    "The confusion matrix: counts written in the cells (up to 20 classes), shade by share of the row."
+    "The confusion matrix: numbers in the cells (up to 20 classes), shade by share of the row."
     counts, n = interp.confusion_matrix(), len(interp.vocab)
     share = counts / counts.sum(1, keepdims=True).clip(1)
-    side = min(4 + 0.5 * n, 16)
-    fig, ax = plt.subplots(figsize=(side, side), layout="constrained")
+    fig, ax = _matrix_axes(interp.vocab)
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    ax.set_xticks(range(n), interp.vocab, rotation=90)
-    ax.set_yticks(range(n), interp.vocab)
-    ax.set_xlabel("predicted")
-    ax.set_ylabel("true")
-    if n <= 20:
+    if n <= MANY:
         for i, j in np.ndindex(n, n):
             color = "white" if share[i, j] > 0.5 else "black" if counts[i, j] else "lightgrey"
-            ax.text(j, i, counts[i, j], ha="center", va="center", color=color, fontsize=9)
-    ax.set_title(title)
+            text = f"{share[i, j] * 100:.0f}" if normalize else counts[i, j]
+            ax.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
+    ax.set_title(f"{title}\nper cent of the true class" if normalize else title, fontsize="medium", wrap=True)
+    return fig
+
+
+def plot_confusion_difference(
+    first: Predictions,  # predictions, or an interpretation
+    second: Predictions,  # of the same images
+    title: str = "",  # of the figure
+) -> Figure:
+    "What the second confuses more (red) and less (blue) than the first, in images."
+    difference, n = second.confusion_matrix() - first.confusion_matrix(), len(first.vocab)
+    fig, ax = _matrix_axes(first.vocab)
+    worse = difference.copy()
+    np.fill_diagonal(worse, -difference.diagonal())  # more on the diagonal is better
+    most = max(1, np.abs(worse).max())
+    ax.imshow(worse, cmap="RdBu_r", vmin=-most, vmax=most)
+    if n <= MANY:
+        for i, j in np.ndindex(n, n):
+            color = "white" if abs(worse[i, j]) > 0.6 * most else "black" if difference[i, j] else "lightgrey"
+            ax.text(j, i, f"{difference[i, j]:+d}", ha="center", va="center", color=color, fontsize=9)
+    ax.set_title(title, fontsize="medium", wrap=True)
+    return fig
+
+
+def _matrix_axes(vocab) -> tuple[Figure, Axes]:
+    n = len(vocab)
+    side = min(4 + 0.5 * n, 18)
+    fig, ax = plt.subplots(figsize=(side, side), layout="constrained")
+    size = "medium" if n <= MANY else 6
+    ax.set_xticks(range(n), vocab, rotation=90, fontsize=size)
+    ax.set_yticks(range(n), vocab, fontsize=size)
+    ax.set_xlabel("predicted")
+    ax.set_ylabel("true")
+    return fig, ax
+
+
+def plot_per_class(
+    interp: Predictions,  # predictions, or an interpretation
+    title: str = "",  # of the figure
+) -> Figure:
+    "Precision, recall and F1 of each class, the best recognised first."
+    scores = sorted(interp.per_class().items(), key=lambda o: np.nan_to_num(o[1].f1, nan=-1))
+    fig, ax = plt.subplots(figsize=(8, min(1.5 + 0.35 * len(scores), 24)), layout="constrained")
+    rows = np.arange(len(scores))
+    for name, marker, color in (("precision", ">", "C1"), ("recall", "<", "C0"), ("f1", "o", "black")):
+        values = [getattr(o, name) for _, o in scores]
+        label = "F1" if name == "f1" else name
+        ax.plot(values, rows, marker, color=color, label=label, markersize=7 if name != "f1" else 4)
+    ax.hlines(rows, 0, 1, color="lightgrey", linewidth=0.5, zorder=0)
+    ax.set_yticks(rows, [name for name, _ in scores], fontsize="medium" if len(scores) <= MANY else 6)
+    ax.set_ylim(-0.6, len(scores) - 0.4)
+    ax.set_xlim(-0.02, 1.02)
+    ax.legend(loc="lower left")
+    ax.set_title(title, fontsize="medium", wrap=True)
     return fig
 
 
 def plot_top_losses(
-    interp: TestInterpretation,  # predictions
+    interp: TestInterpretation,  # predictions with their images
     k: int = 12,  # images
     title: str = "",  # of the figure
 ) -> Figure:
@@ -109,15 +131,75 @@ def plot_top_losses(
     losses, idxs = interp.top_losses(min(k, len(interp.losses)))
     cols = min(4, len(idxs))
     rows = -(-len(idxs) // cols)
-    fig, axes = plt.subplots(rows, cols, figsize=(2.6 * cols, 2.9 * rows), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(rows, cols, figsize=(2.6 * cols, 2.9 * rows + 0.4), layout="constrained", squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     for ax, loss, i in zip(axes.flat, losses.tolist(), idxs.tolist()):
-        image, probs = interp.dl.dataset.x[i], interp.preds[i]
-        ax.imshow(image.cpu().permute(1, 2, 0), interpolation="nearest")
-        guess, true = int(probs.argmax()), int(interp.targs[i])
+        guess, true = int(interp.decoded[i]), int(interp.targs[i])
+        ax.imshow(interp.image(i), interpolation="nearest")
+        sure = interp.preds[i, guess]
         ax.set_title(
-            f"{interp.vocab[true]}, taken for\n{interp.vocab[guess]} ({probs[guess]:.0%})\nloss {loss:.1f}", fontsize=9
+            f"{interp.vocab[true]}, taken for\n{interp.vocab[guess]} ({sure:.0%})\nloss {loss:.1f}", fontsize=9
         )
-    fig.suptitle(title)
+    fig.suptitle(title, fontsize="medium", wrap=True)
+    return fig
+
+
+def plot_confused(
+    interp: TestInterpretation,  # predictions with their images
+    n_pairs: int = 4,  # pairs of classes, the most confused
+    k: int = 6,  # images of each direction
+    title: str = "",  # of the figure
+) -> Figure:
+    "Look-alikes: for the pairs of classes confused most, in both directions, images that were taken for the other."
+    rows = _directions(interp, n_pairs)
+    fig, axes = plt.subplots(
+        max(len(rows), 1), k, figsize=(1.7 * k, 2.0 * max(len(rows), 1) + 0.5), layout="constrained", squeeze=False
+    )
+    for ax in axes.flat:
+        ax.axis("off")
+    for (true, other), line in zip(rows, axes):
+        idxs = interp.confused(true, other)
+        line[0].set_title(f"{true}, taken for {other}: {len(idxs)}", loc="left", fontsize=10)
+        for ax, i in zip(line, idxs):
+            ax.imshow(interp.image(i), interpolation="nearest")
+            ax.text(0.5, -0.02, f"{interp.preds[i].max():.0%} sure", fontsize=8, ha="center", va="top",
+                    transform=ax.transAxes)  # fmt: skip
+    if not rows:
+        axes[0, 0].text(0, 0.5, "No image was taken for another class.", transform=axes[0, 0].transAxes)
+    fig.suptitle(title, fontsize="medium", wrap=True)
+    return fig
+
+
+def _directions(interp: TestInterpretation, n_pairs: int) -> list[tuple[str, str]]:
+    "(true, taken for) in both directions of the most confused pairs, those without images left out."
+    counts = interp.confusion_matrix()
+    both = np.triu(counts + counts.T, 1)
+    most = both.ravel().argsort(kind="stable")[::-1][:n_pairs]
+    pairs = [np.unravel_index(i, both.shape) for i in most if both.flat[i]]
+    directions = [(i, j) for pair in pairs for i, j in (pair, pair[::-1])]
+    return [(interp.vocab[i], interp.vocab[j]) for i, j in directions if counts[i, j]]
+
+
+def plot_calibration(
+    interp: Predictions,  # predictions, or an interpretation
+    n_bins: int = 15,  # of the confidence
+    title: str = "",  # of the figure
+) -> Figure:
+    "Reliability diagram: how often the model is right when it is so sure, and how sure it usually is."
+    found = interp.reliability(n_bins)
+    fig, (ax, below) = plt.subplots(
+        2, 1, figsize=(5.5, 6), layout="constrained", height_ratios=(3, 1), sharex=True
+    )  # fmt: skip
+    left = np.arange(n_bins) / n_bins
+    ax.bar(left, np.nan_to_num(found.accuracy), 1 / n_bins, align="edge", edgecolor="white", label="right")
+    ax.plot(found.confidence, found.accuracy, "o", color="black", markersize=3)
+    ax.plot([0, 1], [0, 1], "--", color="grey", label="as sure as right")
+    ax.set_ylabel("share of right predictions")
+    ax.set_ylim(0, 1)
+    ax.legend(loc="upper left")
+    ax.set_title(f"{title}\nexpected calibration error {found.expected_error:.1%}", fontsize="medium", wrap=True)
+    below.bar(left, found.counts, 1 / n_bins, align="edge", edgecolor="white", color="grey")
+    below.set_xlabel("probability of the predicted class")
+    below.set_ylabel("images")
     return fig

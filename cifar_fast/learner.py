@@ -92,7 +92,7 @@ def transfer_learner(
     head: str = "linear",  # linear: one dense layer on the pooled features; fastai: its default head
     size: int | None = None,  # pixels fed to the network; None: as `dls` gives them
     frozen_bn: str = "eval",  # eval: a frozen body's batch norms keep their statistics; train: they move
-    cache: bool = True,  # whether to run a frozen body once and train the head on its features
+    cache: bool | dict = True,  # run a frozen body once, train the head on its features; Learners may share a dict
     cache_on_disk: bool = False,  # whether to keep the features for other runs
     opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
     lr: float = 1e-3,  # default learning rate
@@ -115,7 +115,9 @@ def transfer_learner(
     body_state, weights_name = load_weights(arch, weights)
     dls = copy_dls(dls, size, resnet_stats(arch) if body_state else None)
     model = resnet_model(arch, dls.c, head, body_state)
-    frozen_cbs = [BnFreeze()] * (frozen_bn == "eval") + [CachedBody(cache_on_disk)] * cache
+    frozen_cbs = [BnFreeze()] * (frozen_bn == "eval")
+    if cache is not False:
+        frozen_cbs.append(CachedBody(cache_on_disk, cache if isinstance(cache, dict) else None))
     learn = fast_learner(
         dls,
         model,

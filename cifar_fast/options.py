@@ -1,4 +1,4 @@
-"""The training scripts' shared options, checked before anything heavy is imported, and their exit codes.
+"""The training scripts' options, checked before anything heavy is imported, and their exit codes.
 
 Nothing here may import torch or fastai: `--help` and a mistyped option answer at once.
 """
@@ -8,7 +8,11 @@ import warnings
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
+from types import SimpleNamespace
 from typing import Annotated
+
+from fastcore.meta import delegates
 
 from cifar_fast.errors import InputError
 
@@ -64,11 +68,59 @@ def training_options(
     precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # auto: bf16 where it is native
     compile: bool = False,  # run the network through torch.compile
     early_stop: amount = 0,  # stop after so many epochs without gain on held-out images, then train on all
+    images: amount = 0,  # training images to use, as many of each class; 0: all
+    test_images: amount = 0,  # test images to use; 0: all
     seed: amount = 0,  # of weights, batches and splits
+    seeds: count = 1,  # train so many times, from `seed` on, and report mean and interval
     device: str = "auto",  # auto, cpu, cuda or another torch device
     run: str | None = None,  # folder to write; default: runs/<script>-<date>-<time>
 ):
-    "The options that all training scripts have; a script may give one another default."
+    "The options that all training scripts have."
+
+
+@delegates(training_options)
+def custom_options(
+    opt: Annotated[str, choice("adam", "sgd", "both")] = "adam",  # optimizer; both: the better on held-out images
+    convs: count = 3,  # convolutions
+    width: count = 32,  # filters of the first convolution; each has twice those of the one before
+    dense: count = 2,  # dense layers, the output layer among them
+    conv_dropout: share = 0.0,  # dropout after the convolutions
+    dropout: share = 0.5,  # dropout after the hidden dense layer
+    logit_dropout: share = 0.5,  # dropout on the logits, as in the article; 0 leaves it out
+    no_bn: bool = False,  # leave batch norm out
+    agc: share = 0.0,  # adaptive gradient clipping at this ratio; 0 for none
+    **kwargs,
+):
+    "The options of custom.py."
+
+
+@delegates(training_options)
+def transfer_options(
+    weights: str = "auto",  # of the body: auto, imagenet, none, or the path of a .pth or .safetensors state dict
+    arch: str = "resnet18",  # a torchvision ResNet
+    head: Annotated[str, choice("linear", "fastai")] = "linear",  # linear: one dense layer; fastai: its default head
+    opt: Annotated[str, choice("adam", "sgd", "both")] = "adam",  # optimizer; both: the better on held-out images
+    frozen_bn: Annotated[str, choice("eval", "train")] = "eval",  # train: batch norm statistics of the body move
+    unfreeze_epochs: amount = 0,  # epochs of fine-tuning the whole network afterwards
+    unfreeze_lr: rate = 1e-3,  # highest learning rate of the fine-tuning; the body's first layers get a hundredth
+    cache_features: bool = False,  # keep the frozen body's features on the disk, for other runs
+    **kwargs,
+):
+    "The options of transfer.py."
+
+
+OPTIONS = {"custom": custom_options, "transfer": transfer_options}
+
+
+def script_options(
+    script: str,  # custom or transfer
+    **changed,  # options that differ from the script's defaults
+) -> SimpleNamespace:
+    "All options of a training script. Raises TypeError for one that it does not have."
+    defaults = {name: p.default for name, p in signature(OPTIONS[script]).parameters.items()}
+    if unknown := set(changed) - set(defaults):
+        raise TypeError(f"{script}.py has no option {unknown.pop()!r}")
+    return SimpleNamespace(**{**defaults, **changed})
 
 
 @contextmanager

@@ -1,11 +1,15 @@
-"""One run's folder: config.json, history.csv, metrics.json, figures and the exported Learner."""
+"""One run's folder: what a training writes into it, and reading it back without running anything from it."""
 
 import csv
+import hashlib
 import json
 import platform
 import re
 import shutil
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,11 +18,26 @@ import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from matplotlib.figure import Figure
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from cifar_fast.charts import History, plot_curves
 from cifar_fast.data import write_atomically
 from cifar_fast.errors import InputError
-from cifar_fast.interpret import TestInterpretation, plot_confusion, plot_curves, plot_top_losses
+from cifar_fast.featuremaps import feature_maps, plot_channel
+from cifar_fast.interpret import (
+    TestInterpretation,
+    plot_calibration,
+    plot_confused,
+    plot_confusion,
+    plot_per_class,
+    plot_top_losses,
+)
+from cifar_fast.predictions import Predictions
+from cifar_fast.stats import share_interval
+
+CHANNELS = (6, 11)  # of the feature maps: those that the article shows
 
 
 class Run:
@@ -38,7 +57,8 @@ class Run:
         except OSError as error:
             raise InputError(f"{self.folder} cannot be made ({error.strerror}): give --run another folder") from error
         self.history: list[dict] = []
-        self.memory_before = peak_memory_mb()
+        self.batches: list[tuple] = []
+        self.memory_before = memory_after_imports()
 
     def discard(self) -> None:
         "Remove the folder and what is in it, where unusable input ends the run before anything was learnt."
@@ -55,36 +75,44 @@ class Run:
         write_atomically(self.folder / name, lambda tmp: figure.savefig(tmp, dpi=110))
         matplotlib.pyplot.close(figure)
 
-    def add_epoch(self, row: dict) -> None:
-        "Append an epoch to the history, and write history.csv anew."
+    def add_epoch(
+        self,
+        row: dict,  # of fastai's table, and `stage`
+        batches: list[tuple[float, float]] = (),  # learning rate and smoothed loss of each training batch
+    ) -> None:
+        "Append an epoch to the history, and write history.csv and batches.csv anew."
         self.history.append({**row, "epoch": len(self.history)})
+        self.batches += [(len(self.batches) + i, row["stage"], *o) for i, o in enumerate(batches)]
+        names = list(self.history[0])
+        self._write_csv("history.csv", names, [[o.get(name, "") for name in names] for o in self.history])
+        self._write_csv("batches.csv", ["batch", "stage", "lr", "loss"], self.batches)
 
+    def _write_csv(self, name: str, header: list[str], rows: list) -> None:
         def write(tmp: Path) -> None:
             with tmp.open("w", newline="") as out:
-                writer = csv.DictWriter(out, list(self.history[0]), extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(self.history)
+                csv.writer(out).writerows([header, *rows])
 
-        write_atomically(self.folder / "history.csv", write)
+        write_atomically(self.folder / name, write)
 
     def finish(
         self,
         learn: Learner,  # trained
-        title: str,  # of the figures: what data and weights these are
+        title: str,  # what data, model, weights and seed these are
         about: dict,  # further entries of metrics.json
     ) -> dict:  # the metrics
-        "Export the Learner, test it, and write the figures and metrics.json, the last of all."
+        "Export the Learner, test it, and write predictions, figures and metrics.json, the last of all."
         learn.path = self.folder
         learn.export("export.pkl")
         interp = TestInterpretation.from_learner(learn)
-        if trained := [row for row in self.history if not row["stage"].startswith("choose")]:
-            self.write_figure("curves.png", plot_curves(trained, title))
-        self.write_figure("confusion.png", plot_confusion(interp, f"{title}: {interp.accuracy:.2%}"))
-        self.write_figure("top_losses.png", plot_top_losses(interp, title=title))
+        self.write_predictions(interp)
+        self.write_figures(learn, interp, title)
         metrics = {
+            "title": title,
             **about,
             "accuracy": interp.accuracy,
+            "accuracy_interval": share_interval(int(interp.right.sum()), len(interp.right)),
             "loss": interp.loss,
+            "calibration_error": interp.reliability().expected_error,
             "per_class_accuracy": interp.per_class_accuracy(),
             "params": sum(p.numel() for p in learn.model.parameters()),
             "macs": count_macs(learn),
@@ -93,6 +121,30 @@ class Run:
         }
         self.write_json("metrics.json", metrics)
         return metrics
+
+    def write_predictions(self, interp: TestInterpretation) -> None:
+        "Write predictions.safetensors: what the model said of each test image, by which runs can be paired."
+        images = hashlib.sha256(interp.dl.dataset.x.cpu().numpy()).hexdigest()
+        tensors = {"preds": interp.preds.contiguous(), "targs": interp.targs}
+        about = {"vocab": json.dumps(list(interp.vocab)), "images": images}
+        write_atomically(self.folder / "predictions.safetensors", lambda tmp: save_file(tensors, tmp, about))
+
+    def write_figures(self, learn: Learner, interp: TestInterpretation, title: str) -> None:
+        "Draw all that the report shows."
+        if trained := [row for row in self.history if not row["stage"].startswith("choose")]:
+            lrs = [lr for _, stage, lr, _ in self.batches if not stage.startswith("choose")]
+            self.write_figure("curves.png", plot_curves(History("", trained, lrs), title=title))
+        self.write_figure("confusion.png", plot_confusion(interp, f"{title}: {interp.accuracy:.2%}"))
+        self.write_figure("confusion_shares.png", plot_confusion(interp, title, normalize=True))
+        self.write_figure("per_class.png", plot_per_class(interp, title))
+        self.write_figure("top_losses.png", plot_top_losses(interp, title=title))
+        self.write_figure("confused.png", plot_confused(interp, title=title))
+        self.write_figure("calibration.png", plot_calibration(interp, title=title))
+        image = interp.dl.dataset.x[0]
+        most = max(map(len, feature_maps(learn, image).values()))
+        for channel in (o for o in CHANNELS if o < most):
+            about = f"{title}: channel {channel} after each layer"
+            self.write_figure(f"channel{channel}.png", plot_channel(learn, image, channel, about))
 
     def peak_memory_mb(self, device: torch.device) -> float:
         "MiB: the device's peak allocation on a GPU, else the process's resident peak above that after imports."
@@ -111,13 +163,60 @@ class HistoryLogger(Callback):
         run: Run,  # whose history it is
         stage: str = "train",  # what this fit is, for the column `stage`
     ):
-        self.folder_run, self.stage = run, stage
+        self.folder_run, self.stage, self.n_done = run, stage, 0
+
+    def before_fit(self):
+        "None of this fit's batches has been written."
+        self.n_done = 0
 
     def after_epoch(self):
         "Add the row that the Recorder has just completed."
         names, row = self.recorder.metric_names, self.recorder.log
         if len(names) == len(row):  # else the epoch was cancelled
-            self.folder_run.add_epoch({**dict(zip(names, row)), "stage": self.stage})
+            losses = torch.stack(list(self.recorder.losses[self.n_done :])).tolist()
+            batches = list(zip(self.recorder.lrs[self.n_done :], losses))
+            self.n_done += len(batches)
+            self.folder_run.add_epoch({**dict(zip(names, row)), "stage": self.stage}, batches)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    "A run folder, read back. Nothing in it is executed: the exported pickle is left alone."
+
+    folder: Path
+    config: dict
+    metrics: dict
+    history: History
+    predictions: Predictions
+    images: str  # a hash of the test images: runs that share it can be paired
+
+    @property
+    def name(self) -> str:
+        "The folder's name."
+        return self.folder.resolve().name
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "FinishedRun":
+        "Raises `InputError` for a folder that holds no finished run."
+        folder = Path(folder)
+        try:
+            config, metrics = (json.loads((folder / f"{o}.json").read_text()) for o in ("config", "metrics"))
+            with safe_open(folder / "predictions.safetensors", "pt") as file:
+                about = file.metadata()
+                preds = Predictions(file.get_tensor("preds"), file.get_tensor("targs"), json.loads(about["vocab"]))
+            rows, batches = (_read_csv(folder / f"{o}.csv") for o in ("history", "batches"))
+            history = History(folder.resolve().name, rows, [float(o["lr"]) for o in batches])
+            return cls(folder, config, metrics, history, preds, about["images"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise InputError(f"{folder} holds no finished run ({error}): name the folder of one") from error
+
+
+def _read_csv(path: Path) -> list[dict]:
+    "Rows of the training that counts; none where the file is missing: Ctrl-C came before the first epoch ended."
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if not row["stage"].startswith("choose")]
 
 
 def count_macs(learn: Learner) -> int:
@@ -127,6 +226,19 @@ def count_macs(learn: Learner) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         learn.model(xb)
     return counter.get_total_flops() // 2
+
+
+@cache
+def _first_peak() -> float:
+    return peak_memory_mb()
+
+
+def memory_after_imports() -> float:
+    "MiB resident when the process made its first run; lets the peak of the next one count from now, on Linux."
+    first = _first_peak()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    return first
 
 
 def peak_memory_mb() -> float:

@@ -38,8 +38,7 @@ def main(
         if quick:
             images, repeats, seeds = min(images, 2_000), min(repeats, 3), 1
             rows = ",".join(o for o in rows.split(",") if o not in ("transfer128", "accuracy"))
-        bench = Benchmark(data, weights, bs, images, repeats, seeds, workers, device, compile, precision)
+        bench = Benchmark(data, weights, bs, images, repeats, seeds, workers, device, compile, precision, out)
         for row in rows.split(","):
             getattr(bench, row)()
-            bench.write(out)
         print(bench.table())

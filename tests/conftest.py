@@ -1,6 +1,7 @@
 """Fixtures that many tests share: tiny data sets, a cache of its own, no network."""
 
 import os
+import shutil
 from pathlib import Path
 
 import matplotlib
@@ -79,3 +80,49 @@ def resnet18_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "resnet18-random.pth"
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
     return path
+
+
+def make_run(folder: Path, **changed) -> Path:
+    "A finished run of a small network on digits: two epochs of training."
+    from cifar_fast.experiment import train_from_options
+    from cifar_fast.options import script_options
+
+    small = {"data": "digits", "epochs": 2, "width": 8, "precision": "fp32", "device": "cpu"}
+    options = script_options("custom", **{**small, "run": str(folder), **changed})
+    assert train_from_options("custom", options) == (0, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    "The folder of a finished run, to be read only."
+    return make_run(tmp_path_factory.mktemp("runs") / "decaying")
+
+
+@pytest.fixture(scope="session")
+def other_digits_run(tmp_path_factory):
+    "The folder of a finished run with another schedule, to be read only."
+    return make_run(tmp_path_factory.mktemp("runs") / "constant", schedule="constant")
+
+
+@pytest.fixture
+def browser_page():
+    "Opens pages in headless Chromium: `browser_page(width)`; `messages` of a page are its console's errors."
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+
+        def open_page(width: int):
+            page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme="dark")
+            page.messages = []
+            page.on("console", lambda o: page.messages.append(o.text))
+            page.on("pageerror", lambda o: page.messages.append(str(o)))
+            return page
+
+        yield open_page
+        browser.close()

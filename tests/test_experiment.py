@@ -13,9 +13,9 @@ from fastcore.docments import docments
 
 import cifar_fast.experiment as experiment_module
 from cifar_fast.errors import InputError
-from cifar_fast.experiment import Experiment
+from cifar_fast.experiment import Experiment, train_from_options
 from cifar_fast.learner import custom_learner, transfer_learner
-from cifar_fast.options import training_options
+from cifar_fast.options import script_options, training_options
 from cifar_fast.run import Run
 
 METRICS = set(
@@ -47,7 +47,9 @@ def test_a_run_leaves_its_folder_and_says_what_it_is(tmp_path, capsys):
     code, metrics, history, folder = run(tmp_path)
     assert code == 0
     assert {o.name for o in folder.iterdir()} == {
-        "config.json", "history.csv", "metrics.json", "curves.png", "confusion.png", "top_losses.png", "export.pkl",
+        "config.json", "history.csv", "batches.csv", "metrics.json", "predictions.safetensors", "export.pkl",
+        "report.html", "curves.png", "confusion.png", "confusion_shares.png", "per_class.png", "top_losses.png",
+        "confused.png", "calibration.png", "channel6.png",
     }  # fmt: skip
     assert METRICS <= set(metrics)
     assert (metrics["data"], metrics["data_is_cifar10"], metrics["model"]) == ("digits", False, "CustomCNN")
@@ -192,3 +194,33 @@ def test_compiling_is_timed_apart_from_training(tmp_path):
     _, metrics, _, folder = run(tmp_path, make, epochs=1, compile=True)
     assert metrics["compile_seconds"] > 0 and metrics["train_seconds"] > 0
     assert load_learner(folder / "export.pkl").dls.vocab == [str(i) for i in range(10)]
+
+
+def test_seeds_give_a_folder_each_and_their_mean(tmp_path, capsys):
+    folder = tmp_path / "run"
+    code, where = train_from_options("custom", options(tmp_path, seed=3, seeds=2, epochs=1), small_cnn)
+    found = json.loads((folder / "seeds.json").read_text())
+    single = [json.loads((folder / f"seed-{o}" / "metrics.json").read_text()) for o in (3, 4)]
+    assert code == 0 and where == folder
+    assert [o["seed"] for o in single] == [3, 4]
+    assert found["accuracies"] == [o["accuracy"] for o in single] and found["accuracies"][0] != found["accuracies"][1]
+    assert found["interval"][0] < found["mean"] < found["interval"][1]
+    assert f"{found['mean']:.2%}" in capsys.readouterr().out.splitlines()[-1]
+    assert "2 seeds" in (folder / "report.html").read_text()
+
+
+def test_seeds_share_the_features_of_a_frozen_body(tmp_path, resnet18_file, capsys):
+    changed = {"data": "digits", "weights": str(resnet18_file), "epochs": 1, "seeds": 2, "precision": "fp32"}
+    train_from_options("transfer", script_options("transfer", **changed, device="cpu", run=str(tmp_path / "run")))
+    assert capsys.readouterr().out.count("Features of 1,437 training images") == 1
+
+
+def test_fewer_images_keep_all_classes_and_are_called_a_part(tmp_path, capsys):
+    _, metrics, _, _ = run(tmp_path, images=200, test_images=100, epochs=1)
+    assert metrics["title"].startswith("part of digits, not CIFAR-10 (200 + 100 images)")
+    assert not any(o != o for o in metrics["per_class_accuracy"].values())
+
+
+def test_more_images_than_there_are_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="ask for fewer"):
+        run(tmp_path, images=2000)

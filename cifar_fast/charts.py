@@ -1,0 +1,100 @@
+"""Figures of trainings, one or several in one picture: curves over epochs, and what accuracy costs.
+
+Each function returns a matplotlib Figure and shows none.
+"""
+
+from dataclasses import dataclass, field
+
+import matplotlib.pyplot as plt
+import numpy as np
+from fastai.learner import Learner
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+
+@dataclass(frozen=True)
+class History:
+    "How a training went."
+
+    name: str  # in the legend
+    epochs: list[dict]  # one an epoch: accuracy, train_accuracy, train_loss, valid_loss, as in history.csv
+    lrs: list[float] = field(default_factory=list)  # learning rate of each batch
+
+    @classmethod
+    def of(cls, training: "Learner | History") -> "History":
+        "A fitted Learner's last fit; a History stays as it is."
+        if isinstance(training, History):
+            return training
+        recorder = training.recorder
+        names = list(recorder.metric_names)[1:]
+        rows = [dict(zip(names, row)) for row in recorder.values]
+        return cls(getattr(training, "arch", type(training.model).__name__), rows, list(recorder.lrs))
+
+
+def plot_curves(
+    *trainings: Learner | History,  # fitted Learners, or histories
+    title: str = "",  # of the figure
+) -> Figure:
+    "Accuracy and loss, epoch by epoch (training images dashed), and the learning rate, batch by batch."
+    histories = [History.of(o) for o in trainings]
+    fig, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for i, history in enumerate(histories):
+        _plot_epochs(axes[0], history, f"C{i}", "accuracy", "train_accuracy")
+        _plot_epochs(axes[1], history, f"C{i}", "valid_loss", "train_loss")
+        axes[2].plot(history.lrs, color=f"C{i}")
+    for ax, what in zip(axes, ("accuracy", "loss", "learning rate")):
+        ax.set_xlabel("batch" if what == "learning rate" else "epoch")
+        ax.set_ylabel(what)
+        ax.grid(alpha=0.3)
+    if any(o.lrs for o in histories):
+        axes[2].set_yscale("log")
+    axes[1].set_title("training loss: smoothed, with dropout on", fontsize="small")
+    lines = [plt.Line2D([], [], color="grey", linestyle="--"), plt.Line2D([], [], color="grey")]
+    labels = ["training images", "test or held-out images"]
+    if len(histories) > 1:
+        lines += [plt.Line2D([], [], color=f"C{i}") for i in range(len(histories))]
+        labels += [o.name for o in histories]
+    fig.legend(lines, labels, loc="outside lower center", ncols=4, fontsize="small")
+    fig.suptitle(title, fontsize="medium", wrap=True)
+    return fig
+
+
+def _plot_epochs(ax: Axes, history: History, color: str, valid: str, train: str) -> None:
+    for name, style in ((train, "--"), (valid, "-")):
+        values = [np.nan if row.get(name) in (None, "") else float(row[name]) for row in history.epochs]
+        ax.plot(range(1, len(values) + 1), values, style, color=color, marker="o", markersize=3)
+
+
+def plot_complexity(
+    results: dict[str, dict],  # metrics.json of each run, by the name to show
+    title: str = "",  # of the figure
+) -> Figure:
+    "Accuracy against multiply-accumulates, points sized by parameters; peak memory and speed of each run beside it."
+    names, metrics = list(results), list(results.values())
+    fig, axes = plt.subplots(1, 3, figsize=(14, 4.5), layout="constrained", width_ratios=(2, 1, 1))
+    for i, o in enumerate(metrics):
+        area = 40 + 400 * o["params"] / max(p["params"] for p in metrics)
+        axes[0].scatter(o["macs"] / 1e6, o["accuracy"], s=area, color=f"C{i}", alpha=0.7, label=names[i])
+        axes[0].annotate(f"{o['params'] / 1e6:.1f} M", (o["macs"] / 1e6, o["accuracy"]), fontsize=8,
+                         xytext=(0, 14), textcoords="offset points", ha="center")  # fmt: skip
+    axes[0].set_xscale("log")
+    for axis_formatter in (axes[0].xaxis.set_major_formatter, axes[0].xaxis.set_minor_formatter):
+        axis_formatter(LogFormatter(minor_thresholds=(2, 1)))
+    axes[0].margins(0.25)
+    axes[0].set_xlabel("million multiply-accumulates an image")
+    axes[0].set_ylabel("test accuracy")
+    axes[0].set_title("area and label: parameters", fontsize="small")
+    axes[0].grid(alpha=0.3)
+    for ax, key, label in zip(axes[1:], ("peak_memory_mb", "images_per_second"), ("peak memory, MB", "images/s")):
+        values = [o.get(key) or 0 for o in metrics]
+        ax.barh(range(len(names)), values, color=[f"C{i}" for i in range(len(names))])
+        ax.set_yticks([])
+        ax.invert_yaxis()
+        ax.set_xlabel(label)
+        for i, value in enumerate(values):
+            ax.text(0, i, f" {value:,.0f}", va="center", fontsize="small")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small",
+               markerscale=0.5)  # fmt: skip
+    fig.suptitle(title, fontsize="medium", wrap=True)
+    return fig

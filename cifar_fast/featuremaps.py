@@ -1,0 +1,98 @@
+"""Figures of what the layers make of one image. Each function returns a matplotlib Figure and shows none."""
+
+from math import ceil, sqrt
+
+import matplotlib.pyplot as plt
+import torch
+from fastai.callback.hook import Hooks
+from fastai.learner import Learner
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from cifar_fast.errors import InputError
+from cifar_fast.models import TransferModel
+
+_RESNET_NAMES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+
+def image_layers(model: nn.Module) -> dict[str, nn.Module]:
+    "Layers by name, in the order they run, a ResNet's residual blocks as one each."
+    if not isinstance(model, TransferModel):
+        return dict(model.named_children())
+    layers = {}
+    for name, module in zip(_RESNET_NAMES, model[0].children()):
+        blocks = list(module.children()) if name.startswith("layer") else []
+        layers |= {f"{name}.{i}": block for i, block in enumerate(blocks)} or {name: module}
+    return layers
+
+
+def feature_maps(
+    learn: Learner,  # with a CustomCNN, a TransferModel or another model of layers in a row
+    image,  # what `dls.test_dl` takes: a path, bytes, a PIL image, an array or a tensor
+) -> dict[str, Tensor]:  # float32 (channels, H, W) of each layer that gives images, by the layer's name
+    "What each layer makes of one image, the model in eval mode."
+    layers = image_layers(learn.model)
+    xb = learn.dls.test_dl([image]).one_batch()[0].as_subclass(Tensor)
+    device = next(learn.model.parameters()).device
+    was_training = learn.model.training
+    learn.model.eval()
+    # cloned: a ReLU that works in place would overwrite what the layer before it gave
+    with torch.no_grad(), Hooks(layers.values(), lambda m, i, o: o.detach().float().cpu().clone()) as hooks:
+        learn.model(xb.to(device))
+        maps = {name: hook.stored[0] for name, hook in zip(layers, hooks) if hook.stored.ndim == 4}
+    learn.model.train(was_training)
+    return maps
+
+
+def plot_channel(
+    learn: Learner,  # whose model to look into
+    image,  # what `dls.test_dl` takes
+    channel: int,  # its number in every layer; layers that have fewer are left out
+    title: str = "",  # of the figure
+) -> Figure:
+    "One channel of one image after each layer through the network. Raises `InputError` where no layer has it."
+    maps = {name: o[channel] for name, o in feature_maps(learn, image).items() if 0 <= channel < len(o)}
+    if not maps:
+        raise InputError(f"no layer has a channel {channel}: give a smaller number")
+    fig, axes = _grid(len(maps) + 1, 2.0)
+    axes[0].imshow(_shown(learn, image))
+    axes[0].set_title("image", fontsize=9)
+    for ax, (name, pixels) in zip(axes[1:], maps.items()):
+        ax.imshow(pixels, cmap="viridis", interpolation="nearest")
+        ax.set_title(f"{name}, {pixels.shape[0]}x{pixels.shape[1]}", fontsize=9)
+    fig.suptitle(title or f"channel {channel} after each layer", fontsize="medium", wrap=True)
+    return fig
+
+
+def plot_layer(
+    learn: Learner,  # whose model to look into
+    image,  # what `dls.test_dl` takes
+    layer: str,  # a name of `image_layers`
+    title: str = "",  # of the figure
+) -> Figure:
+    "All channels of one image after one layer. Raises `InputError` for an unknown layer."
+    maps = feature_maps(learn, image)
+    if layer not in maps:
+        raise InputError(f"there is no layer {layer!r} of images: give one of {', '.join(maps)}")
+    fig, axes = _grid(len(maps[layer]), 0.9)
+    for ax, pixels in zip(axes, maps[layer]):
+        ax.imshow(pixels, cmap="viridis", interpolation="nearest")
+    fig.suptitle(title or f"{layer}: {len(maps[layer])} channels", fontsize="medium", wrap=True)
+    return fig
+
+
+def _shown(learn: Learner, image) -> Tensor:
+    "The image as the network gets it, before the normalisation: (H, W, 3)."
+    dl = learn.dls.test_dl([image])
+    return dl.decode_batch(dl.one_batch(), max_n=1)[0][0].as_subclass(Tensor).cpu().permute(1, 2, 0)
+
+
+def _grid(n: int, side: float):
+    cols = min(n, max(6, ceil(sqrt(n))))
+    rows = ceil(n / cols)
+    fig, axes = plt.subplots(
+        rows, cols, figsize=(side * cols, (side + 0.2) * rows + 0.4), layout="constrained", squeeze=False
+    )
+    for ax in axes.flat:
+        ax.axis("off")
+    return fig, list(axes.flat)

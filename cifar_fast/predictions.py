@@ -1,0 +1,89 @@
+"""What a model said of labelled images, and the numbers that follow from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from fastai.interpret import ClassificationInterpretation
+from torch import Tensor
+
+
+class Predictions:
+    "Probabilities and labels of the same images, with the names of the classes."
+
+    def __init__(
+        self,
+        preds: Tensor,  # float (N, classes) probabilities
+        targs: Tensor,  # int64 (N,) labels
+        vocab: Sequence[str],  # class names
+    ):
+        self.preds, self.targs, self.vocab = preds, targs, vocab
+
+    most_confused = ClassificationInterpretation.most_confused  # (true class, taken for, images), most first
+
+    @property
+    def decoded(self) -> Tensor:
+        "(N,) predicted labels."
+        return self.preds.argmax(1).as_subclass(Tensor)
+
+    @property
+    def right(self) -> Tensor:
+        "bool (N,): which images were recognised."
+        return self.decoded == self.targs
+
+    @property
+    def accuracy(self) -> float:
+        "Share of right predictions, in [0, 1]."
+        return self.right.double().mean().item()
+
+    def confusion_matrix(self) -> np.ndarray:
+        "int64 (classes, classes): images of the row's class that were taken for the column's."
+        n = len(self.vocab)
+        return torch.bincount(self.targs * n + self.decoded, minlength=n * n).view(n, n).numpy()
+
+    def per_class_accuracy(self) -> dict[str, float]:
+        "Share of each class's images that were recognised, in [0, 1]; NaN for a class without images."
+        return {name: scores.recall for name, scores in self.per_class().items()}
+
+    def per_class(self) -> dict[str, "ClassScores"]:
+        "Precision, recall and F1 of each class; NaN where nothing was predicted as it, or nothing is of it."
+        counts = self.confusion_matrix()
+        hits, n_true, n_said = counts.diagonal(), counts.sum(1), counts.sum(0)
+        with np.errstate(invalid="ignore"):
+            columns = hits / n_said, hits / n_true, 2 * hits / (n_true + n_said), n_true
+        return {name: ClassScores(*row) for name, row in zip(self.vocab, zip(*(o.tolist() for o in columns)))}
+
+    def reliability(self, n_bins: int = 15) -> "Reliability":
+        """How often the model is right when it is so sure of its answer, and the expected calibration error.
+
+        Bins have equal width in the probability of the predicted class. Source: Guo et al. 2017, "On Calibration of
+        Modern Neural Networks".
+        """
+        sure, right = self.preds.max(1).values.double(), self.right.double()
+        bins = (sure * n_bins).ceil().long().sub(1).clamp(0, n_bins - 1)
+        counts = torch.bincount(bins, minlength=n_bins)
+        sums = torch.bincount(bins, sure, n_bins), torch.bincount(bins, right, n_bins)
+        confidence, accuracy = ((o / counts).numpy() for o in sums)  # NaN for an empty bin
+        error = float((sums[0] - sums[1]).abs().sum() / len(sure))
+        return Reliability(confidence, accuracy, counts.numpy(), error)
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    "Scores of a class, each in [0, 1] or NaN."
+
+    precision: float  # share of the images taken for it that are of it
+    recall: float  # share of its images that were recognised
+    f1: float  # harmonic mean of the two
+    images: int  # of the class
+
+
+@dataclass(frozen=True)
+class Reliability:
+    "Bins of predictions by confidence."
+
+    confidence: np.ndarray  # mean probability of the predicted class in each bin; NaN for an empty one
+    accuracy: np.ndarray  # share of right predictions in each bin
+    counts: np.ndarray  # predictions in each bin
+    expected_error: float  # mean distance of the two over all predictions, in [0, 1]

@@ -1,0 +1,88 @@
+"""Is a difference real? Intervals over seeds and over test images, and tests for two models or two methods."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, stdev
+
+from torch import Tensor
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Comparison:
+    "Two accuracies, the second minus the first, and whether chance alone would explain the difference."
+
+    test: str  # what was compared, and how
+    difference: float  # in [-1, 1]
+    low: float  # of the 95 % interval
+    high: float
+    p: float  # chance of such a difference, or a larger one, without any reason
+
+    @property
+    def verdict(self) -> str:
+        "Better, worse, or no detectable difference, at 5 %."
+        if not self.p < 1 - CONFIDENCE:
+            return "no detectable difference"
+        return "better" if self.difference > 0 else "worse"
+
+
+def mean_interval(
+    values: Sequence[float],  # one a seed
+) -> tuple[float, float | None]:  # mean, and half of its 95 % interval; None for a single value
+    "Student's interval of the mean over seeds."
+    from scipy.stats import t
+
+    n = len(values)
+    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stdev(values) / sqrt(n) if n > 1 else None
+    return fmean(values), half
+
+
+def share_interval(
+    hits: int,  # right predictions
+    n: int,  # images
+) -> tuple[float, float]:  # ends of the 95 % interval
+    "Wilson's interval of one model's accuracy over test images."
+    from scipy.stats import binomtest
+
+    interval = binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def compare_models(
+    first: Tensor,  # bool (N,): which test images the first model has right
+    second: Tensor,  # bool (N,): the same images, the second model
+) -> Comparison:
+    """McNemar's exact test: do two trained models differ on these images?
+
+    Only images that one has right and the other wrong count. The interval is the paired normal one. It speaks of
+    these two models, not of the methods that trained them: another seed gives others. Source: McNemar 1947, "Note on
+    the sampling error of the difference between correlated proportions or percentages".
+    """
+    from scipy.stats import binomtest
+
+    n = len(first)
+    lost, won = int((first & ~second).sum()), int((~first & second).sum())
+    p = binomtest(won, won + lost).pvalue if won + lost else 1.0
+    difference = (won - lost) / n
+    half = 1.96 * sqrt(max(won + lost - (won - lost) ** 2 / n, 0)) / n
+    test = f"McNemar's test on {n:,} images, two trained models: {won} won, {lost} lost"
+    return Comparison(test, difference, difference - half, difference + half, float(p))
+
+
+def compare_methods(
+    first: Sequence[float],  # accuracies, one a seed; at least two
+    second: Sequence[float],
+) -> Comparison:
+    """Welch's test: do two ways of training differ, whatever the seed?
+
+    Source: Welch 1947, "The generalization of Student's problem when several different population variances are
+    involved".
+    """
+    from scipy.stats import ttest_ind
+
+    result = ttest_ind(second, first, equal_var=False)
+    low, high = result.confidence_interval(CONFIDENCE)
+    test = f"Welch's test over seeds ({len(first)} and {len(second)}), two methods"
+    return Comparison(test, fmean(second) - fmean(first), float(low), float(high), float(result.pvalue))

@@ -1,0 +1,42 @@
+"""Figures of trainings."""
+
+import pytest
+
+from cifar_fast.charts import History, plot_complexity, plot_curves
+from cifar_fast.learner import custom_learner
+
+
+def values(line):
+    return [float(o) for o in line.get_ydata()]
+
+
+def test_curves_show_accuracies_losses_and_rates_of_several_trainings():
+    rows = [{"accuracy": "0.5", "train_accuracy": 0.6, "valid_loss": 2, "train_loss": ""}, {"accuracy": 0.7}]
+    fig = plot_curves(History("one", rows, [0.1, 0.01]), History("two", rows[:1]), title="what")
+    lines = fig.axes[0].lines
+    assert values(lines[1]) == [0.5, 0.7] and values(lines[3]) == [0.5]
+    assert values(fig.axes[2].lines[0]) == [0.1, 0.01]
+    assert {"one", "two"} <= {o.get_text() for o in fig.legends[0].texts}
+
+
+def test_curves_of_a_fitted_learner(digits_dls):
+    learn = custom_learner(digits_dls, width=4, dense_width=16, precision="fp32")
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(2, 1e-3)
+    fig = plot_curves(learn)
+    assert values(fig.axes[0].lines[1]) == pytest.approx([o[2] for o in learn.recorder.values])
+    assert len(fig.axes[2].lines[0].get_ydata()) == 2 * len(learn.dls.train)
+
+
+def test_complexity_sets_accuracy_against_operations():
+    results = {
+        "small": {"params": 1e6, "macs": 10e6, "accuracy": 0.7, "peak_memory_mb": 100, "images_per_second": 5000},
+        "large": {"params": 10e6, "macs": 50e6, "accuracy": 0.6, "peak_memory_mb": 300, "images_per_second": None},
+    }
+    fig = plot_complexity(results, "what")
+    fig.canvas.draw()
+    points = [o.get_offsets()[0].tolist() for o in fig.axes[0].collections]
+    assert points == [[10, 0.7], [50, 0.6]]
+    sizes = [o.get_sizes()[0] for o in fig.axes[0].collections]
+    assert sizes[1] > sizes[0]
+    assert [o.get_width() for o in fig.axes[1].patches] == [100, 300]

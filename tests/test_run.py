@@ -1,0 +1,43 @@
+"""A run folder read back."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cifar_fast.errors import InputError
+from cifar_fast.run import FinishedRun
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+def test_what_was_written_is_read_back(digits_run, digits):
+    run = FinishedRun.read(digits_run)
+    assert run.predictions.accuracy == pytest.approx(run.metrics["accuracy"])
+    assert run.predictions.targs.tolist() == digits.test_y.tolist()
+    assert len(run.history.epochs) == 2 and len(run.history.lrs) == 2 * 23
+    assert run.history.lrs[0] == pytest.approx(1e-3) and run.history.lrs[-1] == pytest.approx(8e-5)
+
+
+@pytest.mark.parametrize("missing", ["metrics.json", "predictions.safetensors", "config.json"])
+def test_a_folder_without_a_finished_run_is_one_line(digits_run, tmp_path, missing):
+    shutil.copytree(digits_run, tmp_path / "run")
+    (tmp_path / "run" / missing).unlink()
+    with pytest.raises(InputError, match="no finished run"):
+        FinishedRun.read(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.safetensors", "config.json", "export.pkl"])
+def test_a_pickle_in_the_folder_is_never_run(digits_run, tmp_path, name):
+    shutil.copytree(digits_run, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(pickle.dumps(Bomb()))
+    if name == "export.pkl":
+        FinishedRun.read(tmp_path / "run")
+    else:
+        with pytest.raises(InputError):
+            FinishedRun.read(tmp_path / "run")
+    assert not Path("exploded").exists()

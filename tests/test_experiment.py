@@ -49,7 +49,7 @@ def test_a_run_leaves_its_folder_and_says_what_it_is(tmp_path, capsys):
     assert {o.name for o in folder.iterdir()} == {
         "config.json", "history.csv", "batches.csv", "metrics.json", "predictions.safetensors", "export.pkl",
         "report.html", "curves.png", "confusion.png", "confusion_shares.png", "per_class.png", "top_losses.png",
-        "confused.png", "calibration.png", "channel6.png",
+        "confused.png", "calibration.png", "channel6.png", "channel11.png",
     }  # fmt: skip
     assert METRICS <= set(metrics)
     assert (metrics["data"], metrics["data_is_cifar10"], metrics["model"]) == ("digits", False, "CustomCNN")

@@ -6,7 +6,8 @@ from cifar_fast.augment import *
 from cifar_fast.callbacks import *
 from cifar_fast.charts import History, plot_complexity, plot_curves
 from cifar_fast.data import load_images
-from cifar_fast.errors import InputError
+from cifar_fast.errors import ImageError, InputError, MissingExtra
+from cifar_fast.export import model_card
 from cifar_fast.featuremaps import feature_maps, image_layers, plot_channel, plot_layer
 from cifar_fast.formats import ImageSet
 from cifar_fast.frozen import CachedBody
@@ -22,7 +23,9 @@ from cifar_fast.interpret import (
 from cifar_fast.learner import custom_learner, fast_learner, transfer_learner
 from cifar_fast.loader import ImageTensors, TensorDataLoaders, TensorDL, cifar_dls, image_dls
 from cifar_fast.models import CustomCNN, TransferModel
+from cifar_fast.predict import Prediction, Predictor
 from cifar_fast.predictions import Predictions
 from cifar_fast.resnets import resnet_model
+from cifar_fast.safemodel import SafeModel, load_safe
 from cifar_fast.schedules import LRDecay, SchedStep
 from cifar_fast.stats import compare_methods, compare_models, mean_interval

@@ -6,7 +6,6 @@ import os
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 
 from cifar_fast.download import DownloadError, download
 from cifar_fast.errors import InputError
+from cifar_fast.files import write_atomically
 from cifar_fast.formats import (
     CIFAR10_SIZES,
     CIFAR10_VOCAB,
@@ -225,10 +225,3 @@ def _write_cache(path: Path, fingerprint: str, images: ImageSet) -> None:
         write_atomically(path, lambda tmp: save_file(tensors, tmp, {"fingerprint": fingerprint, "about": about}))
     except OSError as error:
         print(f"The decoded images are not cached ({error}): set $CIFAR_FAST_CACHE.", file=sys.stderr)
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    "Let `write` fill a temporary file beside `path`, then rename it: `path` is the old file or the whole new one."
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as tmp:
-        write(Path(tmp) / path.name)
-        os.replace(Path(tmp) / path.name, path)

@@ -1,4 +1,4 @@
-"""The one exception that means: the user's input cannot be used."""
+"""The exceptions that mean: what the user gave cannot be used."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,18 @@ class InputError(ValueError):
 
     Scripts print the message and end with exit code 2.
     """
+
+
+class ImageError(InputError):
+    "An image that cannot be used; the message names the file, where there is one."
+
+
+class MissingExtra(InputError):
+    "An optional package is not installed."
+
+    def __init__(
+        self,
+        extra: str,  # of setup.cfg
+        purpose: str,  # what needs it
+    ):
+        super().__init__(f"{purpose} needs what is not installed: pip install 'cifar_fast[{extra}]'")

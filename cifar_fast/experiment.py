@@ -15,7 +15,8 @@ from fastai.torch_core import default_device, set_seed
 from fastcore.foundation import L
 from matplotlib import pyplot as plt
 
-import cifar_fast.schedules  # noqa: F401 - patches fit_decay onto Learner
+import cifar_fast.export
+import cifar_fast.schedules  # noqa: F401 - this and the one above patch methods onto Learner
 from cifar_fast.callbacks import AdaptiveGradientClip, Interruptible, Stopwatch, TrainAccuracy
 from cifar_fast.compare import SEED_FOLDER, Method, write_comparison
 from cifar_fast.data import load_images
@@ -203,6 +204,7 @@ class Experiment:
             "choice": self.choice,
             "interrupted": self.interrupted,
         })  # fmt: skip
+        learn.export_safe(Path("model"), model_metrics(metrics))
         write_report(self.run.folder)
         done = f"interrupted after {len(trained)} epochs, " if self.interrupted else ""
         print(
@@ -230,6 +232,12 @@ def data_line(images: ImageSet) -> str:
     if images.is_cifar10 or images.name == "part of cifar10":
         return f"{'CIFAR-10' if images.is_cifar10 else 'a part of CIFAR-10'} ({counts})"
     return f"{images.name}, not CIFAR-10 ({counts})"
+
+
+def model_metrics(metrics: dict) -> dict:
+    "What a saved model carries of a run's metrics.json."
+    names = "title data_is_cifar10 accuracy train_accuracy loss per_class_accuracy taken_for epochs seed".split()
+    return {name: metrics[name] for name in names}
 
 
 def weights_line(learn: Learner) -> str:

@@ -11,16 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from cifar_fast.errors import InputError
+from cifar_fast.images import IMAGE_SUFFIXES, decode_image
 from cifar_fast.progress import progress
 
 CIFAR10_VOCAB = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10_SIZES = (50_000, 10_000)
 CIFAR10_FILES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"]
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 SPLIT_SEED = 0
 
 
@@ -212,53 +211,6 @@ def read_image_folder(
     splits = (x[train], y[train]), (x[test], y[test])
     name = "cifar10" if (vocab, (len(train), len(test))) == (CIFAR10_VOCAB, CIFAR10_SIZES) else Path(root).name
     return ImageSet.from_splits(name, vocab, *splits)
-
-
-def decode_image(
-    source,  # path, bytes, PIL image, or uint8 or [0, 1] float array (H, W), (H, W, 1), (H, W, 3), (H, W, 4)
-    size: int,  # pixels of a side of the result
-) -> np.ndarray:  # uint8 (size, size, 3)
-    """One image of any mode and size as an RGB square: shorter side resized, then centre-cropped.
-
-    Turned as its EXIF data says; transparency is laid on white; 16-bit grey is scaled to 8; of an animation the
-    first frame counts. Raises `InputError`, naming the file.
-    """
-    name = source if isinstance(source, (str, Path)) else type(source).__name__
-    try:
-        if isinstance(source, np.ndarray):
-            source = Image.fromarray(_uint8_array(source))
-        elif isinstance(source, bytes):
-            source = Image.open(io.BytesIO(source))
-        elif not isinstance(source, Image.Image):
-            source = Image.open(source)
-        image = to_rgb(ImageOps.exif_transpose(source))
-        return np.array(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, TypeError, AttributeError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name} cannot be read as an image ({error}): repair or remove it") from error
-
-
-def _uint8_array(pixels: np.ndarray) -> np.ndarray:
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
-        raise InputError(f"an array of shape {pixels.shape} is no image: give (H, W), (H, W, 3) or (H, W, 4)")
-    if np.issubdtype(pixels.dtype, np.floating):
-        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-            raise InputError("an array of floats must lie in [0, 1]: scale it, or give uint8")
-        pixels = (pixels * 255).round().astype(np.uint8)
-    if pixels.dtype != np.uint8:
-        raise InputError(f"an array of {pixels.dtype} is no image: give uint8, or floats in [0, 1]")
-    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    "`image` in mode RGB: transparency on white, 16-bit grey scaled to 8 bits."
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
 
 
 # Splits and digits -----------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cifar_fast.augment import RandomFlip
-from cifar_fast.data import cache_dir, write_atomically
+from cifar_fast.data import cache_dir
+from cifar_fast.files import write_atomically
 from cifar_fast.loader import ImageTensors, TensorDL
 from cifar_fast.models import Features, TransferModel
 from cifar_fast.progress import progress

@@ -17,7 +17,8 @@ from torch import Tensor
 from cifar_fast.augment import BatchResize, augmentations
 from cifar_fast.data import STORED_SIZE, load_images
 from cifar_fast.errors import InputError
-from cifar_fast.formats import ImageSet, decode_image, stratified_split
+from cifar_fast.formats import ImageSet, stratified_split
+from cifar_fast.images import decode_image
 
 HOLDOUT_FRACTION = 0.1
 _LABELLED = {tuple: [TensorImage, TensorCategory]}
@@ -47,8 +48,9 @@ class ImageTensors:
         vocab: list[str],  # class names
         split_idx: int,  # 0: augmented like training images; 1: not
         is_test: bool = False,  # whether these are test images, which must not choose anything
+        name: str = "",  # of the data set
     ):
-        self.x, self.y, self.split_idx, self.is_test = x, y, split_idx, is_test
+        self.x, self.y, self.split_idx, self.is_test, self.name = x, y, split_idx, is_test, name
         self.vocab, self.loss_func = CategoryMap(vocab, sort=False), BatchCrossEntropy()
         self.parent: tuple[ImageTensors, Tensor] | None = None  # of a subset: the whole, and the indices in it
 
@@ -104,7 +106,7 @@ class ImageTensors:
 
     @property
     def _about(self) -> dict:
-        return dict(vocab=list(self.vocab), split_idx=self.split_idx, is_test=self.is_test)
+        return dict(vocab=list(self.vocab), split_idx=self.split_idx, is_test=self.is_test, name=self.name)
 
     def from_items(self, items: Iterable, with_labels: bool = False) -> "ImageTensors":
         """Files, bytes, PIL images, arrays and tensors as a dataset, decoded like the training images.
@@ -237,8 +239,8 @@ def image_dls(
         train, other = ((images.train_x[i], images.train_y[i]) for i in idxs)
     else:
         raise InputError(f"valid is {valid!r}: give test or holdout")
-    train_ds = ImageTensors(*train, images.vocab, split_idx=0)
-    valid_ds = ImageTensors(*other, images.vocab, split_idx=1, is_test=valid == "test")
+    train_ds = ImageTensors(*train, images.vocab, split_idx=0, name=images.name)
+    valid_ds = ImageTensors(*other, images.vocab, split_idx=1, is_test=valid == "test", name=images.name)
     stored = images.train_x.shape[-1]
     fixed = [IntToFloatTensor(), Normalize.from_stats(images.mean, images.std, cuda=False)]
     fixed += [BatchResize(size)] if size not in (None, stored) else []

@@ -1,7 +1,12 @@
-"""Networks: the article's CustomCNN with its variants, and a body with a head that also takes cached features."""
+"""Networks: the article's CustomCNN with its variants, and a body with a head that also takes cached features.
+
+A network made here knows its `architecture`, a dict of plain values from which `build_model` makes it anew. Nothing
+here needs fastai, but for fastai's own head.
+"""
+
+import re
 
 import torch
-from fastai.layers import Flatten
 from torch import Tensor, nn
 
 from cifar_fast.errors import InputError
@@ -31,7 +36,9 @@ class CustomCNN(nn.Sequential):
     ):
         if size >> (n_convs - 1) < 1:
             raise InputError(f"{n_convs} convolutions halve {size} pixels to nothing: use fewer or larger images")
+        options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
+        self.architecture = {"name": "CustomCNN", **options}
         nf = n_in
         for i in range(1, n_convs + 1):
             if i > 1:
@@ -71,7 +78,7 @@ class TransferModel(nn.Sequential):
     @property
     def _n_pool(self) -> int:
         "Layers at the start of the head that pool and flatten: they have nothing to train."
-        return next(i for i, o in enumerate(self[1]) if isinstance(o, Flatten)) + 1
+        return next(i for i, o in enumerate(self[1]) if type(o).__name__ == "Flatten") + 1  # fastai's or torch's
 
     def features(self, x: Tensor) -> Tensor:
         "Pooled features (N, F) of images (N, 3, H, W), in the precision of the computation."
@@ -82,3 +89,34 @@ class TransferModel(nn.Sequential):
         if isinstance(x, Features):
             return self[1][self._n_pool :](x.as_subclass(Tensor))
         return super().forward(x)
+
+
+def build_model(
+    architecture: dict,  # of a network of this package: its name, and its parameters
+) -> nn.Module:  # with random weights, on torch's default device
+    "The network that `architecture` describes. Raises `InputError` for an unknown name."
+    name, options = architecture["name"], {k: v for k, v in architecture.items() if k != "name"}
+    if name == "CustomCNN":
+        return CustomCNN(**options)
+    import torchvision  # a second, which the small network need not wait for
+
+    if name not in resnet_names():
+        raise InputError(f"{name!r} is no network of this package: it has CustomCNN and torchvision's ResNets")
+    layers = list(torchvision.models.get_model(name, weights=None).children())
+    n_features, head = layers[-1].in_features, options["head"]
+    if head == "fastai":
+        from fastai.vision.learner import create_head
+
+        top = create_head(n_features, options["n_out"])
+    else:
+        top = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n_features, options["n_out"]))
+    model = TransferModel(nn.Sequential(*layers[:-2]), top)
+    model.architecture = dict(architecture)
+    return model
+
+
+def resnet_names() -> list[str]:
+    "torchvision's ResNets, by name."
+    import torchvision
+
+    return [o for o in torchvision.models.list_models(torchvision.models) if re.match(r"(wide_)?res(net|next)\d", o)]

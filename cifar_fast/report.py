@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
 import cifar_fast
-from cifar_fast.data import write_atomically
+from cifar_fast.files import write_atomically
 from cifar_fast.run import FinishedRun
 
 SECTIONS = {

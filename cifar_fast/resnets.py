@@ -1,6 +1,5 @@
 """torchvision's ResNets as fastai bodies with a new head, and the weights they start from."""
 
-import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,12 +13,7 @@ from torch import Tensor
 
 from cifar_fast.download import DownloadError, download
 from cifar_fast.errors import InputError
-from cifar_fast.models import TransferModel
-
-
-def resnet_names() -> list[str]:
-    "torchvision's ResNets, by the names that `resnet_model` takes."
-    return [o for o in torchvision.models.list_models(torchvision.models) if re.match(r"(wide_)?res(net|next)\d", o)]
+from cifar_fast.models import TransferModel, resnet_names
 
 
 def resnet_builder(arch: str):
@@ -45,6 +39,7 @@ def resnet_model(
     with warnings.catch_warnings():  # fastai asks torchvision in the old way for what is not in its `model_meta`
         warnings.simplefilter("ignore", UserWarning)
         model = TransferModel(*create_vision_model(resnet_builder(arch), n_out, pretrained=False, **heads[head]))
+    model.architecture = {"name": arch, "n_out": n_out, "head": head}
     if body_state is not None:
         model[0].load_state_dict(body_state)
     return model

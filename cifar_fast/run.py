@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_fast.charts import History, plot_curves
-from cifar_fast.data import write_atomically
 from cifar_fast.errors import InputError
 from cifar_fast.featuremaps import feature_maps, plot_channel
+from cifar_fast.files import write_atomically
 from cifar_fast.interpret import (
     TestInterpretation,
     plot_calibration,
@@ -114,6 +114,7 @@ class Run:
             "loss": interp.loss,
             "calibration_error": interp.reliability().expected_error,
             "per_class_accuracy": interp.per_class_accuracy(),
+            "taken_for": {true: said for true, said, _ in reversed(interp.most_confused())},
             "params": sum(p.numel() for p in learn.model.parameters()),
             "macs": count_macs(learn),
             "peak_memory_mb": self.peak_memory_mb(learn.dls.device),

@@ -8,9 +8,12 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 matplotlib.use("Agg")
+settings.register_profile("fixed", derandomize=True, database=None)
+settings.load_profile("fixed")
 
 
 @pytest.fixture(autouse=True)

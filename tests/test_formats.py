@@ -1,25 +1,21 @@
 """Every accepted form of input gives the right tensors, and every bad one a clear line."""
 
-import io
 import pickle
 
 import numpy as np
 import pytest
 import torch
 from cifar_files import VOCAB, archive, batches, write_batches
-from PIL import Image
 
 from cifar_fast.errors import InputError
 from cifar_fast.formats import (
-    decode_image,
     list_images,
     read_cifar_archive,
     read_cifar_batches,
     read_image_folder,
     stratified_split,
 )
-
-RED = (255, 0, 0)
+from cifar_fast.images import decode_image
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
@@ -131,82 +127,6 @@ def test_an_unreadable_image_is_named(image_folder):
     (root / "train/a/1.png").write_text("not a picture")
     with pytest.raises(InputError, match=r"train/a/1\.png"):
         read_image_folder(root, list_images(root), 8)
-
-
-def encoded(image, **kwargs):
-    out = io.BytesIO()
-    image.save(out, **{"format": "PNG", **kwargs})
-    return out.getvalue()
-
-
-def transparent():
-    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    return encoded(image)
-
-
-def animated():
-    frames = [Image.new("RGB", (8, 8), c) for c in (RED, (0, 255, 0))]
-    return encoded(frames[0], format="GIF", save_all=True, append_images=frames[1:])
-
-
-@pytest.mark.parametrize(
-    ("source", "colour"),
-    [
-        (encoded(Image.new("RGB", (8, 8), RED)), RED),
-        (encoded(Image.new("L", (8, 8), 90)), (90, 90, 90)),
-        (encoded(Image.new("RGB", (8, 8), RED).convert("P")), RED),
-        (encoded(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), format="JPEG"), (255, 255, 255)),
-        (encoded(Image.fromarray(np.full((8, 8), 0x8000, np.uint16))), (128, 128, 128)),
-        (transparent(), (255, 255, 255)),
-        (animated(), RED),
-        (Image.new("1", (8, 8), 1), (255, 255, 255)),
-        (np.full((8, 8), 7, np.uint8), (7, 7, 7)),
-        (np.full((8, 8, 1), 7, np.uint8), (7, 7, 7)),
-        (np.full((9, 5, 3), RED, np.uint8), RED),
-        (np.full((8, 8, 4), (*RED, 255), np.uint8), RED),
-        (np.full((8, 8), 1.0), (255, 255, 255)),
-    ],
-)
-def test_images_of_all_modes_become_rgb(source, colour):
-    pixels = decode_image(source, 4)
-    assert pixels.shape == (4, 4, 3) and pixels.dtype == np.uint8
-    assert np.abs(pixels.astype(int) - colour).max() <= 2
-
-
-def test_the_middle_of_a_long_image_is_kept():
-    wide = np.zeros((10, 40, 3), np.uint8)
-    wide[:, 15:25] = 200
-    assert (decode_image(wide, 10) == 200).all()
-
-
-def test_exif_turns_the_image():
-    pixels = np.zeros((16, 16, 3), np.uint8)
-    pixels[:8] = 250
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    turned = decode_image(encoded(Image.fromarray(pixels), exif=exif), 16)
-    assert (turned[8:] == 250).all() and (turned[:8] == 0).all()
-
-
-PNG = encoded(Image.effect_noise((64, 64), 50))
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        b"", b"hello", PNG[: len(PNG) // 2], np.zeros((4, 4, 2), np.uint8), np.zeros(7, np.uint8),
-        np.zeros((4, 4), np.int64), np.full((4, 4), np.nan), np.full((4, 4), 3.0), 7, None,
-    ],
-)  # fmt: skip
-def test_what_is_no_image_is_refused(source):
-    with pytest.raises(InputError):
-        decode_image(source, 8)
-
-
-def test_a_decompression_bomb_is_refused(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(InputError, match="bomb"):
-        decode_image(PNG, 8)
 
 
 def test_splits_are_stratified_disjoint_and_seeded():

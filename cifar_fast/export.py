@@ -1,0 +1,117 @@
+"""Models out: `Learner.export_safe` and `Learner.to_onnx`, beside fastai's own `export`."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastai.data.transforms import Normalize
+from fastai.learner import Learner
+from fastcore.basics import patch
+from torch import Tensor, nn
+
+from cifar_fast.augment import BatchResize
+from cifar_fast.errors import InputError, MissingExtra
+from cifar_fast.files import write_atomically
+from cifar_fast.loader import TensorDL
+from cifar_fast.modelcard import ModelCard
+from cifar_fast.run import versions
+from cifar_fast.safemodel import normalise, save_safe
+
+MOST_DIFFERENCE = 1e-4  # of the ONNX graph's logits from torch's
+
+
+def model_card(
+    learn: Learner,  # of this package's learners
+    metrics: dict | None = None,  # what was measured
+) -> ModelCard:
+    "What `learn.model` is and how it is fed. Raises `InputError` for a model or data that this package did not make."
+    dl = learn.dls.valid
+    architecture = getattr(learn.model, "architecture", None)
+    if architecture is None or not isinstance(dl, TensorDL):
+        raise InputError("only models and DataLoaders of this package can be saved so: use learn.export")
+    tfms = list(dl.after_batch.fs)
+    norm = next(o for o in tfms if isinstance(o, Normalize))
+    stored = dl.dataset.x.shape[-1]
+    return ModelCard(
+        architecture=architecture,
+        vocab=list(learn.dls.vocab),
+        stored_size=stored,
+        size=next((o.size for o in tfms if isinstance(o, BatchResize)), stored),
+        mean=norm.mean.flatten().tolist(),
+        std=norm.std.flatten().tolist(),
+        metrics=metrics or {},
+        data=dl.dataset.name,
+        weights=getattr(learn, "weights", "none"),
+        versions=versions(),
+        sha256="",
+    )
+
+
+@patch
+def export_safe(
+    self: Learner,
+    folder: str | Path,  # to write; a relative one lies in `learn.path`, as with `export`
+    metrics: dict | None = None,  # what was measured, to keep with the model
+) -> Path:  # the folder
+    "Save the model as model.safetensors and model.json, which `load_safe` and `Predictor` read without running code."
+    return save_safe(self.model, model_card(self, metrics), self.path / folder)
+
+
+class _Graph(nn.Module):
+    "From uint8 images to logits, normalisation and resizing inside."
+
+    def __init__(self, model: nn.Module, card: ModelCard):
+        super().__init__()
+        self.model, self.card = model, card
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(normalise(images, self.card))
+
+
+@patch
+def to_onnx(
+    self: Learner,
+    path: str | Path,  # of the .onnx file; a relative one lies in `learn.path`
+    metrics: dict | None = None,  # what was measured, to keep with the model
+) -> float:  # the largest difference of the logits from torch's
+    """Export a graph that takes any number of uint8 images (N, stored_size, stored_size, 3) and gives logits.
+
+    The card, with the vocab, stands in the file's metadata. The file is written only after onnxruntime has given the
+    logits of torch for random images, to 1e-4; else RuntimeError. Raises `MissingExtra` without the extra `onnx`.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - which torch asks for later, less clearly
+    except ImportError as error:
+        raise MissingExtra("onnx", "to_onnx") from error
+    card, device = model_card(self, metrics), next(self.model.parameters()).device
+    self.model.eval()
+    graph = _Graph(self.model, card).to("cpu", memory_format=torch.contiguous_format)
+    side = card.stored_size
+    images = torch.randint(0, 256, (5, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = {"images": {0: torch.export.Dim("n")}}
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch speaks of its own deprecations
+            wanted = graph(images).numpy()
+            program = torch.onnx.export(
+                graph, (images,), dynamo=True, dynamic_shapes=batch, input_names=["images"],
+                output_names=["logits"], verbose=False,
+            )  # fmt: skip
+    finally:
+        self.model.to(device)
+    program.model.metadata_props["cifar_fast"] = card.to_json()
+
+    def write(tmp: Path) -> None:
+        program.save(tmp, external_data=False)
+        session = onnxruntime.InferenceSession(tmp, providers=["CPUExecutionProvider"])
+        found = [session.run(None, {"images": o})[0] for o in (images.numpy(), images[:1].numpy())]
+        write.difference = max(float(np.abs(o - wanted[: len(o)]).max()) for o in found)
+        if not write.difference <= MOST_DIFFERENCE:
+            raise RuntimeError(
+                f"the ONNX graph's logits differ by {write.difference:.1e} from torch's: nothing is written"
+            )
+
+    write_atomically((self.path / path).absolute(), write)
+    return write.difference

@@ -1,0 +1,122 @@
+"""model.json: what a saved model is and how to feed it, checked field by field. Needs neither torch nor fastai."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from cifar_fast.errors import InputError
+
+FORMAT = 1
+MAX_BYTES = 2**20  # a card is a page of text
+# What an architecture's parameters may be: a type, and the least and the most, so that no file can ask for all memory.
+_SHARE = (float, 0, 1)
+_CNN = {
+    "n_out": (int, 1, 100_000), "size": (int, 1, 4096), "n_in": (int, 1, 64), "n_convs": (int, 1, 12),
+    "width": (int, 1, 4096), "n_dense": (int, 1, 16), "dense_width": (int, 1, 65_536), "conv_dropout": _SHARE,
+    "dropout": _SHARE, "logit_dropout": _SHARE, "bn": (bool, 0, 1),
+}  # fmt: skip
+_RESNET = {"n_out": (int, 1, 100_000), "head": (str, None, None)}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    "All that is needed to rebuild a model and to use it, beside its weights."
+
+    architecture: dict  # name and parameters of a network of this package
+    vocab: list[str]  # class names, in the order of the outputs
+    stored_size: int  # pixels of a side that images are decoded to
+    size: int  # pixels of a side fed to the network
+    mean: list[float]  # of each channel, in [0, 1], to normalise by
+    std: list[float]
+    metrics: dict  # what was measured
+    data: str  # name of the data set that it was trained on
+    weights: str  # name of the weights that it started from
+    versions: dict  # of the packages that trained it
+    sha256: str  # of the file of weights
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        "As it is written."
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def parse(cls, text: str | bytes, source: str | Path = "model.json") -> "ModelCard":
+        "Read a card. Raises `InputError`, naming the field that does not fit."
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{source} is not JSON: save the model again") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{source} holds no fields: save the model again")
+        if content.get("format") != FORMAT:
+            raise InputError(f"{source}: format is {content.get('format')!r}, and this version reads {FORMAT}")
+        names = {o.name for o in fields(cls)}
+        for problem, found in (("lacks", names - set(content)), ("has the unknown field", set(content) - names)):
+            if found:
+                raise InputError(f"{source} {problem} {sorted(found)[0]!r}: save the model again")
+        for name, fits in _FITS.items():
+            if not fits(content[name]):
+                raise InputError(f"{source}: {name} does not fit ({_short(content[name])}): save the model again")
+        card = cls(**content)
+        card.check_architecture(source)
+        if card.architecture["n_out"] != len(card.vocab):
+            raise InputError(f"{source}: vocab has {len(card.vocab)} names for {card.architecture['n_out']} outputs")
+        return card
+
+    @classmethod
+    def read(cls, path: Path) -> "ModelCard":
+        "Read the file `path`. Raises `InputError`."
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise InputError(f"{path} is too large for a card: save the model again")
+            return cls.parse(path.read_bytes(), path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}): give the folder of a saved model") from error
+
+    def check_architecture(self, source: str | Path) -> None:
+        "Raise `InputError` for a parameter that is missing, unknown, of another type or out of bounds."
+        options = {k: v for k, v in self.architecture.items() if k != "name"}
+        if not isinstance(self.architecture.get("name"), str):
+            raise InputError(f"{source}: the architecture has no name")
+        schema = _CNN if self.architecture["name"] == "CustomCNN" else _RESNET
+        for name in sorted(schema.keys() | options.keys()):
+            if name not in schema or name not in options:
+                known = "an unknown" if name not in schema else "no"
+                raise InputError(f"{source}: the architecture has {known} parameter {name!r}")
+            kind, least, most = schema[name]
+            value = options[name]
+            right = isinstance(value, (int, float) if kind is float else kind)
+            right = right and isinstance(value, bool) == (kind is bool)
+            if kind is str:
+                right = right and value in ("linear", "fastai")
+            if not right or (kind is not str and not least <= value <= most):
+                raise InputError(f"{source}: the architecture's {name} does not fit ({_short(value)})")
+
+
+def _is_size(o) -> bool:
+    return isinstance(o, int) and not isinstance(o, bool) and 1 <= o <= 4096
+
+
+def _is_channels(o) -> bool:
+    numbers = isinstance(o, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in o)
+    return numbers and len(o) == 3 and all(abs(x) < 1e3 for x in o)
+
+
+_FITS = {
+    "architecture": lambda o: isinstance(o, dict),
+    "vocab": lambda o: isinstance(o, list) and bool(o) and all(isinstance(x, str) for x in o),
+    "stored_size": _is_size,
+    "size": _is_size,
+    "mean": _is_channels,
+    "std": lambda o: _is_channels(o) and all(x > 0 for x in o),
+    "metrics": lambda o: isinstance(o, dict),
+    "data": lambda o: isinstance(o, str),
+    "weights": lambda o: isinstance(o, str),
+    "versions": lambda o: isinstance(o, dict),
+    "sha256": lambda o: isinstance(o, str),
+}
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

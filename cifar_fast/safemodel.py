@@ -1,0 +1,90 @@
+"""A model as a folder of model.json and model.safetensors: no pickle, no code in it. Needs no fastai."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from cifar_fast.errors import InputError
+from cifar_fast.files import write_atomically
+from cifar_fast.modelcard import ModelCard
+from cifar_fast.models import build_model
+
+WEIGHTS, CARD = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class SafeModel:
+    "A rebuilt network in eval mode, and what it is."
+
+    model: nn.Module
+    card: ModelCard
+
+    @torch.inference_mode()
+    def logits(self, x: Tensor) -> Tensor:
+        "Logits (N, classes) of uint8 images (N, stored_size, stored_size, 3)."
+        return self.model(normalise(x, self.card))
+
+
+def normalise(x: Tensor, card: ModelCard) -> Tensor:
+    "What the network takes, float (N, 3, size, size), of uint8 images (N, stored_size, stored_size, 3)."
+    mean, std = (torch.tensor(o, device=x.device).view(1, -1, 1, 1) for o in (card.mean, card.std))
+    x = x.permute(0, 3, 1, 2).float() / 255
+    if card.size != card.stored_size:
+        x = nn.functional.interpolate(x, size=card.size, mode="bilinear", align_corners=False, antialias=True)
+    return (x - mean) / std
+
+
+def save_safe(
+    model: nn.Module,  # one that knows its `architecture`
+    card: ModelCard,  # its `sha256` is filled in here
+    folder: str | Path,  # made where it is missing; its model files are replaced
+) -> Path:  # the folder
+    "Write the weights, bit for bit, and the card that names their hash."
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = save({name: o.detach().cpu().contiguous() for name, o in model.state_dict().items()})
+    text = replace(card, sha256=hashlib.sha256(content).hexdigest()).to_json()
+    ModelCard.parse(text)  # what could not be loaded is not written
+    write_atomically(folder / WEIGHTS, lambda tmp: tmp.write_bytes(content))
+    write_atomically(folder / CARD, lambda tmp: tmp.write_text(text))
+    return folder
+
+
+def load_safe(
+    folder: str | Path,  # that `export_safe` has written
+    device: str | torch.device = "cpu",
+) -> SafeModel:
+    """The model in `folder`, rebuilt from its card and weights alone: nothing in the files is run.
+
+    Raises `InputError`, naming the field, key or shape that does not fit.
+    """
+    folder = Path(folder)
+    card = ModelCard.read(folder / CARD)
+    try:
+        content = (folder / WEIGHTS).read_bytes()
+        if hashlib.sha256(content).hexdigest() != card.sha256:
+            raise InputError(f"{folder / WEIGHTS} is not the file that {CARD} names (SHA-256): save the model again")
+        state = load(content)
+    except (OSError, SafetensorError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder / WEIGHTS} cannot be read ({error}): save the model again") from error
+    with torch.device("meta"):  # nothing is allocated before the shapes are known to fit
+        model = build_model(card.architecture)
+    _check_state(state, model.state_dict(), folder / WEIGHTS)
+    model.load_state_dict(state, assign=True)
+    return SafeModel(model.eval().requires_grad_(False).to(device), card)
+
+
+def _check_state(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+    for name in sorted(state.keys() | wanted.keys()):
+        if name not in state or name not in wanted:
+            raise InputError(f"{path} {'has' if name in state else 'lacks'} {name!r}, unlike the architecture")
+        if (state[name].shape, state[name].dtype) != (wanted[name].shape, wanted[name].dtype):
+            found, asked = ([*o.shape] + [str(o.dtype)] for o in (state[name], wanted[name]))
+            raise InputError(f"{path}: {name!r} is {found} where the architecture has {asked}")

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +16,8 @@ from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from torch import Tensor
 
-import cifar_fast.schedules  # noqa: F401 - fit_decay
+import cifar_fast.export
+import cifar_fast.schedules  # noqa: F401 - these two patch methods onto Learner
 from cifar_fast import peers
 from cifar_fast.callbacks import resolve_precision
 from cifar_fast.data import load_images
@@ -25,6 +27,7 @@ from cifar_fast.formats import ImageSet
 from cifar_fast.learner import custom_learner, transfer_learner
 from cifar_fast.loader import image_dls
 from cifar_fast.models import CustomCNN
+from cifar_fast.predict import Predictor, find_images
 from cifar_fast.run import versions
 from cifar_fast.stats import mean_interval
 
@@ -102,6 +105,61 @@ class Benchmark:
             seconds = self.interleave({f"ours, {self.precision}": preds_of(ours), "stock fastai": preds_of(stock)})
             for name, values in seconds.items():
                 row = f"prediction of {len(self.images.test_y):,} images, {model}"
+                self.add(row, name, median(values), "s", values)
+
+    def single(self) -> None:
+        "One image, path in, label out: milliseconds."
+        dls = peers.fastai_folder_dls(self.folder, self.images, self.bs, 32, self.workers, self.device)
+        files = find_images([self.folder / "test"])[:100]
+        stock = {"custom CNN": peers.stock_learner(dls, CustomCNN(dls.c))}
+        stock["ResNet-18, 32 pixels"] = peers.stock_vision_learner(dls)
+        for model, predictors in self.saved().items():
+            contenders = {f"ours, {name}": each_of(o, files) for name, o in predictors.items()}
+            contenders["stock fastai, learn.predict"] = each_of(stock[model].predict, files, stock[model])
+            for name, values in self.interleave(contenders).items():
+                ms = [o * 1000 / len(files) for o in values]
+                self.add(f"one image, {model}", name, median(ms), "ms", ms)
+
+    def saved(self) -> dict[str, dict[str, Predictor]]:
+        "Predictors of both networks, by backend."
+        res = {}
+        for i, learn in enumerate((self.ours("fp32"), self.transfer(32))):
+            learn.path = Path(self._tmp.name)
+            learn.export_safe(f"model{i}")
+            learn.to_onnx(f"model{i}.onnx")
+            paths = {"ONNX": learn.path / f"model{i}.onnx", "torch": learn.path / f"model{i}"}
+            res[("custom CNN", "ResNet-18, 32 pixels")[i]] = {name: Predictor(o) for name, o in paths.items()}
+        return res
+
+    def shipped(self) -> None:
+        "Whole processes: a folder of files predicted, and from start to the first prediction: seconds."
+        dls = peers.fastai_folder_dls(self.folder, self.images, self.bs, 32, self.workers, self.device)
+        learn, tmp = peers.stock_learner(dls, CustomCNN(dls.c)), Path(self._tmp.name)
+        learn.path = tmp
+        learn.export("stock.pkl")
+        ours, test = self.ours("fp32"), self.folder / "test"
+        ours.path = tmp
+        ours.to_onnx("custom.onnx")
+        first = find_images([test])[0]
+        begin = f"from fastai.vision.all import *\nlearn = load_learner({str(tmp / 'stock.pkl')!r})\n"
+        folder = f"dl = learn.dls.test_dl(get_image_files({str(test)!r}))\nprint(learn.get_preds(dl=dl)[0].argmax(1))"
+        script = Path(__file__).parent.parent / "experiments/predict.py"
+        one = (
+            f"from cifar_fast.predict import Predictor\nprint(Predictor({str(tmp / 'custom.onnx')!r})({first!r}).label)"
+        )
+        rows = {
+            f"folder of {len(self.images.test_y):,} files, process start to end": {
+                "ours, predict.py, ONNX": [str(script), str(tmp / "custom.onnx"), str(test), "--csv"],
+                "stock fastai, test_dl and get_preds": ["-c", begin + folder],
+            },
+            "process start to first prediction": {
+                "ours, ONNX": ["-c", one],
+                "stock fastai, load_learner": ["-c", begin + f"print(learn.predict({first!r})[0])"],
+            },
+        }
+        for row, programs in rows.items():
+            contenders = {name: process_of(args) for name, args in programs.items()}
+            for name, values in self.interleave(contenders).items():
                 self.add(row, name, median(values), "s", values)
 
     def transfer32(self) -> None:
@@ -283,6 +341,26 @@ def preds_of(learn: Learner) -> Callable[[], tuple[Tensor, ...]]:
             return learn.get_preds()
 
     return preds
+
+
+def each_of(predict: Callable, files: list[str], learn: Learner | None = None) -> Callable[[], None]:
+    "Predictions of `files` one by one, without `learn`'s bars."
+
+    def each() -> None:
+        with learn.no_bar() if learn else nullcontext():
+            for file in files:
+                predict(file)
+
+    return each
+
+
+def process_of(args: list[str]) -> Callable[[], None]:
+    "A Python process from start to end."
+
+    def process() -> None:
+        subprocess.run([sys.executable, *args], check=True, capture_output=True)
+
+    return process
 
 
 def first_batch(program: str, env: dict[str, str]) -> tuple[float, float]:

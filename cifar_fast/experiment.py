@@ -204,7 +204,7 @@ class Experiment:
             "choice": self.choice,
             "interrupted": self.interrupted,
         })  # fmt: skip
-        learn.export_safe(Path("model"), model_metrics(metrics))
+        self.run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)
         write_report(self.run.folder)
         done = f"interrupted after {len(trained)} epochs, " if self.interrupted else ""
         print(

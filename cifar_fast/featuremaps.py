@@ -26,22 +26,27 @@ def image_layers(model: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-def feature_maps(
-    learn: Learner,  # with a CustomCNN, a TransferModel or another model of layers in a row
-    image,  # what `dls.test_dl` takes: a path, bytes, a PIL image, an array or a tensor
+def layer_outputs(
+    model: nn.Module,  # a CustomCNN, a TransferModel or another model of layers in a row
+    xb: Tensor,  # a batch with one image, as the model takes it
 ) -> dict[str, Tensor]:  # float32 (channels, H, W) of each layer that gives images, by the layer's name
     "What each layer makes of one image, the model in eval mode."
-    layers = image_layers(learn.model)
-    xb = learn.dls.test_dl([image]).one_batch()[0].as_subclass(Tensor)
-    device = next(learn.model.parameters()).device
-    was_training = learn.model.training
-    learn.model.eval()
+    layers, was_training = image_layers(model), model.training
+    model.eval()
     # cloned: a ReLU that works in place would overwrite what the layer before it gave
     with torch.no_grad(), Hooks(layers.values(), lambda m, i, o: o.detach().float().cpu().clone()) as hooks:
-        learn.model(xb.to(device))
+        model(xb.to(next(model.parameters()).device))
         maps = {name: hook.stored[0] for name, hook in zip(layers, hooks) if hook.stored.ndim == 4}
-    learn.model.train(was_training)
+    model.train(was_training)
     return maps
+
+
+def feature_maps(
+    learn: Learner,  # whose model to look into
+    image,  # what `dls.test_dl` takes: a path, bytes, a PIL image, an array or a tensor
+) -> dict[str, Tensor]:  # as of `layer_outputs`
+    "What each layer makes of one image."
+    return layer_outputs(learn.model, learn.dls.test_dl([image]).one_batch()[0].as_subclass(Tensor))
 
 
 def plot_channel(
@@ -71,7 +76,15 @@ def plot_layer(
     title: str = "",  # of the figure
 ) -> Figure:
     "All channels of one image after one layer. Raises `InputError` for an unknown layer."
-    maps = feature_maps(learn, image)
+    return draw_layer(feature_maps(learn, image), layer, title)
+
+
+def draw_layer(
+    maps: dict[str, Tensor],  # of `layer_outputs`
+    layer: str,  # a name in it
+    title: str = "",  # of the figure
+) -> Figure:
+    "All channels after one layer. Raises `InputError` for an unknown layer."
     if layer not in maps:
         raise InputError(f"there is no layer {layer!r} of images: give one of {', '.join(maps)}")
     fig, axes = _grid(len(maps[layer]), 0.9)

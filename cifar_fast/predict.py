@@ -39,7 +39,11 @@ class Predictor:
     ):
         path = Path(model)
         self.bs = bs
-        self.card, self._logits = _open_onnx(path) if path.suffix == ".onnx" else _open_folder(path, device)
+        self.model = None  # the torch network, of a folder's model
+        if path.suffix == ".onnx":
+            self.card, self._logits = _open_onnx(path)
+        else:
+            self.card, self._logits, self.model = _open_folder(path, device)
 
     def __call__(
         self,
@@ -85,7 +89,11 @@ def _open_folder(path: Path, device: str):
     from cifar_fast.safemodel import load_safe
 
     loaded = load_safe(path, device)
-    return loaded.card, lambda images: loaded.logits(torch.from_numpy(images).to(device)).float().cpu().numpy()
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        return loaded.logits(torch.from_numpy(images).to(device)).float().cpu().numpy()
+
+    return loaded.card, logits, loaded.model
 
 
 def _open_onnx(path: Path):

@@ -18,6 +18,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from matplotlib.figure import Figure
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
@@ -129,6 +130,15 @@ class Run:
         tensors = {"preds": interp.preds.contiguous(), "targs": interp.targs}
         about = {"vocab": json.dumps(list(interp.vocab)), "images": images}
         write_atomically(self.folder / "predictions.safetensors", lambda tmp: save_file(tensors, tmp, about))
+
+    def write_examples(self, folder: Path, learn: Learner, n: int = 10) -> None:
+        "Write test images of as many classes as PNG files, for whoever wants to try the model."
+        folder.mkdir()
+        images = learn.dls.valid_ds
+        for label in range(min(n, images.c)):
+            for i in (images.y == label).nonzero().flatten()[:1].tolist():
+                pixels = images.x[i].cpu().permute(1, 2, 0).numpy()
+                Image.fromarray(pixels).save(folder / f"{label:03}.png")
 
     def write_figures(self, learn: Learner, interp: TestInterpretation, title: str) -> None:
         "Draw all that the report shows."

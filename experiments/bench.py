@@ -9,7 +9,7 @@ from fastcore.script import call_parse
 
 from cifar_fast.options import amount, choice, count, exit_codes
 
-ROWS = ("custom", "finetune", "predict", "transfer32", "transfer128", "startup", "accuracy")
+ROWS = ("custom", "finetune", "predict", "transfer32", "transfer128", "startup", "single", "shipped", "accuracy")
 
 
 @call_parse

@@ -118,6 +118,8 @@ def serve(
     block: bool = True,  # whether to stay until Ctrl-C
 ):
     "Serve the page: no share link, nothing from the network. Raises `InputError` where the port is taken."
+    for name in ("no_proxy", "NO_PROXY"):  # gradio asks its own page whether it is up, through a proxy if one is set
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), host, "127.0.0.1", "localhost"]))
     theme = gr.themes.Default(font=FONT, font_mono=["monospace"])
     try:
         return app.launch(

@@ -3,16 +3,21 @@
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python (experiments/(?:transfer|custom)\.py.*?)\s*(?:#.*)?$", README, re.MULTILINE)
-SNIPPETS = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+SNIPPETS = "\n".join(o for o in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "gradio" not in o)
+OTHERS = {o: re.search(rf"^python (experiments/{o}\.py.*?)\s*(?:#.*)?$", README, re.MULTILINE)[1]
+          for o in ("compare", "reproduce", "predict", "serve")}  # fmt: skip
 
 
 def offline(tmp_path):
@@ -33,7 +38,7 @@ def test_the_readme_names_commands_and_snippets():
 
 
 def test_help_and_refusals_import_nothing_heavy(tmp_path):
-    for script in ("custom", "transfer", "bench"):
+    for script in ("custom", "transfer", "bench", "compare", "reproduce", "predict", "serve"):
         code = (
             "import runpy, sys\n"
             "for args in (['--help'], ['--no-such-option'], ['--bs', 'many']):\n"
@@ -41,11 +46,11 @@ def test_help_and_refusals_import_nothing_heavy(tmp_path):
             "    try:\n"
             f"        runpy.run_path({str(ROOT / 'experiments' / f'{script}.py')!r}, run_name='__main__')\n"
             "    except SystemExit as end:\n"
-            "        print('code', end.code)\n"
+            "        print('ended with', end.code)\n"
             "print('heavy', sorted({'torch', 'fastai', 'matplotlib', 'sklearn'} & set(sys.modules)))\n"
         )
         out = run(["-c", code], tmp_path).stdout
-        assert re.findall(r"code (\d)", out) == ["0", "2", "2"], out
+        assert re.findall(r"ended with (\d)", out) == ["0", "2", "2"], out
         assert "heavy []" in out
 
 
@@ -66,6 +71,44 @@ def test_commands_run(command, tmp_path):
     assert "NOT CIFAR-10" in done.stderr and done.stdout.splitlines()[-1].startswith("digits, not CIFAR-10")
     assert "\r" not in done.stdout and "\x1b" not in done.stdout
     assert (out / "metrics.json").exists() and (out / "export.pkl").exists()
+
+
+@pytest.mark.slow
+def test_runs_are_compared_and_models_asked(tmp_path, image_folder):
+    for name in ("decay", "constant"):
+        args = ["--epochs", "1", "--seeds", "2", "--width", "4", "--run", f"runs/{name}"]
+        assert run([ROOT / "experiments/custom.py", *args], tmp_path).returncode == 0
+    image_folder({"": 3}, name="photos")
+    for name, wanted in (("compare", "Welch's test over seeds (2 and 2)"), ("predict", "photos/2.png")):
+        script, *args = shlex.split(OTHERS[name])
+        done = run([ROOT / script, *args], tmp_path)
+        assert done.returncode == 0 and wanted in done.stdout, done.stderr
+    assert (tmp_path / "comparison.html").exists()
+
+
+@pytest.mark.slow
+def test_the_article_is_repeated_by_one_command(tmp_path):
+    script, *args = shlex.split(OTHERS["reproduce"])
+    done = run([ROOT / script, *args, "--epochs", "1", "--parts", "article", "--weights", "none"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not CIFAR-10" in (tmp_path / "runs/reproduce/index.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_model_is_served_until_ctrl_c(tmp_path):
+    script, _ = shlex.split(OTHERS["serve"])
+    model = Path(__file__).parent / "models/digits-format-1"
+    command = [sys.executable, ROOT / script, model, "--port", "7896"]
+    served = subprocess.Popen(command, env=offline(tmp_path), stdout=subprocess.PIPE, text=True)
+    assert served.stdout.readline() == "http://127.0.0.1:7896\n"
+    for _ in range(100):
+        try:
+            page = urlopen("http://127.0.0.1:7896", timeout=5).read()
+            break
+        except OSError:
+            time.sleep(0.2)
+    served.send_signal(signal.SIGINT)
+    assert b"cifar_fast" in page and served.wait(timeout=30) in (0, 130)
 
 
 @pytest.mark.slow

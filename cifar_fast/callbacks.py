@@ -16,7 +16,7 @@ from fastai.learner import AvgSmoothLoss, ValueMetric
 from fastai.metrics import accuracy
 from torch import Tensor, nn
 
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, RunError
 from cifar_fast.progress import shows_bars
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -309,6 +309,18 @@ class HonestChoice(Callback):
             choosing = isinstance(cb, (EarlyStoppingCallback, SaveModelCallback, ReduceLROnPlateau))
             if choosing and not getattr(cb, "every_epoch", False):
                 raise InputError(f"{type(cb).__name__} would choose by the test images: make dls with valid='holdout'")
+
+
+class StopOnNaN(Callback):
+    "Ends the run after an epoch whose training loss was not finite, before its checkpoint is written."
+
+    order = 59
+
+    def after_train(self):
+        "Look, once an epoch: a look at every batch would wait for the device. Raises `RunError`."
+        loss = getattr(self.learn, "smooth_loss", None)
+        if loss is not None and not loss.isfinite():
+            raise RunError(f"the training loss is {loss.item()} in epoch {self.epoch}: lower the learning rate")
 
 
 class Interruptible(Callback):

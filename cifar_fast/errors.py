@@ -21,3 +21,7 @@ class MissingExtra(InputError):
         purpose: str,  # what needs it
     ):
         super().__init__(f"{purpose} needs what is not installed: pip install 'cifar_fast[{extra}]'")
+
+
+class RunError(RuntimeError):
+    "A run cannot go on, through no fault of its input; the message is one line. Scripts end with exit code 1."

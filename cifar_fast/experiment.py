@@ -1,5 +1,6 @@
 """A training script's work: from options to a run folder, choosing on held-out images and testing once."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +18,16 @@ from matplotlib import pyplot as plt
 
 import cifar_fast.export
 import cifar_fast.schedules  # noqa: F401 - this and the one above patch methods onto Learner
-from cifar_fast.callbacks import AdaptiveGradientClip, Interruptible, Stopwatch, TrainAccuracy
+from cifar_fast.callbacks import AdaptiveGradientClip, Interruptible, StopOnNaN, Stopwatch, TrainAccuracy
+from cifar_fast.checkpoint import NAME as CHECKPOINT
+from cifar_fast.checkpoint import Checkpoint, read_checkpoint
 from cifar_fast.compare import SEED_FOLDER, Method, write_comparison
 from cifar_fast.data import load_images
 from cifar_fast.errors import InputError
 from cifar_fast.formats import ImageSet
 from cifar_fast.learner import custom_learner, transfer_learner
 from cifar_fast.loader import image_dls
+from cifar_fast.options import script_options
 from cifar_fast.report import write_report
 from cifar_fast.run import HistoryLogger, Run
 from cifar_fast.stats import mean_interval
@@ -71,30 +75,45 @@ class Experiment:
     ):
         self.options, self.make_learner = options, make_learner
         self.device = parse_device(options.device)
-        self.run = Run(options.run, name)
+        self.run = Run(options.run, name, bool(options.resume))
         self.stopwatch, self.interruptible = Stopwatch(), Interruptible()
         self.opt, self.epochs, self.lr, self.choice = options.opt, options.epochs, options.lr, {}
+        self.state: dict | None = None  # of the checkpoint that the run goes on from, until its fit takes it
+        self.kept = {"results": [], "lrs": {}}  # of fits that are done: what each checkpoint carries on
 
     def execute(self) -> int:
-        "Do all of it; the script's exit code. Raises `InputError`, and leaves no folder then."
+        "Do all of it; the script's exit code. Raises `InputError`, and leaves no folder of its own then."
         try:
             return self._execute()
         except InputError:
             self.run.discard()
             raise
+        finally:
+            self.run.release()
+
+    def go_on(self) -> None:
+        "Take up the checkpoint of a run that was stopped; without one the run begins anew."
+        self.state = read_checkpoint(self.run.folder / CHECKPOINT)
+        if self.state:
+            self.kept = self.state["extra"]
+            self.run.history, self.run.batches = self.state["history"], [tuple(o) for o in self.state["batches"]]
+            print(f"Going on after epoch {self.state['epoch']} of the stage {self.state['stage']!r}.", flush=True)
 
     def _execute(self) -> int:
         matplotlib.use("Agg")
+        if self.run.resumed:
+            self.go_on()
         self.images = load_images(self.options.data, self.options.size)
         self.images = self.images.fewer(self.options.images, self.options.test_images)
-        self.run.write_json("config.json", {**vars(self.options), "run": str(self.run.folder)})
+        asked = {k: v for k, v in vars(self.options).items() if k != "resume"}
+        self.run.write_json("config.json", {**asked, "run": str(self.run.folder), "asked": asked})
         unfinished = self.choose() if self.options.opt == "both" or self.options.early_stop else None
         learn = self.learner(valid="test")
         if unfinished:
             learn.model.load_state_dict(unfinished.model.state_dict())
         resolved = {"precision": learn.precision, "device": str(self.device), "weights": learn.weights, "opt": self.opt}
-        options = {**vars(self.options), **resolved, "run": str(self.run.folder), "data": self.images.name}
-        self.run.write_json("config.json", {**options, "asked": vars(self.options)})
+        options = {**asked, **resolved, "run": str(self.run.folder), "data": self.images.name}
+        self.run.write_json("config.json", {**options, "asked": asked})
         if not self.interrupted:
             self.train(learn)
         self.report(learn)
@@ -121,8 +140,10 @@ class Experiment:
 
         Gives the Learner that Ctrl-C has interrupted, else None.
         """
-        results = []
+        results = self.kept["results"]
         for opt in ("adam", "sgd") if self.options.opt == "both" else (self.options.opt,):
+            if any(o["opt"] == opt for o in results):
+                continue
             print(f"Choosing on held-out training images: {opt}", flush=True)
             learn = self.learner("holdout", opt)
             stop = []
@@ -145,10 +166,12 @@ class Experiment:
 
     def train(self, learn: Learner) -> None:
         "The training that counts, and after it the fine-tuning, where it is asked for."
-        if self.lr == "auto":
-            self.lr = self.find_lr(learn)
         self.stopwatch = Stopwatch()  # choosing does not count
-        self.fit(learn, self.epochs, "train")
+        if self.state:
+            self.stopwatch.seconds, self.stopwatch.images = self.state["watch"]
+        if not self.state or self.state["stage"] == "train":
+            self.fit(learn, self.epochs, "train")
+        self.lr = self.kept["lrs"].get("train", self.lr)
         unfreeze_epochs = getattr(self.options, "unfreeze_epochs", 0)
         if unfreeze_epochs and not self.interrupted:
             learn.unfreeze()
@@ -158,12 +181,19 @@ class Experiment:
 
     def callbacks(self, stage: str, extra: list) -> L:
         "What every fit of a run carries."
-        return L([self.stopwatch, TrainAccuracy(), HistoryLogger(self.run, stage), self.interruptible, *extra])
+        state = None
+        if self.state and self.state["stage"] == stage:
+            state, self.state = self.state, None
+        checkpoint = Checkpoint(self.run, stage, state, self.kept)
+        logger = HistoryLogger(self.run, stage)
+        return L([self.stopwatch, TrainAccuracy(), logger, StopOnNaN(), checkpoint, self.interruptible, *extra])
 
     def fit(self, learn: Learner, epochs: int, stage: str, extra: list = ()) -> None:
         "One fit by the schedule that the options name."
-        o, cbs = self.options, self.callbacks(stage, list(extra))
-        lr = self.find_lr(learn) if self.lr == "auto" else self.lr
+        o, lr = self.options, self.lr
+        if lr == "auto":
+            lr = self.kept["lrs"][stage] = self.kept["lrs"].get(stage) or self.find_lr(learn)
+        cbs = self.callbacks(stage, list(extra))
         if o.schedule == "one_cycle":
             learn.fit_one_cycle(epochs, lr, cbs=cbs)
         else:
@@ -171,7 +201,7 @@ class Experiment:
 
     def find_lr(self, learn: Learner) -> float:
         "fastai's valley suggestion, from training losses alone; its plot is saved as lr_find.png."
-        lr = learn.lr_find(suggest_funcs=SuggestionMethod.Valley).valley
+        lr = float(learn.lr_find(suggest_funcs=SuggestionMethod.Valley).valley)
         self.run.write_figure("lr_find.png", plt.gcf())
         print(f"Learning rate found: {lr:.2e}", flush=True)
         return lr
@@ -257,20 +287,31 @@ class SeedSeries:
         make_learner: MakeLearner,  # (dls, opt) -> Learner
     ):
         self.name, self.options, self.make_learner = name, options, make_learner
-        self.run = Run(options.run, name)
+        self.run = Run(options.run, name, bool(options.resume))
 
     def execute(self) -> int:
-        "Train all; the script's exit code. Raises `InputError`."
+        "Train all that are not done; the script's exit code. Raises `InputError`."
         o = self.options
-        for seed in range(o.seed, o.seed + o.seeds):
-            own = {"seed": seed, "seeds": 1, "run": str(self.run.folder / f"{SEED_FOLDER}{seed}")}
-            experiment = Experiment(self.name, SimpleNamespace(**{**vars(o), **own}), self.make_learner)
-            if code := experiment.execute():
-                return code
-        self.report(data_line(experiment.images))
+        asked = {k: v for k, v in vars(o).items() if k != "resume"}
+        try:
+            self.run.write_json("config.json", {**asked, "asked": asked})
+            for seed in range(o.seed, o.seed + o.seeds):
+                if code := self.train(seed):
+                    return code
+            self.report()
+        finally:
+            self.run.release()
         return 0
 
-    def report(self, data: str) -> None:
+    def train(self, seed: int) -> int:
+        "Train one seed, or go on with it."
+        folder = self.run.folder / f"{SEED_FOLDER}{seed}"
+        if is_finished(folder):
+            return 0
+        own = {"seed": seed, "seeds": 1, "run": str(folder), "resume": str(folder) if folder.exists() else None}
+        return Experiment(self.name, SimpleNamespace(**{**vars(self.options), **own}), self.make_learner).execute()
+
+    def report(self) -> None:
         "Write what came out, and say it."
         method = Method.read(self.run.folder)
         values = method.accuracies
@@ -282,10 +323,28 @@ class SeedSeries:
             "interval": [mean - half, mean + half],
         }
         self.run.write_json("seeds.json", result)
-        title = f"{data}, {method.first.metrics['model']}, {len(values)} seeds"
+        title = f"{method.first.metrics['title'].rpartition(', seed')[0]}, {len(values)} seeds"
         write_comparison([method], self.run.folder / "report.html", title)
         print(f"{title}: test accuracy {mean:.2%}, deviation {stdev(values):.2%}, 95 % interval "
               f"{mean - half:.2%} to {mean + half:.2%} -> {self.run.folder}", flush=True)  # fmt: skip
+
+
+def is_finished(folder: Path) -> bool:
+    "Whether a run's page, or the seeds' page, which are written last, are there and speak of a whole training."
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        return (folder / "report.html").exists() and not metrics["interrupted"]
+    except (OSError, ValueError, KeyError):
+        return (folder / "report.html").exists() and (folder / "seeds.json").exists()
+
+
+def resumed_options(script: str, folder: str) -> SimpleNamespace:
+    "The options that the run in `folder` was begun with. Raises `InputError` where there is none of this script."
+    try:
+        asked = json.loads((Path(folder) / "config.json").read_text())["asked"]
+        return script_options(script, **{**asked, "run": folder, "resume": folder})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} holds no run of {script}.py to go on with ({error})") from error
 
 
 def train_from_options(
@@ -294,6 +353,11 @@ def train_from_options(
     make_learner: MakeLearner | None = None,  # None: what the script trains
 ) -> tuple[int, Path]:  # exit code and run folder
     "One training, or one for each seed. Raises `InputError`."
+    if options.resume:
+        options = resumed_options(script, options.resume)
+        if is_finished(Path(options.run)):
+            print(f"{options.run} is finished already.", flush=True)
+            return 0, Path(options.run)
     work = SeedSeries if options.seeds > 1 else Experiment
     experiment = work(script, options, make_learner or TRAININGS[script](options))
     return experiment.execute(), experiment.run.folder

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -45,7 +45,16 @@ class LeanLearner(Learner):
     model's modules: a millisecond a batch, as much as training a head on cached features takes.
     """
 
+    first_epoch = 0  # of a fit that goes on from a checkpoint
     _asked: tuple[list[Callback], dict[str, list[Callback]]] = ([], {})  # callbacks, and which define an event
+
+    def __getstate__(self):
+        return {k: v for k, v in super().__getstate__().items() if k != "_asked"}  # callbacks of fits long over
+
+    def _do_fit(self):
+        for epoch in range(self.first_epoch, self.n_epoch):
+            self.epoch = epoch
+            self._with_events(self._do_epoch, "epoch", CancelEpochException)
 
     def _call_one(self, event_name: str):
         for cb in self._listeners(event_name):

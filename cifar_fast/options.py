@@ -14,7 +14,7 @@ from typing import Annotated
 
 from fastcore.meta import delegates
 
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, RunError
 
 
 def _number(name: str, convert, fits, wanted: str):
@@ -74,6 +74,7 @@ def training_options(
     seeds: count = 1,  # train so many times, from `seed` on, and report mean and interval
     device: str = "auto",  # auto, cpu, cuda or another torch device
     run: str | None = None,  # folder to write; default: runs/<script>-<date>-<time>
+    resume: str | None = None,  # folder of a run that was stopped: go on with its options, others are ignored
 ):
     "The options that all training scripts have."
 
@@ -125,7 +126,10 @@ def script_options(
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    "Ends a script with 2 and one line for an `InputError`, with 130 for Ctrl-C; libraries' deprecations stay silent."
+    """Ends a script with one line: 2 for an `InputError`, 1 where a run cannot go on, 130 for Ctrl-C.
+
+    Libraries' deprecations stay silent.
+    """
     for category in (DeprecationWarning, FutureWarning):
         warnings.simplefilter("ignore", category)
     try:
@@ -134,6 +138,14 @@ def exit_codes() -> Iterator[None]:
         # fastai puts the callback's name above the message
         print(f"error: {str(error).splitlines()[-1].strip()}", file=sys.stderr)
         sys.exit(2)
+    except (RunError, OSError) as error:  # OSError: a full disk, a folder that has vanished or may not be written
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except RuntimeError as error:
+        if "CUDA error" not in str(error):
+            raise
+        print(f"error: the GPU failed ({str(error).splitlines()[0]})", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

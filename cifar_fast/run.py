@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cifar_fast.charts import History, plot_curves
 from cifar_fast.errors import InputError
 from cifar_fast.featuremaps import feature_maps, plot_channel
-from cifar_fast.files import write_atomically
+from cifar_fast.files import remove_leftovers, write_atomically
 from cifar_fast.interpret import (
     TestInterpretation,
     plot_calibration,
@@ -38,33 +38,47 @@ from cifar_fast.interpret import (
 from cifar_fast.predictions import Predictions
 from cifar_fast.stats import share_interval
 
+LOCK = ".lock"
 CHANNELS = (6, 11)  # of the feature maps: those that the article shows
 
 
 class Run:
-    "A folder that one training fills. A folder that holds anything is refused, never overwritten."
+    """A folder that one training fills. A folder that holds anything is refused, never overwritten.
+
+    One process at a time: the folder is locked until the run is finished, or its process is gone.
+    """
 
     def __init__(
         self,
         folder: str | Path | None,  # None: runs/<name>-<date>-<time>
         name: str = "run",  # for the default folder
+        resume: bool = False,  # whether to go on with what is in the folder
     ):
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        self.folder = Path(folder) if folder else Path("runs") / f"{name}-{stamp}"
+        self.folder, self.resumed = Path(folder) if folder else Path("runs") / f"{name}-{stamp}", resume
         try:
-            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-                raise InputError(f"{self.folder} is there already and not empty: give --run another folder")
+            used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
+            if used and not resume:
+                raise InputError(f"{self.folder} is there already and not empty: give another --run, or --resume it")
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = lock_folder(self.folder)
         except OSError as error:
             raise InputError(f"{self.folder} cannot be made ({error.strerror}): give --run another folder") from error
+        remove_leftovers(self.folder)
         self.history: list[dict] = []
         self.batches: list[tuple] = []
         self.memory_before = memory_after_imports()
 
     def discard(self) -> None:
         "Remove the folder and what is in it, where unusable input ends the run before anything was learnt."
-        if not self.history:
+        if not self.history and not self.resumed:
             shutil.rmtree(self.folder)
+        self.release()
+
+    def release(self) -> None:
+        "Let other processes have the folder."
+        (self.folder / LOCK).unlink(missing_ok=True)
+        self.lock.close()
 
     def write_json(self, name: str, content: dict) -> None:
         "Write `content` as `name`, whole or not at all."
@@ -103,7 +117,7 @@ class Run:
     ) -> dict:  # the metrics
         "Export the Learner, test it, and write predictions, figures and metrics.json, the last of all."
         learn.path = self.folder
-        learn.export("export.pkl")
+        write_atomically(self.folder / "export.pkl", lambda tmp: learn.export(tmp.absolute()))
         interp = TestInterpretation.from_learner(learn)
         self.write_predictions(interp)
         self.write_figures(learn, interp, title)
@@ -133,7 +147,7 @@ class Run:
 
     def write_examples(self, folder: Path, learn: Learner, n: int = 10) -> None:
         "Write test images of as many classes as PNG files, for whoever wants to try the model."
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         images = learn.dls.valid_ds
         for label in range(min(n, images.c)):
             for i in (images.y == label).nonzero().flatten()[:1].tolist():
@@ -162,6 +176,22 @@ class Run:
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated(device) / 2**20
         return peak_memory_mb() - self.memory_before
+
+
+def lock_folder(folder: Path):
+    "The open lock file of `folder`, held while the process lives. Raises `InputError` where another process has it."
+    file = (folder / LOCK).open("a")
+    try:
+        import fcntl  # which Windows lacks
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except BlockingIOError as error:
+        raise InputError(
+            f"{folder} is being written by another process: wait for it, or give another folder"
+        ) from error
+    return file
 
 
 class HistoryLogger(Callback):

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import matplotlib
-import matplotlib.pyplot as plt
 
 from cifar_fast.errors import ImageError, InputError, MissingExtra
 from cifar_fast.featuremaps import draw_layer, layer_outputs
@@ -62,9 +61,7 @@ class Visit:
             pixels = torch.from_numpy(decode_image(path, self.card.stored_size))[None]
         except ImageError:
             return None
-        figure = draw_layer(layer_outputs(self.predictor.model, normalise(pixels, self.card)), layer)
-        plt.close(figure)
-        return figure
+        return draw_layer(layer_outputs(self.predictor.model, normalise(pixels, self.card)), layer)
 
 
 def build_app(
@@ -98,7 +95,7 @@ def build_app(
                 layer = gr.Dropdown(layers, value=layers[0], label="Layer")
                 maps = gr.Plot(label="All channels of this layer")
             inside = dict(fn=visit.look_inside, inputs=[picture, layer], outputs=maps, concurrency_limit=1)
-            for event in (picture.change, layer.change):  # pyplot draws one figure at a time
+            for event in (picture.change, layer.change):
                 event(**inside, concurrency_id="figures", api_name=False)
     return app.queue(max_size=WAITING)
 

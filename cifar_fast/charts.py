@@ -5,11 +5,11 @@ Each function returns a matplotlib Figure and shows none.
 
 from dataclasses import dataclass, field
 
-import matplotlib.pyplot as plt
 import numpy as np
 from fastai.learner import Learner
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
 
@@ -38,7 +38,8 @@ def plot_curves(
 ) -> Figure:
     "Accuracy and loss, epoch by epoch (training images dashed), and the learning rate, batch by batch."
     histories = [History.of(o) for o in trainings]
-    fig, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    fig = Figure(figsize=(13, 4), layout="constrained")
+    axes = fig.subplots(1, 3)
     for i, history in enumerate(histories):
         _plot_epochs(axes[0], history, f"C{i}", "accuracy", "train_accuracy")
         _plot_epochs(axes[1], history, f"C{i}", "valid_loss", "train_loss")
@@ -50,10 +51,10 @@ def plot_curves(
     if any(o.lrs for o in histories):
         axes[2].set_yscale("log")
     axes[1].set_title("training loss: smoothed, with dropout on", fontsize="small")
-    lines = [plt.Line2D([], [], color="grey", linestyle="--"), plt.Line2D([], [], color="grey")]
+    lines = [Line2D([], [], color="grey", linestyle="--"), Line2D([], [], color="grey")]
     labels = ["training images", "test or held-out images"]
     if len(histories) > 1:
-        lines += [plt.Line2D([], [], color=f"C{i}") for i in range(len(histories))]
+        lines += [Line2D([], [], color=f"C{i}") for i in range(len(histories))]
         labels += [o.name for o in histories]
     fig.legend(lines, labels, loc="outside lower center", ncols=4, fontsize="small")
     fig.suptitle(title, fontsize="medium", wrap=True)
@@ -72,7 +73,8 @@ def plot_complexity(
 ) -> Figure:
     "Accuracy against multiply-accumulates, points sized by parameters; peak memory and speed of each run beside it."
     names, metrics = list(results), list(results.values())
-    fig, axes = plt.subplots(1, 3, figsize=(14, 4.5), layout="constrained", width_ratios=(2, 1, 1))
+    fig = Figure(figsize=(14, 4.5), layout="constrained")
+    axes = fig.subplots(1, 3, width_ratios=(2, 1, 1))
     for i, o in enumerate(metrics):
         area = 40 + 400 * o["params"] / max(p["params"] for p in metrics)
         axes[0].scatter(o["macs"] / 1e6, o["accuracy"], s=area, color=f"C{i}", alpha=0.7, label=names[i])

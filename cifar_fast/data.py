@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from cifar_fast.download import DownloadError, download
 from cifar_fast.errors import InputError
-from cifar_fast.files import write_atomically
+from cifar_fast.files import read_tensors, write_tensors
 from cifar_fast.formats import (
     CIFAR10_SIZES,
     CIFAR10_VOCAB,
@@ -207,13 +205,12 @@ def _decoded(source: Source, size: int) -> ImageSet:
 
 def _read_cache(path: Path, fingerprint: str) -> ImageSet | None:
     try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            if header.get("fingerprint") != fingerprint:
-                return None
-            about = json.loads(header["about"])
-            return ImageSet(about["name"], about["vocab"], *map(file.get_tensor, _TENSORS), *map(tuple, about["stats"]))
-    except (OSError, SafetensorError, KeyError, ValueError):
+        tensors, header = read_tensors(path)
+        if header["fingerprint"] != fingerprint:
+            return None
+        about = json.loads(header["about"])
+        return ImageSet(about["name"], about["vocab"], *(tensors[o] for o in _TENSORS), *map(tuple, about["stats"]))
+    except (OSError, KeyError, ValueError):
         return None  # missing or damaged: it is only a cache
 
 
@@ -222,6 +219,6 @@ def _write_cache(path: Path, fingerprint: str, images: ImageSet) -> None:
     tensors = {name: getattr(images, name).contiguous() for name in _TENSORS}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda tmp: save_file(tensors, tmp, {"fingerprint": fingerprint, "about": about}))
+        write_tensors(path, tensors, {"fingerprint": fingerprint, "about": about})
     except OSError as error:
         print(f"The decoded images are not cached ({error}): set $CIFAR_FAST_CACHE.", file=sys.stderr)

@@ -330,12 +330,16 @@ class SeedSeries:
 
 
 def is_finished(folder: Path) -> bool:
-    "Whether a run's page, or the seeds' page, which are written last, are there and speak of a whole training."
+    "Whether a run's page, or the seeds' page, which are written last, are there and speak of whole trainings."
+    if not (folder / "report.html").exists():
+        return False
     try:
-        metrics = json.loads((folder / "metrics.json").read_text())
-        return (folder / "report.html").exists() and not metrics["interrupted"]
+        if (folder / "seeds.json").exists():
+            n = len(json.loads((folder / "seeds.json").read_text())["accuracies"])
+            return sum(map(is_finished, folder.glob(f"{SEED_FOLDER}*"))) == n
+        return not json.loads((folder / "metrics.json").read_text())["interrupted"]
     except (OSError, ValueError, KeyError):
-        return (folder / "report.html").exists() and (folder / "seeds.json").exists()
+        return False
 
 
 def resumed_options(script: str, folder: str) -> SimpleNamespace:

@@ -2,7 +2,6 @@
 
 from math import ceil, sqrt
 
-import matplotlib.pyplot as plt
 import torch
 from fastai.callback.hook import Hooks
 from fastai.learner import Learner
@@ -103,9 +102,8 @@ def _shown(learn: Learner, image) -> Tensor:
 def _grid(n: int, side: float):
     cols = min(n, max(6, ceil(sqrt(n))))
     rows = ceil(n / cols)
-    fig, axes = plt.subplots(
-        rows, cols, figsize=(side * cols, (side + 0.2) * rows + 0.4), layout="constrained", squeeze=False
-    )
+    fig = Figure(figsize=(side * cols, (side + 0.2) * rows + 0.4), layout="constrained")
+    axes = fig.subplots(rows, cols, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     return fig, list(axes.flat)

@@ -1,10 +1,13 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and tensors in them that are known to be what was written."""
 
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+replace = os.replace
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -21,8 +24,45 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
                 raise
             raise OSError(f"{path} cannot be written ({error})") from error
         _sync(Path(tmp) / path.name)
-        os.replace(Path(tmp) / path.name, path)
+        replace(Path(tmp) / path.name, path)
     _sync(path.parent)
+
+
+def write_tensors(path: Path, tensors: dict, about: dict[str, str]) -> None:
+    "Write tensors and a few strings as safetensors, with a SHA-256 over all."
+    from safetensors.torch import save_file
+
+    about = {**about, "sha256": _digest(tensors, about)}
+    write_atomically(path, lambda tmp: save_file(tensors, tmp, about))
+
+
+def read_tensors(path: Path) -> tuple[dict, dict[str, str]]:
+    "What `write_tensors` wrote. Raises OSError where the file is missing, ValueError where it is damaged."
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            about = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error})") from error
+    if about.pop("sha256", None) != _digest(tensors, about):
+        raise ValueError(f"{path} is damaged (SHA-256)")
+    return tensors, about
+
+
+def _digest(tensors: dict, about: dict[str, str]) -> str:
+    digest = hashlib.sha256(repr(sorted(about.items())).encode())
+    for name, o in sorted(tensors.items()):
+        digest.update(f"{name} {o.dtype} {tuple(o.shape)}".encode())
+        digest.update(o.contiguous().flatten().view(_uint8()).numpy())
+    return digest.hexdigest()
+
+
+def _uint8():
+    import torch  # here and not above: an ONNX model is used without it
+
+    return torch.uint8
 
 
 def remove_leftovers(folder: Path) -> None:

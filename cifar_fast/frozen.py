@@ -13,13 +13,11 @@ from fastai.callback.core import Callback
 from fastai.callback.hook import HookCallback
 from fastai.callback.training import BnFreeze, bn_types, set_bn_eval
 from fasttransform import Pipeline, Transform
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cifar_fast.augment import RandomFlip
 from cifar_fast.data import cache_dir
-from cifar_fast.files import write_atomically
+from cifar_fast.files import read_tensors, write_tensors
 from cifar_fast.loader import ImageTensors, TensorDL
 from cifar_fast.models import Features, TransferModel
 from cifar_fast.progress import progress
@@ -199,7 +197,7 @@ class CachedBody(Callback):
         x = self._run_body(dataset, tfms, mirrored)
         if self.on_disk:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda tmp: save_file({"features": x.cpu()}, tmp, {"key": key}))
+            write_tensors(path, {"features": x.cpu()}, {"key": key})
         return x
 
     @torch.no_grad()
@@ -272,7 +270,7 @@ def _empty(shape: tuple[int, int], like: Tensor, what: str) -> Tensor:
 
 def _read(path: Path, key: str) -> Tensor | None:
     try:
-        with safe_open(path, "pt") as file:
-            return file.get_tensor("features") if (file.metadata() or {}).get("key") == key else None
-    except (OSError, SafetensorError):
-        return None
+        tensors, about = read_tensors(path)
+        return tensors["features"] if about["key"] == key else None
+    except (OSError, KeyError, ValueError):
+        return None  # missing or damaged: it is only a cache

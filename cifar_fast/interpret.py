@@ -1,6 +1,8 @@
-"""Figures of what a model gets right and wrong. Each function returns a matplotlib Figure and shows none."""
+"""Figures of what a model gets right and wrong.
 
-import matplotlib.pyplot as plt
+Each function returns a matplotlib Figure that pyplot does not know: a notebook shows it once, and none is left open.
+"""
+
 import numpy as np
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
@@ -92,7 +94,8 @@ def plot_confusion_difference(
 def _matrix_axes(vocab) -> tuple[Figure, Axes]:
     n = len(vocab)
     side = min(4 + 0.5 * n, 18)
-    fig, ax = plt.subplots(figsize=(side, side), layout="constrained")
+    fig = Figure(figsize=(side, side), layout="constrained")
+    ax = fig.subplots()
     size = "medium" if n <= MANY else 6
     ax.set_xticks(range(n), vocab, rotation=90, fontsize=size)
     ax.set_yticks(range(n), vocab, fontsize=size)
@@ -107,7 +110,8 @@ def plot_per_class(
 ) -> Figure:
     "Precision, recall and F1 of each class, the best recognised first."
     scores = sorted(interp.per_class().items(), key=lambda o: np.nan_to_num(o[1].f1, nan=-1))
-    fig, ax = plt.subplots(figsize=(8, min(1.5 + 0.35 * len(scores), 24)), layout="constrained")
+    fig = Figure(figsize=(8, min(1.5 + 0.35 * len(scores), 24)), layout="constrained")
+    ax = fig.subplots()
     rows = np.arange(len(scores))
     for name, marker, color in (("precision", ">", "C1"), ("recall", "<", "C0"), ("f1", "o", "black")):
         values = [getattr(o, name) for _, o in scores]
@@ -131,7 +135,8 @@ def plot_top_losses(
     losses, idxs = interp.top_losses(min(k, len(interp.losses)))
     cols = min(4, len(idxs))
     rows = -(-len(idxs) // cols)
-    fig, axes = plt.subplots(rows, cols, figsize=(2.6 * cols, 2.9 * rows + 0.4), layout="constrained", squeeze=False)
+    fig = Figure(figsize=(2.6 * cols, 2.9 * rows + 0.4), layout="constrained")
+    axes = fig.subplots(rows, cols, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     for ax, loss, i in zip(axes.flat, losses.tolist(), idxs.tolist()):
@@ -153,9 +158,8 @@ def plot_confused(
 ) -> Figure:
     "Look-alikes: for the pairs of classes confused most, in both directions, images that were taken for the other."
     rows = _directions(interp, n_pairs)
-    fig, axes = plt.subplots(
-        max(len(rows), 1), k, figsize=(1.7 * k, 2.0 * max(len(rows), 1) + 0.5), layout="constrained", squeeze=False
-    )
+    fig = Figure(figsize=(1.7 * k, 2.0 * max(len(rows), 1) + 0.5), layout="constrained")
+    axes = fig.subplots(max(len(rows), 1), k, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     for (true, other), line in zip(rows, axes):
@@ -188,9 +192,8 @@ def plot_calibration(
 ) -> Figure:
     "Reliability diagram: how often the model is right when it is so sure, and how sure it usually is."
     found = interp.reliability(n_bins)
-    fig, (ax, below) = plt.subplots(
-        2, 1, figsize=(5.5, 6), layout="constrained", height_ratios=(3, 1), sharex=True
-    )  # fmt: skip
+    fig = Figure(figsize=(5.5, 6), layout="constrained")
+    ax, below = fig.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     left = np.arange(n_bins) / n_bins
     ax.bar(left, np.nan_to_num(found.accuracy), 1 / n_bins, align="edge", edgecolor="white", label="right")
     ax.plot(found.confidence, found.accuracy, "o", color="black", markersize=3)

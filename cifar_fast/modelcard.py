@@ -1,5 +1,6 @@
 """model.json: what a saved model is and how to feed it, checked field by field. Needs neither torch nor fastai."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -33,11 +34,13 @@ class ModelCard:
     weights: str  # name of the weights that it started from
     versions: dict  # of the packages that trained it
     sha256: str  # of the file of weights
+    card_sha256: str = ""  # of the rest of the card
     format: int = FORMAT
 
     def to_json(self) -> str:
-        "As it is written."
-        return json.dumps(asdict(self), indent=2) + "\n"
+        "As it is written, with its own hash."
+        content = asdict(self)
+        return json.dumps({**content, "card_sha256": _digest(content)}, indent=2) + "\n"
 
     @classmethod
     def parse(cls, text: str | bytes, source: str | Path = "model.json") -> "ModelCard":
@@ -54,6 +57,8 @@ class ModelCard:
         for problem, found in (("lacks", names - set(content)), ("has the unknown field", set(content) - names)):
             if found:
                 raise InputError(f"{source} {problem} {sorted(found)[0]!r}: save the model again")
+        if content["card_sha256"] != _digest(content):
+            raise InputError(f"{source} is not as it was written (SHA-256): save the model again")
         for name, fits in _FITS.items():
             if not fits(content[name]):
                 raise InputError(f"{source}: {name} does not fit ({_short(content[name])}): save the model again")
@@ -91,6 +96,11 @@ class ModelCard:
                 right = right and value in ("linear", "fastai")
             if not right or (kind is not str and not least <= value <= most):
                 raise InputError(f"{source}: the architecture's {name} does not fit ({_short(value)})")
+
+
+def _digest(content: dict) -> str:
+    rest = {k: v for k, v in content.items() if k != "card_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _is_size(o) -> bool:

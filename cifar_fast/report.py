@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
@@ -40,11 +39,10 @@ class Picture:
 
     @classmethod
     def of(cls, source: Path | Figure, text: str) -> "Picture":
-        "A PNG file, or a matplotlib Figure, which is closed."
+        "A PNG file, or a matplotlib Figure."
         if isinstance(source, Figure):
             buffer = io.BytesIO()
             source.savefig(buffer, dpi=110, format="png")
-            plt.close(source)
             content = buffer.getvalue()
         else:
             content = source.read_bytes()

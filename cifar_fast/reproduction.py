@@ -50,7 +50,6 @@ class Reproduction:
             if self.is_done(training):
                 continue
             print(f"[{i}/{len(self.trainings)}] {training.part}: {training.what}", flush=True)
-            shutil.rmtree(self.folder_of(training), ignore_errors=True)
             if code := self.train(training):
                 return code
         page = self.write()
@@ -80,7 +79,12 @@ class Reproduction:
             common |= {"epochs": o.study_epochs, "images": o.images, "test_images": o.test_images}
         if training.part == "next":
             common["seeds"] = o.seeds
-        changed = {**common, **training.options, "run": str(self.folder_of(training))}
+        folder = self.folder_of(training)
+        changed = {**common, **training.options, "run": str(folder)}
+        if (folder / "config.json").exists():
+            changed = {"resume": str(folder)}
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
         options = script_options(training.script, **changed)
         if training.part in ("study", "next"):
             return train_from_options(training.script, options)[0]
@@ -125,7 +129,8 @@ class Reproduction:
     def about(self, what: str) -> str:
         "How the smaller trainings were made."
         o = self.options
-        images = f"{o.images or 'all'} training images, {o.test_images or 'all'} test images"
+        train, test = (f"{n:,}" if n else "all" for n in (o.images, o.test_images))
+        images = f"{train} training images, {test} test images"
         return f"{images}, {o.study_epochs} epochs, {what}."
 
     def figures(self, main: dict[str, Method], claims: Claims) -> list[Picture]:

@@ -19,14 +19,12 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from matplotlib.figure import Figure
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_fast.charts import History, plot_curves
 from cifar_fast.errors import InputError
 from cifar_fast.featuremaps import feature_maps, plot_channel
-from cifar_fast.files import remove_leftovers, write_atomically
+from cifar_fast.files import read_tensors, remove_leftovers, write_atomically, write_tensors
 from cifar_fast.interpret import (
     TestInterpretation,
     plot_calibration,
@@ -143,7 +141,7 @@ class Run:
         images = hashlib.sha256(interp.dl.dataset.x.cpu().numpy()).hexdigest()
         tensors = {"preds": interp.preds.contiguous(), "targs": interp.targs}
         about = {"vocab": json.dumps(list(interp.vocab)), "images": images}
-        write_atomically(self.folder / "predictions.safetensors", lambda tmp: save_file(tensors, tmp, about))
+        write_tensors(self.folder / "predictions.safetensors", tensors, about)
 
     def write_examples(self, folder: Path, learn: Learner, n: int = 10) -> None:
         "Write test images of as many classes as PNG files, for whoever wants to try the model."
@@ -242,13 +240,12 @@ class FinishedRun:
         folder = Path(folder)
         try:
             config, metrics = (json.loads((folder / f"{o}.json").read_text()) for o in ("config", "metrics"))
-            with safe_open(folder / "predictions.safetensors", "pt") as file:
-                about = file.metadata()
-                preds = Predictions(file.get_tensor("preds"), file.get_tensor("targs"), json.loads(about["vocab"]))
+            tensors, about = read_tensors(folder / "predictions.safetensors")
+            preds = Predictions(tensors["preds"], tensors["targs"], json.loads(about["vocab"]))
             rows, batches = (_read_csv(folder / f"{o}.csv") for o in ("history", "batches"))
             history = History(folder.resolve().name, rows, [float(o["lr"]) for o in batches])
             return cls(folder, config, metrics, history, preds, about["images"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder} holds no finished run ({error}): name the folder of one") from error
 
 

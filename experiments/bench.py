@@ -12,6 +12,18 @@ from cifar_fast.options import amount, choice, count, exit_codes
 ROWS = ("custom", "finetune", "predict", "transfer32", "transfer128", "startup", "single", "shipped", "accuracy")
 
 
+def run_soak(trials: int) -> None:
+    "Print a line for each of the long trials."
+    import tempfile
+    from pathlib import Path
+
+    from cifar_fast.soak import Soak
+
+    with tempfile.TemporaryDirectory(prefix="soak-") as tmp:
+        for line in Soak(Path(tmp), trials, trials * 20, trials * 4).all():
+            print(f"- {line}", flush=True)
+
+
 @call_parse
 def main(
     data: str = "cifar10",  # cifar10, digits, or the path of an archive or a folder
@@ -26,10 +38,15 @@ def main(
     device: str = "auto",  # auto, cpu or cuda
     compile: bool = False,  # torch.compile for ours and for the compute limit
     precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # of ours beside fp32
+    soak: bool = False,  # in place of timings: kills, damaged files, failing writes, memory (half an hour)
+    trials: count = 50,  # of the soak's kills; twenty times as many damaged files, four times as many fits
     out: str = "bench.json",  # file to write
 ):
     "Time this toolkit against stock fastai, a plain PyTorch script and the compute limit."
     with exit_codes():
+        if soak:
+            run_soak(trials)
+            return
         from cifar_fast.benchmark import Benchmark
         from cifar_fast.errors import InputError
 

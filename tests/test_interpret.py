@@ -1,6 +1,5 @@
 """Figures of predictions say what the predictions say, for few and for many classes."""
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -25,12 +24,6 @@ def interp(digits):
     with learn.no_bar(), learn.no_logging():
         learn.fit(1)
         return TestInterpretation.from_learner(learn)
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def random_predictions(n_classes):
@@ -98,3 +91,12 @@ def test_calibration_names_the_error():
 def test_fastais_own_methods_work(interp):
     interp.plot_confusion_matrix()
     assert interp.most_confused(min_val=1) and interp.accuracy > 0.1
+
+
+def test_no_figure_is_left_open_for_pyplot(interp):
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    plot_confusion(interp)
+    plot_top_losses(interp, 2)
+    assert plt.get_fignums() == []

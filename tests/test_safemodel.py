@@ -1,5 +1,6 @@
 """Models saved without pickle: exact, strict, and never code."""
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -82,7 +83,20 @@ def test_other_models_are_refused(digits_dls, tmp_path):
 def edit(folder, **changes):
     card = json.loads((folder / "model.json").read_text())
     card.update(changes)
-    (folder / "model.json").write_text(json.dumps({k: v for k, v in card.items() if v is not None}))
+    (folder / "model.json").write_text(signed({k: v for k, v in card.items() if v is not None}))
+
+
+def signed(card):
+    "The card as JSON with the hash that belongs to it: a forger can compute it too."
+    rest = json.dumps({k: v for k, v in card.items() if k != "card_sha256"}, sort_keys=True)
+    return json.dumps({**card, "card_sha256": hashlib.sha256(rest.encode()).hexdigest()})
+
+
+def test_a_card_that_was_changed_is_refused(kept):
+    text = (kept / "model.json").read_text()
+    (kept / "model.json").write_text(text.replace('"stored_size": 32', '"stored_size": 33'))
+    with pytest.raises(InputError, match="not as it was written"):
+        load_safe(kept)
 
 
 ARCHITECTURE = json.loads((KEPT / "model.json").read_text())["architecture"]
@@ -123,8 +137,6 @@ def test_what_does_not_fit_is_named(kept, changes, message):
     ],
 )
 def test_weights_that_do_not_fit_are_named(kept, change, message):
-    import hashlib
-
     state = load_file(kept / "model.safetensors")
     change(state)
     save_file(state, kept / "model.safetensors")
@@ -163,7 +175,7 @@ def test_fuzzed_cards_are_read_or_refused(name, value):
     else:
         card[outer] = value
     try:
-        found = ModelCard.parse(json.dumps(card))
+        found = ModelCard.parse(signed(card))
     except InputError as error:
         assert "\n" not in str(error) and len(str(error)) < 300
     else:

@@ -12,8 +12,8 @@ from cifar_fast.article import Claims, Training, explanation
 from cifar_fast.charts import History, plot_complexity, plot_curves
 from cifar_fast.compare import RESULT_HEADER, Method, result_rows, verdict_rows
 from cifar_fast.errors import InputError
-from cifar_fast.experiment import train_from_options
 from cifar_fast.files import write_atomically
+from cifar_fast.launch import train_from_options
 from cifar_fast.options import script_options
 from cifar_fast.report import Picture, warnings_of, write_page
 

@@ -22,7 +22,7 @@ from cifar_fast import files
 from cifar_fast.checkpoint import NAME, read_checkpoint, write_checkpoint
 from cifar_fast.data import load_images
 from cifar_fast.errors import InputError
-from cifar_fast.experiment import train_from_options
+from cifar_fast.launch import train_from_options
 from cifar_fast.learner import custom_learner
 from cifar_fast.loader import image_dls
 from cifar_fast.options import script_options

@@ -11,6 +11,6 @@ from cifar_fast.options import custom_options, exit_codes
 def main(**options):
     "Train the article's custom CNN, or a variant of it, and leave a run folder."
     with exit_codes():
-        from cifar_fast.experiment import run_experiment
+        from cifar_fast.launch import run_experiment
 
         run_experiment("custom", options)

@@ -12,6 +12,6 @@ def main(**options):
     "Train a new head on a frozen pretrained ResNet, and leave a run folder."
     with exit_codes():
         import cifar_fast.resnets  # noqa: F401 - now: peak memory is counted above what the imports hold
-        from cifar_fast.experiment import run_experiment
+        from cifar_fast.launch import run_experiment
 
         run_experiment("transfer", options)

@@ -87,7 +87,7 @@ def resnet18_file(tmp_path_factory):
 
 def make_run(folder: Path, **changed) -> Path:
     "A finished run of a small network on digits: two epochs of training."
-    from cifar_fast.experiment import train_from_options
+    from cifar_fast.launch import train_from_options
     from cifar_fast.options import script_options
 
     small = {"data": "digits", "epochs": 2, "width": 8, "precision": "fp32", "device": "cpu"}

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from cifar_fast.checkpoint import NAME, read_checkpoint, write_checkpoint
 from cifar_fast.errors import InputError, RunError
-from cifar_fast.experiment import TRAININGS, train_from_options
+from cifar_fast.launch import TRAININGS, train_from_options
 from cifar_fast.options import script_options
 from cifar_fast.run import Run
 

@@ -13,7 +13,8 @@ from fastcore.docments import docments
 
 import cifar_fast.experiment as experiment_module
 from cifar_fast.errors import InputError
-from cifar_fast.experiment import Experiment, train_from_options
+from cifar_fast.experiment import Experiment
+from cifar_fast.launch import train_from_options
 from cifar_fast.learner import custom_learner, transfer_learner
 from cifar_fast.options import script_options, training_options
 from cifar_fast.run import Run

@@ -1,0 +1,36 @@
+"""The scripts' options, and how scripts end."""
+
+import pytest
+
+from cifar_fast.errors import ImageError, InputError, MissingExtra, RunError
+from cifar_fast.options import exit_codes, script_options
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("give less"), 2, "error: give less"),
+        (ImageError("a.png is none"), 2, "error: a.png is none"),
+        (MissingExtra("onnx", "this"), 2, "error: this needs what is not installed: pip install 'cifar_fast[onnx]'"),
+        (RunError("the loss is nan"), 1, "error: the loss is nan"),
+        (OSError(28, "No space left on device", "x"), 1, "error: [Errno 28] No space left on device: 'x'"),
+        (RuntimeError("CUDA error: device lost\nmore"), 1, "error: the GPU failed (CUDA error: device lost)"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_scripts_end_with_one_line_and_their_code(error, code, line, capsys):
+    with pytest.raises(SystemExit) as end, exit_codes():
+        raise error
+    assert end.value.code == code and capsys.readouterr().err == line + "\n"
+
+
+def test_bugs_are_not_hidden():
+    with pytest.raises(RuntimeError, match="shapes"), exit_codes():
+        raise RuntimeError("shapes differ")
+
+
+def test_programs_get_a_scripts_defaults():
+    options = script_options("transfer", epochs=3)
+    assert (options.epochs, options.bs, options.lr, options.head, options.seeds) == (3, 64, 1e-3, "linear", 1)
+    with pytest.raises(TypeError, match="no option 'width'"):
+        script_options("transfer", width=3)

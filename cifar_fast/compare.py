@@ -1,6 +1,6 @@
 """Several runs side by side: one page and one table, with a verdict on every pair."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class Method:
     def read(cls, folder: str | Path, name: str | None = None) -> "Method":
         "A run folder, or one that `--seeds` has filled. Raises `InputError` where it is neither."
         folder = Path(folder)
-        seeds = sorted(folder.glob(f"{SEED_FOLDER}*"), key=lambda o: int(o.name.removeprefix(SEED_FOLDER)))
+        seeds = sorted(folder.glob(f"{SEED_FOLDER}[0-9]*"), key=lambda o: int(o.name.removeprefix(SEED_FOLDER)))
         return cls(name or folder.resolve().name, [FinishedRun.read(o) for o in seeds or [folder]])
 
     @property
@@ -51,6 +51,13 @@ class Method:
     def mean(self, key: str) -> float:
         "Mean of a number of metrics.json over the runs."
         return sum(o.metrics[key] or 0 for o in self.runs) / len(self.runs)
+
+
+def read_methods(folders: list[str | Path]) -> list[Method]:
+    "A method a folder, called by the folder's name, or by its path where two have the same name."
+    methods = [Method.read(o) for o in folders]
+    names = [o.name for o in methods]
+    return [replace(o, name=str(path)) if names.count(o.name) > 1 else o for o, path in zip(methods, folders)]
 
 
 def compare(first: Method, second: Method) -> Comparison:

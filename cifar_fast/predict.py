@@ -88,6 +88,10 @@ def _open_folder(path: Path, device: str):
 
     from cifar_fast.safemodel import load_safe
 
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} does not work here: give cpu") from error
     loaded = load_safe(path, device)
 
     def logits(images: np.ndarray) -> np.ndarray:

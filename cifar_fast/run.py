@@ -71,7 +71,6 @@ class Run:
         "Remove the folder and what is in it, where unusable input ends the run before anything was learnt."
         if not self.history and not self.resumed:
             shutil.rmtree(self.folder)
-        self.release()
 
     def release(self) -> None:
         "Let other processes have the folder."

@@ -16,8 +16,8 @@ def main(
 
         from cifar_fast.compare import (
             RESULT_HEADER,
-            Method,
             markdown_table,
+            read_methods,
             result_rows,
             verdict_rows,
             write_comparison,
@@ -26,7 +26,7 @@ def main(
 
         if not runs:
             raise InputError("no run is named: give the folders of one or more")
-        methods = [Method.read(o) for o in runs]
+        methods = read_methods(list(dict.fromkeys(runs)))
         page = write_comparison(methods, Path(out))
         print(markdown_table(RESULT_HEADER, result_rows(methods)))
         for row in verdict_rows(methods):

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from cifar_fast.compare import Method, compare, differing_settings, verdict_rows, write_comparison
+from cifar_fast.compare import Method, compare, differing_settings, read_methods, verdict_rows, write_comparison
 from cifar_fast.errors import InputError
 
 
@@ -52,6 +52,13 @@ def test_other_test_images_cannot_be_paired(two_runs):
     other = Method("other", [dataclasses.replace(two_runs[1].first, images="else")])
     with pytest.raises(InputError, match="different images"):
         compare(two_runs[0], other)
+
+
+def test_runs_of_the_same_name_are_called_by_their_paths(digits_run, tmp_path):
+    for parent in "ab":
+        shutil.copytree(digits_run, tmp_path / parent / "seed-0")
+    folders = [tmp_path / "a/seed-0", tmp_path / "b/seed-0", digits_run]
+    assert [o.name for o in read_methods(folders)] == [str(folders[0]), str(folders[1]), digits_run.name]
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path):

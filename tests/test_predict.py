@@ -161,7 +161,10 @@ def test_the_script_prints_json(image_folder):
 
 
 def test_the_script_refuses_what_is_missing(tmp_path):
-    for args in ((tmp_path / "nothing", KEPT), (KEPT, tmp_path / "nothing"), (KEPT,)):
+    image = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(image)
+    missing = tmp_path / "nothing"
+    for args in ((missing, image), (KEPT, missing), (KEPT,), (KEPT, image, "--device", "warp"), (KEPT, KEPT)):
         done = script(*args)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 

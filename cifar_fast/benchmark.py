@@ -226,6 +226,20 @@ class Benchmark:
             self.add(f"start to first batch, first time, {n}", name, first[name], "s", [first[name]])
             self.add(f"start to first batch, second time, {n}", name, median(values[name]), "s", values[name])
             self.add("peak memory, 20 training batches", name, median(memory[name]), "MB", memory[name])
+        self.resnet_memory(source, env)
+
+    def resnet_memory(self, source: str, env: dict[str, str]) -> None:
+        "The peak memory of processes that fine-tune ResNet-18."
+        programs = {
+            "ours": "from cifar_fast.loader import cifar_dls\nfrom cifar_fast.learner import transfer_learner\n"
+            f"learn = transfer_learner(cifar_dls({self.bs}, {source!r}), weights='none')\nlearn.unfreeze()\n",
+            "stock fastai": "from fastai.vision.all import *\n"
+            f"dls = ImageDataLoaders.from_folder({source!r}, train='train', valid='test', bs={self.bs})\n"
+            "learn = vision_learner(dls, resnet18, pretrained=False, normalize=False)\nlearn.unfreeze()\n",
+        }
+        for name, program in programs.items():
+            peaks = [first_batch(program, env)[1] for _ in range(self.repeats)]
+            self.add("peak memory, 20 batches of fine-tuning ResNet-18", name, median(peaks), "MB", peaks)
 
     def accuracy(self) -> None:
         "Test accuracy of the custom CNN after 3 epochs on all images, mean over seeds with its 95 % interval."

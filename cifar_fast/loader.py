@@ -191,12 +191,29 @@ class TensorDL(TfmdDL):
         idxs = self.get_idxs()
         if not isinstance(idxs, Tensor):
             idxs = torch.tensor(list(islice(idxs, self.n)), dtype=torch.int64)
-        idxs = idxs.to(self.device)
+        idxs, norm = idxs.to(self.device), self._only_normalize()
         for i in range(len(self)):
             stop = None if self._joins_last and i == len(self) - 1 else (i + 1) * self.bs
-            yield self.after_batch(self.dataset.batch(idxs[i * self.bs : stop], self.epoch))
+            batch = self.dataset.batch(idxs[i * self.bs : stop], self.epoch)
+            yield self.after_batch(batch) if norm is None else _normalized(batch, norm)
         self.epoch += 1
         self.after_iter()
+
+    def _only_normalize(self) -> Normalize | None:
+        "The Normalize of a pipeline that does nothing but make floats and normalise them."
+        fs = list(self.after_batch.fs)
+        plain = type(self.dataset) is ImageTensors and [type(o) for o in fs] == [IntToFloatTensor, Normalize]
+        return fs[1] if plain and fs[0].div == 255 else None
+
+
+def _normalized(batch: tuple, norm: Normalize) -> tuple:
+    """What the pipeline gives, bit for bit, in place and on plain tensors.
+
+    fastai's Pipeline asks each transform about each part of the batch, and its tensor types answer every operation
+    in Python: a tenth of a millisecond a batch together.
+    """
+    x = batch[0].as_subclass(Tensor).float().div_(255).sub_(norm.mean).div_(norm.std)
+    return (TensorImage(x), *batch[1:])
 
 
 class TensorDataLoaders(DataLoaders):

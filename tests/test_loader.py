@@ -225,3 +225,13 @@ def test_accuracy_is_measured_over_all_images(learn, digits):
     preds = learn.get_preds()[0].argmax(1)
     assert learn.validate()[1] == pytest.approx((preds == digits.test_y).float().mean().item(), abs=1e-6)
     assert learn.metrics[0].func is accuracy
+
+
+def test_the_short_way_to_normalised_batches_gives_what_the_pipeline_gives(digits_dls):
+    dl = digits_dls.valid
+    for i, (xb, yb) in enumerate(dl):
+        idxs = torch.arange(i * dl.bs, min((i + 1) * dl.bs, len(dl.dataset)))
+        wanted = dl.after_batch(dl.dataset.batch(idxs))
+        assert type(xb) is type(wanted[0]) and type(yb) is type(wanted[1])
+        assert torch.equal(xb, wanted[0]) and torch.equal(yb, wanted[1])
+        assert xb.stride() == wanted[0].stride()

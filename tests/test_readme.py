@@ -68,9 +68,11 @@ def test_commands_run(command, tmp_path):
     out = tmp_path / "run"
     done = run([ROOT / script, *args, "--epochs", "1", "--run", out], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "NOT CIFAR-10" in done.stderr and done.stdout.splitlines()[-1].startswith("digits, not CIFAR-10")
+    assert "NOT CIFAR-10" in done.stderr and "digits, not CIFAR-10" in done.stdout.splitlines()[-1]
     assert "\r" not in done.stdout and "\x1b" not in done.stdout
-    assert (out / "metrics.json").exists() and (out / "export.pkl").exists()
+    assert (out / "report.html").exists()
+    for folder in out.glob("seed-*") if "--seeds" in args else [out]:
+        assert (folder / "metrics.json").exists() and (folder / "export.pkl").exists()
 
 
 @pytest.mark.slow

@@ -213,7 +213,7 @@ def _normalized(batch: tuple, norm: Normalize) -> tuple:
     in Python: a tenth of a millisecond a batch together.
     """
     x = batch[0].as_subclass(Tensor).float().div_(255).sub_(norm.mean).div_(norm.std)
-    return (TensorImage(x), *batch[1:])
+    return (TensorImage(x, idxs=batch[0].idxs, epoch=batch[0].epoch), *batch[1:])
 
 
 class TensorDataLoaders(DataLoaders):

@@ -13,6 +13,7 @@ from fastai.torch_core import TensorCategory, TensorImage, set_seed
 from fastai.vision.learner import vision_learner  # noqa: F401 - its dispatch shows images
 from PIL import Image
 
+import cifar_fast.schedules  # noqa: F401 - fit_one_cycle
 from cifar_fast.errors import InputError
 from cifar_fast.formats import ImageSet
 from cifar_fast.learner import custom_learner

@@ -218,7 +218,7 @@ def read_image_folder(
 
 def stratified_split(
     y: Tensor,  # int64 (N,) labels
-    fraction: float,  # share of the second part, or how many images it gets, as an int
+    fraction: float | int,  # share of the second part, or how many images it gets
     seed: int,  # the same seed gives the same split
 ) -> tuple[Tensor, Tensor]:  # sorted int64 indices of the two parts
     "Split indices so that each class keeps its share in both parts. Raises `InputError` for too few images."

@@ -209,8 +209,8 @@ class TensorDL(TfmdDL):
 def _normalized(batch: tuple, norm: Normalize) -> tuple:
     """What the pipeline gives, bit for bit, in place and on plain tensors.
 
-    fastai's Pipeline asks each transform about each part of the batch, and its tensor types answer every operation
-    in Python: a tenth of a millisecond a batch together.
+    fastai's Pipeline asks each transform about each part of the batch, its tensor types answer every operation in
+    Python, and each operation takes fresh memory: some 6 % of a bf16 batch of the CustomCNN on two CPU cores.
     """
     x = batch[0].as_subclass(Tensor).float().div_(255).sub_(norm.mean).div_(norm.std)
     return (TensorImage(x, idxs=batch[0].idxs, epoch=batch[0].epoch), *batch[1:])

@@ -38,7 +38,7 @@ def main(
     device: str = "auto",  # auto, cpu or cuda
     compile: bool = False,  # torch.compile for ours and for the compute limit
     precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # of ours beside fp32
-    soak: bool = False,  # in place of timings: kills, damaged files, failing writes, memory (half an hour)
+    soak: bool = False,  # in place of timings: kills, damaged files, failing writes, memory (a quarter of an hour)
     trials: count = 50,  # of the soak's kills; twenty times as many damaged files, four times as many fits
     out: str = "bench.json",  # file to write
 ):

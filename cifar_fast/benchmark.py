@@ -21,7 +21,8 @@ import cifar_fast.schedules  # noqa: F401 - these two patch methods onto Learner
 from cifar_fast import peers
 from cifar_fast.callbacks import resolve_precision
 from cifar_fast.data import load_images
-from cifar_fast.experiment import data_line, parse_device
+from cifar_fast.device import parse_device
+from cifar_fast.experiment import data_line
 from cifar_fast.files import write_atomically
 from cifar_fast.formats import ImageSet
 from cifar_fast.learner import custom_learner, transfer_learner

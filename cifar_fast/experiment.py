@@ -4,11 +4,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import matplotlib
-import torch
 from fastai.callback.schedule import SuggestionMethod
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.learner import Learner
-from fastai.torch_core import default_device, set_seed
+from fastai.torch_core import set_seed
 from fastcore.foundation import L
 from matplotlib import pyplot as plt
 
@@ -18,6 +17,7 @@ from cifar_fast.callbacks import Interruptible, StopOnNaN, Stopwatch, TrainAccur
 from cifar_fast.checkpoint import NAME as CHECKPOINT
 from cifar_fast.checkpoint import Checkpoint, read_checkpoint
 from cifar_fast.data import load_images
+from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError
 from cifar_fast.formats import ImageSet
 from cifar_fast.loader import image_dls
@@ -205,18 +205,6 @@ class Experiment:
             f"-> {self.run.folder}",
             flush=True,
         )
-
-
-def parse_device(name: str) -> torch.device:
-    "`auto` or a torch device that works here. Raises `InputError`."
-    if name == "auto":
-        return torch.device(default_device())
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-        return device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} does not work here: give auto or cpu") from error
 
 
 def data_line(images: ImageSet) -> str:

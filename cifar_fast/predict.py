@@ -86,12 +86,10 @@ class Predictor:
 def _open_folder(path: Path, device: str):
     import torch
 
+    from cifar_fast.device import parse_device
     from cifar_fast.safemodel import load_safe
 
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} does not work here: give cpu") from error
+    device = parse_device(device)
     loaded = load_safe(path, device)
 
     def logits(images: np.ndarray) -> np.ndarray:

@@ -26,8 +26,7 @@ class Method:
     def read(cls, folder: str | Path, name: str | None = None) -> "Method":
         "A run folder, or one that `--seeds` has filled. Raises `InputError` where it is neither."
         folder = Path(folder)
-        seeds = sorted(folder.glob(f"{SEED_FOLDER}[0-9]*"), key=lambda o: int(o.name.removeprefix(SEED_FOLDER)))
-        return cls(name or folder.resolve().name, [FinishedRun.read(o) for o in seeds or [folder]])
+        return cls(name or folder.resolve().name, [FinishedRun.read(o) for o in seed_folders(folder) or [folder]])
 
     @property
     def first(self) -> FinishedRun:
@@ -51,6 +50,11 @@ class Method:
     def mean(self, key: str) -> float:
         "Mean of a number of metrics.json over the runs."
         return sum(o.metrics[key] or 0 for o in self.runs) / len(self.runs)
+
+
+def seed_folders(folder: Path) -> list[Path]:
+    "The runs that `--seeds` has made in `folder`, in the order of their seeds."
+    return sorted(folder.glob(f"{SEED_FOLDER}[0-9]*"), key=lambda o: int(o.name.removeprefix(SEED_FOLDER)))
 
 
 def read_methods(folders: list[str | Path]) -> list[Method]:

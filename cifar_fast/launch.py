@@ -7,7 +7,7 @@ from statistics import stdev
 from types import SimpleNamespace
 
 from cifar_fast.callbacks import AdaptiveGradientClip
-from cifar_fast.compare import SEED_FOLDER, Method, write_comparison
+from cifar_fast.compare import SEED_FOLDER, Method, seed_folders, write_comparison
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment, MakeLearner
 from cifar_fast.learner import custom_learner, transfer_learner
@@ -104,7 +104,7 @@ def is_finished(folder: Path) -> bool:
     try:
         if (folder / "seeds.json").exists():
             n = len(json.loads((folder / "seeds.json").read_text())["accuracies"])
-            return sum(map(is_finished, folder.glob(f"{SEED_FOLDER}*"))) == n
+            return sum(map(is_finished, seed_folders(folder))) == n
         return not json.loads((folder / "metrics.json").read_text())["interrupted"]
     except (OSError, ValueError, KeyError):
         return False

@@ -13,7 +13,7 @@ from cifar_fast.charts import History, plot_complexity, plot_curves
 from cifar_fast.compare import RESULT_HEADER, Method, result_rows, verdict_rows
 from cifar_fast.errors import InputError
 from cifar_fast.files import write_atomically
-from cifar_fast.launch import train_from_options
+from cifar_fast.launch import is_finished, train_from_options
 from cifar_fast.options import script_options
 from cifar_fast.report import Picture, warnings_of, write_page
 
@@ -62,12 +62,7 @@ class Reproduction:
 
     def is_done(self, training: Training) -> bool:
         "Whether it has been trained to the end: each of its runs, and without Ctrl-C."
-        try:
-            runs = Method.read(self.folder_of(training)).runs
-        except InputError:
-            return False
-        seeds = self.options.seeds if training.part == "next" else 1
-        return len(runs) == seeds and not any(o.metrics["interrupted"] for o in runs)
+        return is_finished(self.folder_of(training))
 
     def train(self, training: Training) -> int:
         "Train one; where its memory counts, in a process of its own, which holds nothing of the others."

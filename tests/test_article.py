@@ -1,8 +1,7 @@
 """The article's claims, checked on runs made up for the purpose, and the folder that repeats it."""
 
+import json
 import shutil
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -140,10 +139,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path, resnet18_file):
         reproduction(tmp_path, resnet18_file)
 
 
-def test_an_interrupted_training_is_not_done(tmp_path, resnet18_file, monkeypatch):
+def test_an_interrupted_training_is_not_done(tmp_path, resnet18_file, digits_run):
     repeat = reproduction(tmp_path / "article", resnet18_file)
     training = repeat.trainings[0]
-    finished = method("r", 0.48, 0.5)
-    run = replace(finished.first, metrics={**finished.first.metrics, "interrupted": True})
-    monkeypatch.setattr("cifar_fast.reproduction.Method.read", lambda *args: SimpleNamespace(runs=[run]))
+    metrics = shutil.copytree(digits_run, repeat.folder_of(training)) / "metrics.json"
+    assert repeat.is_done(training)
+    metrics.write_text(json.dumps({**json.loads(metrics.read_text()), "interrupted": True}))
     assert not repeat.is_done(training)

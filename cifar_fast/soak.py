@@ -185,13 +185,14 @@ _SILENT = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def outcome(folder: Path) -> tuple:
-    "History, metrics and weights of a run, times left out, comparable by ==."
+    "History, batches, metrics and weights of a run, times left out, comparable by ==."
     with (folder / "history.csv").open(newline="") as file:
         history = [{k: v for k, v in row.items() if k != "time"} for row in csv.DictReader(file)]
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics = {k: v for k, v in metrics.items() if k not in TIMES}
     weights = load_file(folder / "model/model.safetensors")
-    return history, metrics, {k: v.numpy().tobytes() for k, v in weights.items()}
+    batches = (folder / "batches.csv").read_text()
+    return history, batches, metrics, {k: v.numpy().tobytes() for k, v in weights.items()}
 
 
 def resident_mb() -> float:

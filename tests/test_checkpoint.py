@@ -1,6 +1,5 @@
 """A run that was stopped, anywhere, ends as if it had not been."""
 
-import csv
 import json
 import os
 import pickle
@@ -11,19 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from fastai.callback.core import Callback
-from safetensors.torch import load_file
 
 from cifar_fast.checkpoint import NAME, read_checkpoint, write_checkpoint
 from cifar_fast.errors import InputError, RunError
 from cifar_fast.launch import TRAININGS, train_from_options
 from cifar_fast.options import script_options
 from cifar_fast.run import Run
+from cifar_fast.soak import outcome
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"data": "digits", "epochs": 3, "precision": "fp32", "device": "cpu", "images": 300, "test_images": 60}
-NOT_COMPARED = {"train_seconds", "images_per_second", "peak_memory_mb"}
 
 
 class Killed(BaseException):
@@ -60,20 +57,11 @@ def train(script, folder, kill_after=None, resume=False, **changed):
     return True
 
 
-def outcome(folder):
-    "History, metrics and weights, times left out."
-    with (folder / "history.csv").open() as file:
-        history = [{k: v for k, v in row.items() if k != "time"} for row in csv.DictReader(file)]
-    metrics = json.loads((folder / "metrics.json").read_text())
-    metrics = {k: v for k, v in metrics.items() if k not in NOT_COMPARED}
-    return history, (folder / "batches.csv").read_text(), metrics, load_file(folder / "model/model.safetensors")
-
-
 def assert_same(one, two):
-    (*texts, weights), (*others, other_weights) = outcome(one), outcome(two)
+    *texts, weights = outcome(one)
+    *others, other_weights = outcome(two)
     assert texts == others
-    assert weights.keys() == other_weights.keys()
-    assert all(torch.equal(weights[o], other_weights[o]) for o in weights)
+    assert weights == other_weights
 
 
 CASES = [

@@ -271,8 +271,10 @@ def _first_peak() -> float:
 
 
 def memory_after_imports() -> float:
-    "MiB resident when the process made its first run; lets the peak of the next one count from now, on Linux."
+    "MiB resident when the process made its first run; lets peaks count from now, on Linux and GPUs."
     first = _first_peak()
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     return first

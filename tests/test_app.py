@@ -99,3 +99,14 @@ def test_programs_ask_the_same_page(served, model):
 
     bars, line = Client(served, verbose=False).predict(handle_file(model / "examples/1.png"), api_name="/predict")
     assert line.startswith(f"**{bars['label']}**")
+
+
+@pytest.mark.slow
+def test_an_upload_that_is_too_large_is_refused(served):
+    import requests
+
+    answers = []
+    for megabytes in (1, 11):
+        file = {"files": ("a.png", b"0" * megabytes * 10**6)}
+        answers.append(requests.post(f"{served}gradio_api/upload", files=file, timeout=30).status_code)
+    assert answers == [200, 413]

@@ -74,10 +74,16 @@ class Compiled(Callback):
 
     order, seconds, began, graphs = 9, 0.0, 0.0, 0
 
+    def __init__(
+        self,
+        **kwargs,  # of torch.compile: mode, dynamic, ...
+    ):
+        self.kwargs = kwargs
+
     def before_fit(self):
         "Compile, when the first batch comes."
         if self.model._compiled_call_impl is None:
-            self.model.compile()
+            self.model.compile(**self.kwargs)
 
     def before_batch(self):
         "Note how many graphs there are."

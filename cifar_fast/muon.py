@@ -1,0 +1,105 @@
+"""Muon over convolution filters, and SGD over all else, as one torch optimizer.
+
+torch.optim.Muon takes matrices alone, keeps no weight's norm, and orthogonalises one matrix after the other; here
+filters are flattened to matrices, and those of one shape are orthogonalised together.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+from torch.optim.sgd import sgd
+
+# The quintic of Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks": its slope at 0 is
+# steep, so that small singular values grow within few steps; they end between 0.7 and 1.2, not at 1.
+QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(
+    matrices: Sequence[Tensor],  # float (rows, cols) each, of any shapes
+    steps: int = 3,  # Newton-Schulz iterations
+    dtype: torch.dtype | None = torch.bfloat16,  # to compute in; None: that of the matrices
+) -> list[Tensor]:  # of the same shapes and dtypes
+    """The nearest semi-orthogonal matrices, approximately: U V^T for a matrix U S V^T.
+
+    Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
+    """
+    res: list[Tensor] = [None] * len(matrices)
+    order = sorted(range(len(matrices)), key=lambda i: tuple(matrices[i].shape))
+    for shape, same in groupby(order, key=lambda i: tuple(matrices[i].shape)):
+        same = list(same)
+        x = torch.stack([matrices[i] for i in same])
+        x = x.to(dtype or x.dtype)
+        tall = shape[0] > shape[1]
+        x = x.mT if tall else x
+        x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+        a, b, c = QUINTIC
+        for _ in range(steps):
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        for i, one in zip(same, x.mT if tall else x):
+            res[i] = one.to(matrices[i].dtype)
+    return res
+
+
+class Muon(Optimizer):
+    """Momentum whose steps are orthogonalised for filters (4-D), and SGD with momentum for the other parameters.
+
+    A filter bank is a matrix with a row for each filter; before each step it is scaled to a mean square row norm of
+    1, so that the step's size alone says how fast it turns (Jordan 2025, airbench94_muon). Other parameters take
+    Nesterov's SGD, with weight decay. Each group's `rate` multiplies `lr`, so that one schedule, or `lr_find`, goes
+    for groups whose rates differ a thousandfold.
+    """
+
+    def __init__(
+        self,
+        params,  # parameters, or groups of them: 4-D ones apart from others
+        lr: float = 1.0,  # learning rate
+        rate: float = 1.0,  # by which the group multiplies it
+        momentum: float = 0.6,  # of gradients, Nesterov's
+        weight_decay: float = 0.0,  # of parameters that are no filters, as a share of lr * rate
+        steps: int = 3,  # Newton-Schulz iterations
+        compile: bool = False,  # whether to run them through torch.compile
+    ):
+        super().__init__(params, dict(lr=lr, rate=rate, momentum=momentum, weight_decay=weight_decay))
+        self.steps, self._orthogonalize = steps, torch.compile(orthogonalize, dynamic=False) if compile else orthogonalize
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "steps": self.steps, "_orthogonalize": orthogonalize}
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None):
+        "One step from the gradients; parameters without one stay."
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            filters, others = ([p for p in params if (p.ndim == 4) == o] for o in (True, False))
+            if filters:
+                self._step_filters(filters, group)
+            if others:
+                self._step_others(others, group)
+        return loss
+
+    def _step_filters(self, params: list[Tensor], group: dict) -> None:
+        grads = [p.grad for p in params]
+        buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, grads)
+        ahead = torch._foreach_add(grads, buffers, alpha=group["momentum"])
+        updates = self._orthogonalize([o.flatten(1) for o in ahead], self.steps)
+        lengths = torch._foreach_norm(params)
+        torch._foreach_div_(lengths, [len(p) ** 0.5 for p in params])
+        torch._foreach_div_(params, lengths)
+        updates = [u.view(p.shape) for u, p in zip(updates, params)]
+        torch._foreach_add_(params, updates, alpha=-group["lr"] * group["rate"])
+
+    def _step_others(self, params: list[Tensor], group: dict) -> None:
+        buffers = [self.state[p].get("momentum_buffer") for p in params]
+        sgd(
+            params, [p.grad for p in params], buffers, foreach=True, lr=group["lr"] * group["rate"],
+            momentum=group["momentum"], weight_decay=group["weight_decay"], dampening=0, nesterov=True, maximize=False,
+        )  # fmt: skip
+        for p, buffer in zip(params, buffers):
+            self.state[p]["momentum_buffer"] = buffer

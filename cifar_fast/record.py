@@ -1,0 +1,247 @@
+"""The record recipes: the numbers of each target, and the Learner that they make."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fastai.callback.core import Callback
+from fastai.callback.schedule import ParamScheduler
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.metrics import accuracy
+from fastai.optimizer import OptimWrapper
+from fastcore.basics import patch
+from fastcore.foundation import L
+from torch import Tensor
+
+from cifar_fast.augment import augmentations
+from cifar_fast.callbacks import Compiled
+from cifar_fast.errors import InputError
+from cifar_fast.learner import fast_learner
+from cifar_fast.loader import BatchCrossEntropy, TensorDL, copy_dls, fast_bs
+from cifar_fast.muon import Muon
+from cifar_fast.recordnet import RecordNet
+
+N_WHITENING = 5_000  # training images whose patches the first layer whitens
+MIN_BATCHES = 25  # an epoch: smaller data sets get smaller batches
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers of one record recipe. Rates are those of the first batch, and fall to 0 in a straight line.
+
+    `bias_lr` and `head_lr` are for a loss summed over the batch, as in their source, airbench94_muon.
+    """
+
+    epochs: int = 8  # training epochs
+    bs: int = 2_000  # images a batch
+    widths: tuple[int, ...] = (64, 256, 256)  # channels of the network's groups
+    depth: int = 2  # convolutions a group
+    bn_momentum: float = 0.4  # weight of a new batch in the batch norms' running statistics
+    filter_lr: float = 0.24  # of Muon
+    filter_momentum: float = 0.6  # of Muon
+    bias_lr: float = 0.053  # of the batch norms' and the first layer's biases
+    head_lr: float = 0.67  # of the last layer
+    momentum: float = 0.85  # of biases and last layer
+    wd: float = 2e-6  # weight decay of biases and last layer, per image of a batch
+    label_smoothing: float = 0.2  # share of the label that goes to all classes
+    whitening_epochs: int = 3  # epochs in which the first layer's bias is trained
+    flip: str = "alternating"  # none, random or alternating
+    translate: int = 2  # pixels
+    cutout: int = 0  # pixels
+    sizes: tuple[int, ...] = ()  # pixels of a side in the first epochs; later ones take images as they are
+    views: int = 6  # of a test image: 1 itself, 2 and its mirror image, 6 and both shifted by a pixel
+
+
+RECIPES = {
+    90: Recipe(epochs=4, whitening_epochs=0),
+    94: Recipe(),
+    96: Recipe(epochs=20, widths=(128, 384, 512), depth=3, translate=4, cutout=12),
+}
+
+
+# Callbacks -------------------------------------------------------------------------------------------------------
+
+
+class TestTimeViews(Callback):
+    """Predicts from several views of each image: itself and its mirror image, and both shifted by a pixel.
+
+    The unshifted pair counts as much as the two shifted pairs together, one up and left, one down and right, the
+    border reflected (Jordan 2024, airbench94). For `validate`, `get_preds` and whatever uses them.
+    """
+
+    order, run_train, __test__ = 1, False, False  # pytest takes no names for tests
+
+    def __init__(
+        self,
+        views: int = 6,  # 1, 2 or 6
+    ):
+        if views not in (1, 2, 6):
+            raise InputError(f"views is {views!r}: give 1, 2 or 6")
+        self.views = views
+
+    def after_pred(self):
+        "Replace the image's logits by the views' weighted mean."
+        if self.training or self.views == 1:
+            return
+        x, pair = self.xb[0].as_subclass(Tensor), 0.5 if self.views == 2 else 0.25
+        pred = pair * self.pred + pair * self.model(x.flip(-1))
+        for shifted in shifts(x) if self.views == 6 else ():
+            pred = pred + 0.125 * self.model(shifted)
+            pred = pred + 0.125 * self.model(shifted.flip(-1))
+        self.learn.pred = pred
+
+
+def shifts(x: Tensor) -> list[Tensor]:
+    "Images (N, C, H, W) shifted by a pixel down and right, and up and left."
+    padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
+    return [padded[:, :, :-2, :-2], padded[:, :, 2:, 2:]]
+
+
+class GrowingImages(Callback):
+    """Shrinks the training images of the first epochs, whose batches then take less time.
+
+    Source: Howard 2018, "Training Imagenet in 3 hours for USD 25; and CIFAR10 for USD 0.26" (progressive resizing).
+    """
+
+    order, run_valid = 2, False
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...],  # pixels of a side in the first epochs
+    ):
+        self.sizes = sizes
+
+    def before_batch(self):
+        "Shrink."
+        if self.training and self.epoch < len(self.sizes) and self.sizes[self.epoch] != self.xb[0].shape[-1]:
+            x = self.xb[0].as_subclass(Tensor)
+            self.learn.xb = (F.interpolate(x, size=self.sizes[self.epoch], mode="bilinear", antialias=True),)
+
+
+class BriefBias(Callback):
+    "Trains the whitening layer's bias in a fit's first epochs only: without it backward ends before the first layer."
+
+    run_valid = False
+
+    def __init__(
+        self,
+        epochs: int,  # in which the bias is trained
+    ):
+        self.epochs = epochs
+
+    def before_epoch(self):
+        "Freeze it in time."
+        self.model.whitening.bias.requires_grad_(self.epoch < self.epochs)
+
+    def after_fit(self):
+        "What follows finds it as any other parameter."
+        self.model.whitening.bias.requires_grad_(True)
+
+
+# Learner ---------------------------------------------------------------------------------------------------------
+
+
+def record_groups(model: RecordNet) -> list[list]:
+    "Layer groups of a `RecordNet`: the whitening bias, the batch norms' biases, the filters, the head."
+    norms = [p for name, p in model.groups.named_parameters() if name.endswith("norm1.bias") or ".norm" in name]
+    biases = [p for p in norms if p.ndim == 1 and p.requires_grad]
+    filters = [p for p in model.groups.parameters() if p.ndim == 4]
+    return [[model.whitening.bias], biases, filters, list(model.head.parameters())]
+
+
+def _muon(params: list, lr: float, recipe: Recipe, bs: int, compile: bool) -> Muon:
+    "The optimizer of `record_groups`; `lr` multiplies the recipe's rates."
+    rates = [recipe.bias_lr * bs, recipe.bias_lr * bs, recipe.filter_lr, recipe.head_lr * bs]
+    groups = [
+        dict(params=list(group), rate=rate, momentum=recipe.momentum, weight_decay=recipe.wd * bs / rate)
+        for group, rate in zip(params, rates)
+    ]
+    groups[2].update(momentum=recipe.filter_momentum, weight_decay=0.0)
+    return Muon(groups, lr, compile=compile)
+
+
+def record_learner(
+    dls: DataLoaders,  # of this package; stays as it is
+    target: int = 94,  # percent that the recipe is made for: 90, 94 or 96
+    precision: str = "auto",  # auto, fp32, bf16 or fp16
+    compile: bool | str = False,  # whether to run network and optimizer through torch.compile, or a mode of it
+    metrics=accuracy,  # fastai metrics
+    cbs: Callback | list | None = None,  # further callbacks
+    path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
+    **changes,  # of the recipe's numbers: epochs, bs, widths, ... (see `Recipe`)
+) -> Learner:
+    """A Learner that `fit_record` trains by the record recipe for `target` percent on CIFAR-10.
+
+    Batches take the recipe's size and augmentations, whatever `dls` has. The learning rate is a factor of the
+    recipe's rates: 1 is the recipe. Raises `InputError` for another target or data that do not come from this package.
+    """
+    if target not in RECIPES:
+        raise InputError(f"there is no recipe for {target} %: give one of {', '.join(map(str, RECIPES))}")
+    if unknown := set(changes) - set(asdict(RECIPES[target])):
+        raise InputError(f"a recipe has no {unknown.pop()!r}: it has {', '.join(asdict(RECIPES[target]))}")
+    if not isinstance(dls.train, TensorDL):
+        raise InputError("record_learner needs DataLoaders of this package: make them with cifar_dls or image_dls")
+    recipe = replace(RECIPES[target], **changes)
+    dls = record_dls(dls, recipe)
+    model = RecordNet(dls.c, recipe.widths, recipe.depth, recipe.bn_momentum)
+    bs = dls.train.bs
+    opt = partial(OptimWrapper, opt=partial(_muon, recipe=recipe, bs=bs, compile=bool(compile)), convert_groups=False)
+    mode = {"mode": compile} if isinstance(compile, str) else {}
+    tuned = [Compiled(dynamic=False, **mode)] * bool(compile)
+    extra = [BriefBias(recipe.whitening_epochs)] + [GrowingImages(recipe.sizes)] * bool(recipe.sizes)
+    learn = fast_learner(
+        dls, model, "RecordNet", "none", opt, 1.0, precision, False, metrics, L(tuned) + L(extra) + L(cbs), path,
+        record_groups,
+    )  # fmt: skip
+    learn.loss_func = BatchCrossEntropy(label_smoothing=recipe.label_smoothing)
+    learn.recipe = recipe
+    learn.whiten()
+    return learn
+
+
+def record_dls(dls: DataLoaders, recipe: Recipe) -> DataLoaders:
+    "A copy of `dls` with the recipe's batch size and augmentations."
+    res = copy_dls(dls)
+    train = res.train
+    fixed = [o for o in train.after_batch.fs if getattr(o, "split_idx", None) != 0]
+    bs = max(2, min(recipe.bs, train.n // MIN_BATCHES))
+    tfms = fixed + augmentations(recipe.flip, recipe.translate, recipe.cutout)
+    n_batches = ceil(res.valid.n / fast_bs(dls.train_ds.x.shape[-1], train.device))
+    valid = res.valid.new(bs=ceil(res.valid.n / n_batches))  # of one size, for which torch.compile compiles once
+    res.loaders = [train.new(bs=bs, drop_last=True, after_batch=tfms), valid, *res.loaders[2:]]
+    return res
+
+
+@patch
+def whiten(self: Learner) -> None:
+    "Fit a `RecordNet`'s first layer to the first training images."
+    tfms = [o for o in self.dls.valid.after_batch.fs]
+    batch = self.dls.train_ds.subset(torch.arange(min(N_WHITENING, len(self.dls.train_ds)))).batch(slice(None))
+    for tfm in tfms:
+        batch = tfm(batch)
+    self.model.to(batch[0].device).whiten(batch[0].as_subclass(Tensor))
+
+
+@patch
+def fit_record(
+    self: Learner,
+    n_epoch: int | None = None,  # epochs; None: the recipe's
+    lr: float = 1.0,  # factor of the recipe's rates
+    cbs=None,  # callbacks of this fit
+) -> None:
+    "Train a `record_learner` by its recipe: every rate falls to 0 in a straight line, the whitening bias's sooner."
+    n_epoch = n_epoch or self.recipe.epochs
+    if self.opt is None:
+        self.create_opt()
+    brief = max(self.recipe.whitening_epochs, 1e-9) / n_epoch
+
+    def rates(pos: float) -> np.ndarray:
+        return lr * np.array([max(0.0, 1 - pos / brief), *[1 - pos] * 3])
+
+    self.fit(n_epoch, cbs=L(ParamScheduler({"lr": rates})) + L(cbs))

@@ -59,10 +59,13 @@ class Recipe:
 
 
 RECIPES = {
-    90: Recipe(epochs=4, whitening_epochs=0),
-    94: Recipe(),
-    96: Recipe(epochs=20, widths=(128, 384, 512), depth=3, translate=4, cutout=12),
-}
+    90: Recipe(
+        epochs=4, bs=500, widths=(48, 192, 256), filter_lr=0.17, label_smoothing=0.1, whitening_epochs=0,
+        sizes=(16, 20, 24), views=2,
+    ),
+    94: Recipe(epochs=9, sizes=(16, 16)),
+    96: Recipe(epochs=30, bs=1_000, widths=(128, 384, 512), depth=3, filter_lr=0.17, translate=4, cutout=12),
+}  # fmt: skip
 
 
 # Callbacks -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -228,7 +228,3 @@ def shifted(
             here = (rows == row) & (cols == col)
             res[here] = images[here, :, row : row + side, col : col + side]
     return res
-
-
-Contender = AirbenchScript | PlainRecipe
-MakeContender = Callable[[ImageSet], Contender]

@@ -17,7 +17,7 @@ from fastai.metrics import accuracy
 from torch import Tensor, nn
 
 from cifar_fast.errors import InputError, RunError
-from cifar_fast.progress import shows_bars
+from cifar_fast.progress import say, shows_bars
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -152,7 +152,7 @@ class EpochProgress(ProgressCallback):
             super().after_validate()
 
     def _write_row(self, row):
-        print("  ".join(f"{f'{o:.6f}' if isinstance(o, float) else o:<14}" for o in row).rstrip(), flush=True)
+        say("  ".join(f"{f'{o:.6f}' if isinstance(o, float) else o:<14}" for o in row).rstrip())
 
 
 class LossesToCPU(Callback):

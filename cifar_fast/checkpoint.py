@@ -13,7 +13,7 @@ from fastai.callback.tracker import TrackerCallback
 
 from cifar_fast.errors import InputError
 from cifar_fast.files import write_atomically
-from cifar_fast.run import Run
+from cifar_fast.run import Run, SilentRun
 
 NAME = "checkpoint.pt"
 _MAGIC = b"cifar_fast checkpoint 1 sha256 "
@@ -127,7 +127,8 @@ class Checkpoint(Callback):
             "batches": self.folder_run.batches,
             "watch": self._watch(),
         }
-        write_checkpoint(self.folder_run.folder / NAME, state)
+        if not isinstance(self.folder_run, SilentRun):
+            write_checkpoint(self.folder_run.folder / NAME, state)
 
     def _trackers(self) -> list[TrackerCallback]:
         return [cb for cb in self.learn.cbs if isinstance(cb, TrackerCallback)]

@@ -24,6 +24,7 @@ from cifar_fast.formats import (
     read_digits,
     read_image_folder,
 )
+from cifar_fast.progress import say
 
 # torchvision.datasets.CIFAR10 and fastai's URLs.CIFAR name the same addresses and checksums; neither is imported
 # here because both packages are slow to import and a cached data set needs neither.
@@ -97,7 +98,7 @@ def _download_cifar10(archive: Path, folder: Path) -> Path:
         archive.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{archive.parent} cannot be written ({error}): set $CIFAR_FAST_CACHE") from error
-    print("Downloading CIFAR-10 ...", flush=True)
+    say("Downloading CIFAR-10 ...")
     try:
         return download(CIFAR10_URL, archive, CIFAR10_MD5)
     except DownloadError as first:
@@ -197,7 +198,7 @@ def _decoded(source: Source, size: int) -> ImageSet:
     key = hashlib.sha256(f"{source.path}:{size}".encode()).hexdigest()[:12]
     path, fingerprint = cache_dir() / f"{source.path.name}-{size}px-{key}.safetensors", source.fingerprint()
     if (images := _read_cache(path, fingerprint)) is None:
-        print(f"Decoding {source.path} ...", flush=True)
+        say(f"Decoding {source.path} ...")
         images = source.read(size)
         _write_cache(path, fingerprint, images)
     return images

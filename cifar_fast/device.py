@@ -1,4 +1,6 @@
-"""The device that a name means."""
+"""The device that a name means, and computing on it the same way every time."""
+
+import os
 
 import torch
 
@@ -17,3 +19,10 @@ def parse_device(name: str) -> torch.device:
         return device
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} does not work here: give auto or cpu") from error
+
+
+def be_deterministic() -> None:
+    "Only operations that give the same bits each time: on a CPU all of this package's do; on a GPU it costs speed."
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads when it is first used
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False

@@ -1,13 +1,14 @@
 """A training script's work: from options to a run folder, choosing on held-out images and testing once."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 
 import matplotlib
 from fastai.callback.schedule import SuggestionMethod
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.learner import Learner
-from fastai.torch_core import set_seed
+from fastai.torch_core import num_distrib, rank_distrib, set_seed
 from fastcore.foundation import L
 from matplotlib import pyplot as plt
 
@@ -21,8 +22,10 @@ from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError
 from cifar_fast.formats import ImageSet
 from cifar_fast.loader import image_dls
+from cifar_fast.progress import be_quiet, say
 from cifar_fast.report import write_report
-from cifar_fast.run import HistoryLogger, Run
+from cifar_fast.run import HistoryLogger, Run, SilentRun
+from cifar_fast.tracking import make_trackers
 
 MakeLearner = Callable[..., Learner]
 
@@ -37,8 +40,9 @@ class Experiment:
         make_learner: MakeLearner,  # (dls, opt) -> Learner
     ):
         self.options, self.make_learner = options, make_learner
+        be_quiet(options.quiet)
         self.device = parse_device(options.device)
-        self.run = Run(options.run, name, bool(options.resume))
+        self.run = (SilentRun if rank_distrib() else Run)(options.run, name, bool(options.resume))
         self.stopwatch, self.interruptible = Stopwatch(), Interruptible()
         self.opt, self.epochs, self.lr, self.choice = options.opt, options.epochs, options.lr, {}
         self.state: dict | None = None  # of the checkpoint that the run goes on from, until its fit takes it
@@ -60,10 +64,11 @@ class Experiment:
         if self.state:
             self.kept = self.state["extra"]
             self.run.history, self.run.batches = self.state["history"], [tuple(o) for o in self.state["batches"]]
-            print(f"Going on after epoch {self.state['epoch']} of the stage {self.state['stage']!r}.", flush=True)
+            say(f"Going on after epoch {self.state['epoch']} of the stage {self.state['stage']!r}.")
 
     def _execute(self) -> int:
         matplotlib.use("Agg")
+        self.trackers = [] if rank_distrib() else make_trackers(self.options.track, self.run.folder)
         if self.run.resumed:
             self.go_on()
         self.images = load_images(self.options.data, self.options.size)
@@ -79,7 +84,8 @@ class Experiment:
         self.run.write_json("config.json", {**options, "asked": asked})
         if not self.interrupted:
             self.train(learn)
-        self.report(learn)
+        if not rank_distrib():
+            self.report(learn)
         return 130 if self.interrupted else 0
 
     @property
@@ -107,7 +113,7 @@ class Experiment:
         for opt in ("adam", "sgd") if self.options.opt == "both" else (self.options.opt,):
             if any(o["opt"] == opt for o in results):
                 continue
-            print(f"Choosing on held-out training images: {opt}", flush=True)
+            say(f"Choosing on held-out training images: {opt}")
             learn = self.learner("holdout", opt)
             stop = []
             if self.options.early_stop:
@@ -124,7 +130,7 @@ class Experiment:
         winner = max(results, key=lambda o: o["held_out_accuracy"])
         self.opt, self.epochs = winner["opt"], winner["epochs"]
         self.choice = {"candidates": results, "chosen": winner}
-        print(f"Chosen: {self.opt}, {self.epochs} epochs. Training on all training images.", flush=True)
+        say(f"Chosen: {self.opt}, {self.epochs} epochs. Training on all training images.")
         return None
 
     def train(self, learn: Learner) -> None:
@@ -140,7 +146,8 @@ class Experiment:
             learn.unfreeze()
             lr = self.options.unfreeze_lr
             callbacks = self.callbacks("fine-tune", [])
-            learn.fit_one_cycle(unfreeze_epochs, slice(lr / 100, lr), cbs=callbacks, reset_opt=True)
+            with self.shared(learn):
+                learn.fit_one_cycle(unfreeze_epochs, slice(lr / 100, lr), cbs=callbacks, reset_opt=True)
 
     def callbacks(self, stage: str, extra: list) -> L:
         "What every fit of a run carries."
@@ -149,7 +156,9 @@ class Experiment:
             state, self.state = self.state, None
         checkpoint = Checkpoint(self.run, stage, state, self.kept)
         logger = HistoryLogger(self.run, stage)
-        return L([self.stopwatch, TrainAccuracy(), logger, StopOnNaN(), checkpoint, self.interruptible, *extra])
+        tracking = [cb for tracker in self.trackers for cb in tracker.cbs(stage)]
+        cbs = [self.stopwatch, TrainAccuracy(), logger, StopOnNaN(), checkpoint, self.interruptible]
+        return L([*cbs, *tracking, *extra])
 
     def fit(self, learn: Learner, epochs: int, stage: str, extra: list = ()) -> None:
         "One fit by the schedule that the options name."
@@ -157,16 +166,28 @@ class Experiment:
         if lr == "auto":
             lr = self.kept["lrs"][stage] = self.kept["lrs"].get(stage) or self.find_lr(learn)
         cbs = self.callbacks(stage, list(extra))
-        if o.schedule == "one_cycle":
-            learn.fit_one_cycle(epochs, lr, cbs=cbs)
-        else:
-            learn.fit_decay(epochs, lr, o.lr_end, "constant" if o.schedule == "constant" else o.decay, cbs=cbs)
+        with self.shared(learn):
+            if o.schedule == "one_cycle":
+                learn.fit_one_cycle(epochs, lr, cbs=cbs)
+            else:
+                learn.fit_decay(epochs, lr, o.lr_end, "constant" if o.schedule == "constant" else o.decay, cbs=cbs)
+
+    def shared(self, learn: Learner) -> AbstractContextManager:
+        "The context of a fit: with other processes, where `accelerate launch` has started several."
+        if num_distrib() < 2:
+            return nullcontext()
+        from cifar_fast.distributed import shared_training  # accelerate, which one process does not need
+
+        if not rank_distrib():
+            bs = self.options.bs
+            say(f"{num_distrib()} processes: {bs} images a batch each, {bs * num_distrib()} a step")
+        return shared_training(learn)
 
     def find_lr(self, learn: Learner) -> float:
         "fastai's valley suggestion, from training losses alone; its plot is saved as lr_find.png."
         lr = float(learn.lr_find(suggest_funcs=SuggestionMethod.Valley).valley)
         self.run.write_figure("lr_find.png", plt.gcf())
-        print(f"Learning rate found: {lr:.2e}", flush=True)
+        say(f"Learning rate found: {lr:.2e}")
         return lr
 
     def report(self, learn: Learner) -> None:
@@ -174,6 +195,7 @@ class Experiment:
         o, watch = self.options, self.stopwatch
         compile_seconds = learn.compiled.seconds if o.compile else 0.0
         seconds = watch.seconds - compile_seconds
+        processes = max(num_distrib(), 1)
         title = f"{data_line(self.images)}, {learn.arch}{weights_line(learn)}, seed {o.seed}"
         trained = [row for row in self.run.history if not row["stage"].startswith("choose")]
         metrics = self.run.finish(learn, title, {
@@ -193,12 +215,15 @@ class Experiment:
             "train_accuracy": trained[-1]["train_accuracy"] if trained else None,
             "train_seconds": seconds,
             "compile_seconds": compile_seconds,
-            "images_per_second": watch.images / seconds if seconds else None,
+            "images_per_second": watch.images * processes / seconds if seconds else None,
+            "processes": processes,
             "choice": self.choice,
             "interrupted": self.interrupted,
         })  # fmt: skip
         self.run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)
         write_report(self.run.folder)
+        for tracker in self.trackers:
+            tracker.finish(metrics, sorted(self.run.folder.glob("*.png")))
         done = f"interrupted after {len(trained)} epochs, " if self.interrupted else ""
         print(
             f"{title}: {done}test accuracy {metrics['accuracy']:.2%} after {seconds:.0f} s of training "

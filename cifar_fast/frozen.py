@@ -20,7 +20,7 @@ from cifar_fast.data import cache_dir
 from cifar_fast.files import read_tensors, write_tensors
 from cifar_fast.loader import ImageTensors, TensorDL
 from cifar_fast.models import Features, TransferModel
-from cifar_fast.progress import progress
+from cifar_fast.progress import progress, say
 
 # Callbacks of these modules read neither images nor the body.
 _BLIND_MODULES = {
@@ -118,7 +118,7 @@ class CachedBody(Callback):
         if reason:
             self.cache.clear()
             if frozen and self.epoch == 0:
-                print(f"The frozen body runs in every epoch: {reason}.", flush=True)
+                say(f"The frozen body runs in every epoch: {reason}.")
             return False
         train, valid = self.dls.train, self.dls.valid
         flip = next((o for o in train.after_batch.fs if isinstance(o, RandomFlip)), None)
@@ -192,7 +192,7 @@ class CachedBody(Callback):
     def _features(self, key: str, dataset: ImageTensors, tfms: list[Transform], mirrored: bool) -> Tensor:
         path = cache_dir() / f"features-{key[:16]}.safetensors"
         if self.on_disk and (found := _read(path, key)) is not None:
-            print(f"Features of {len(dataset):,} images: read from {path}", flush=True)
+            say(f"Features of {len(dataset):,} images: read from {path}")
             return found.to(dataset.x.device)
         x = self._run_body(dataset, tfms, mirrored)
         if self.on_disk:
@@ -257,7 +257,7 @@ def _empty(shape: tuple[int, int], like: Tensor, what: str) -> Tensor:
     "Room for features: in memory, or in a mapped file where they would take more than half of what is free."
     need = shape[0] * shape[1] * like.element_size()
     mapped = like.device.type == "cpu" and need > psutil.virtual_memory().available / 2
-    print(f"Features of {what}: {need / 1e6:,.1f} MB in {'a mapped file' if mapped else 'memory'}", flush=True)
+    say(f"Features of {what}: {need / 1e6:,.1f} MB in {'a mapped file' if mapped else 'memory'}")
     if not mapped:
         return torch.empty(shape, dtype=like.dtype, device=like.device)
     cache_dir().mkdir(parents=True, exist_ok=True)

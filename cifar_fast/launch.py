@@ -6,8 +6,11 @@ from pathlib import Path
 from statistics import stdev
 from types import SimpleNamespace
 
+from fastai.torch_core import num_distrib
+
 from cifar_fast.callbacks import AdaptiveGradientClip
 from cifar_fast.compare import SEED_FOLDER, Method, seed_folders, write_comparison
+from cifar_fast.device import be_deterministic
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment, MakeLearner
 from cifar_fast.learner import custom_learner, transfer_learner
@@ -130,6 +133,10 @@ def train_from_options(
         if is_finished(Path(options.run)):
             print(f"{options.run} is finished already.", flush=True)
             return 0, Path(options.run)
+    if options.seeds > 1 and num_distrib() > 1:
+        raise InputError("many processes train one seed: leave --seeds out, or train without accelerate launch")
+    if options.deterministic:
+        be_deterministic()
     work = SeedSeries if options.seeds > 1 else Experiment
     experiment = work(script, options, make_learner or TRAININGS[script](options))
     return experiment.execute(), experiment.run.folder

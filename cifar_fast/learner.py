@@ -56,6 +56,18 @@ class LeanLearner(Learner):
             self.epoch = epoch
             self._with_events(self._do_epoch, "epoch", CancelEpochException)
 
+    def to_distributed(self, sync_bn: bool = True, **kwargs) -> Learner:
+        "Share fits with the other processes; fastai's `distrib_ctx` calls this. Raises `MissingExtra`."
+        from cifar_fast.distributed import ShardedTrainer  # accelerate, which one process does not need
+
+        return self.add_cb(ShardedTrainer(sync_bn, **kwargs))
+
+    def detach_distributed(self) -> Learner:
+        "Fits are this process's own again."
+        from cifar_fast.distributed import ShardedTrainer
+
+        return self.remove_cb(ShardedTrainer)
+
     def _call_one(self, event_name: str):
         for cb in self._listeners(event_name):
             cb(event_name)

@@ -9,7 +9,7 @@ import torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import Categorize, CategoryMap, IntToFloatTensor, Normalize
 from fastai.losses import CrossEntropyLossFlat
-from fastai.torch_core import TensorCategory, TensorImage, default_device
+from fastai.torch_core import TensorCategory, TensorImage, default_device, to_detach
 from fastcore.meta import delegates
 from fasttransform import Pipeline
 from torch import Tensor
@@ -155,14 +155,31 @@ class TensorDL(TfmdDL):
         device = torch.device(dataset.x.device if device is None else device)
         super().__init__(dataset.to(device), bs=bs, shuffle=shuffle, num_workers=0, device=device, **kwargs)
         self._n_inp, self._types, self.epoch = 1, _UNLABELLED if dataset.y is None else _LABELLED, 0
+        self.shard(0, 1)
+
+    def shard(
+        self,
+        rank: int,  # of this process
+        world: int,  # processes that share the images
+    ) -> None:
+        """Take this process's images only: every `world`-th of each pass's order.
+
+        Training leaves out what cannot be shared evenly, other images in each pass; validation leaves out none.
+        """
+        self.rank, self.world = rank, world
+
+    @property
+    def n_own(self) -> int:
+        "Images of a pass that this process takes."
+        return self.n // self.world if self.shuffle else len(range(self.rank, self.n, self.world))
 
     def __len__(self) -> int:
-        full, rest = divmod(self.n, self.bs)
+        full, rest = divmod(self.n_own, self.bs)
         return full + (rest > 0 and not self.drop_last) - self._joins_last
 
     @property
     def _joins_last(self) -> bool:
-        return self.shuffle and not self.drop_last and self.n > self.bs and self.n % self.bs == 1
+        return self.shuffle and not self.drop_last and self.n_own > self.bs and self.n_own % self.bs == 1
 
     def to(self, device):
         "Put images and transforms on `device`."
@@ -191,6 +208,8 @@ class TensorDL(TfmdDL):
         idxs = self.get_idxs()
         if not isinstance(idxs, Tensor):
             idxs = torch.tensor(list(islice(idxs, self.n)), dtype=torch.int64)
+        if self.world > 1:
+            idxs = idxs[self.rank :: self.world][: self.n_own]
         idxs, norm = idxs.to(self.device), self._only_normalize()
         for i in range(len(self)):
             stop = None if self._joins_last and i == len(self) - 1 else (i + 1) * self.bs
@@ -198,6 +217,10 @@ class TensorDL(TfmdDL):
             yield self.after_batch(batch) if norm is None else _normalized(batch, norm)
         self.epoch += 1
         self.after_iter()
+
+    def to_detach(self, b, cpu: bool = True, gather: bool = True):
+        "fastai's, but never gathered: shares differ in length, and metrics are summed when they are complete."
+        return to_detach(b, cpu, gather=False)
 
     def _only_normalize(self) -> Normalize | None:
         "The Normalize of a pipeline that does nothing but make floats and normalise them."

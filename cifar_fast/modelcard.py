@@ -16,7 +16,12 @@ _CNN = {
     "width": (int, 1, 4096), "n_dense": (int, 1, 16), "dense_width": (int, 1, 65_536), "conv_dropout": _SHARE,
     "dropout": _SHARE, "logit_dropout": _SHARE, "bn": (bool, 0, 1),
 }  # fmt: skip
+_RECORD = {
+    "n_out": (int, 1, 100_000), "widths": (list, 1, 2048), "depth": (int, 2, 3), "bn_momentum": _SHARE,
+}  # fmt: skip
 _RESNET = {"n_out": (int, 1, 100_000), "head": (str, None, None)}
+_SCHEMAS = {"CustomCNN": _CNN, "RecordNet": _RECORD}
+N_GROUPS = 3  # entries of a list
 
 
 @dataclass(frozen=True)
@@ -83,19 +88,23 @@ class ModelCard:
         options = {k: v for k, v in self.architecture.items() if k != "name"}
         if not isinstance(self.architecture.get("name"), str):
             raise InputError(f"{source}: the architecture has no name")
-        schema = _CNN if self.architecture["name"] == "CustomCNN" else _RESNET
+        schema = _SCHEMAS.get(self.architecture["name"], _RESNET)
         for name in sorted(schema.keys() | options.keys()):
             if name not in schema or name not in options:
                 known = "an unknown" if name not in schema else "no"
                 raise InputError(f"{source}: the architecture has {known} parameter {name!r}")
             kind, least, most = schema[name]
             value = options[name]
-            right = isinstance(value, (int, float) if kind is float else kind)
-            right = right and isinstance(value, bool) == (kind is bool)
-            if kind is str:
-                right = right and value in ("linear", "fastai")
-            if not right or (kind is not str and not least <= value <= most):
+            if not _fits(value, kind, least, most):
                 raise InputError(f"{source}: the architecture's {name} does not fit ({_short(value)})")
+
+
+def _fits(value, kind: type, least: float, most: float) -> bool:
+    "Whether a parameter is of its type and within its bounds; a list, whether each of its integers is."
+    if kind is list:
+        return isinstance(value, list) and len(value) == N_GROUPS and all(_fits(o, int, least, most) for o in value)
+    right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+    return right and (value in ("linear", "fastai") if kind is str else least <= value <= most)
 
 
 def _digest(content: dict) -> str:

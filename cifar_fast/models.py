@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_fast.errors import InputError
+from cifar_fast.recordnet import RecordNet
 
 
 class CustomCNN(nn.Sequential):
@@ -98,10 +99,12 @@ def build_model(
     name, options = architecture["name"], {k: v for k, v in architecture.items() if k != "name"}
     if name == "CustomCNN":
         return CustomCNN(**options)
+    if name == "RecordNet":
+        return RecordNet(**options)
     import torchvision  # a second, which the small network need not wait for
 
     if name not in resnet_names():
-        raise InputError(f"{name!r} is no network of this package: it has CustomCNN and torchvision's ResNets")
+        raise InputError(f"{name!r} is no network of this package: it has CustomCNN, RecordNet and ResNets")
     layers = list(torchvision.models.get_model(name, weights=None).children())
     n_features, head = layers[-1].in_features, options["head"]
     if head == "fastai":

@@ -64,7 +64,8 @@ class Muon(Optimizer):
         compile: bool = False,  # whether to run them through torch.compile
     ):
         super().__init__(params, dict(lr=lr, rate=rate, momentum=momentum, weight_decay=weight_decay))
-        self.steps, self._orthogonalize = steps, torch.compile(orthogonalize, dynamic=False) if compile else orthogonalize
+        self.steps = steps
+        self._orthogonalize = torch.compile(orthogonalize, dynamic=False) if compile else orthogonalize
 
     def __getstate__(self):
         return {**super().__getstate__(), "steps": self.steps, "_orthogonalize": orthogonalize}

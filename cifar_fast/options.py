@@ -53,6 +53,9 @@ def choice(*names: str) -> dict:
     return {"choices": list(names)}
 
 
+Repeated = Annotated[str, {"action": "append"}]  # an option that may be given several times
+
+
 def training_options(
     data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
     epochs: count = 30,  # training epochs
@@ -72,6 +75,9 @@ def training_options(
     test_images: amount = 0,  # test images to use; 0: all
     seed: amount = 0,  # of weights, batches and splits
     seeds: count = 1,  # train so many times, from `seed` on, and report mean and interval
+    track: str = "csv",  # log to csv (always), tensorboard, wandb, mlflow; several with commas
+    quiet: bool = False,  # say the result alone
+    deterministic: bool = False,  # on a GPU: the same seed gives the same weights, more slowly
     device: str = "auto",  # auto, cpu, cuda or another torch device
     run: str | None = None,  # folder to write; default: runs/<script>-<date>-<time>
     resume: str | None = None,  # folder of a run that was stopped: go on with its options, others are ignored
@@ -110,6 +116,23 @@ def transfer_options(
     "The options of transfer.py."
 
 
+def speedrun_options(
+    target: Annotated[int, {"choices": [90, 94, 96]}] = 94,  # percent that the recipe is made for
+    data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
+    runs: count = 1,  # runs that count, from `seed` on
+    peer: str | None = None,  # run in turns with ours: recipe (airbench's, in a plain loop), or an airbench checkout
+    peer_epochs: rate = 8.0,  # epochs of --peer recipe; fractions too
+    precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # auto: bf16 where it is native
+    compile: Annotated[str, choice("auto", "on", "off")] = "auto",  # torch.compile; auto: on a GPU
+    images: amount = 0,  # training images to use, as many of each class; 0: all
+    test_images: amount = 0,  # test images to use; 0: all
+    seed: amount = 0,  # of the first run's weights and batches
+    device: str = "auto",  # auto, cpu, cuda or another torch device
+    run: str | None = None,  # folder to write; default: runs/speedrun-<date>-<time>
+):
+    "The options of speedrun.py."
+
+
 OPTIONS = {"custom": custom_options, "transfer": transfer_options}
 
 
@@ -124,13 +147,50 @@ def script_options(
     return SimpleNamespace(**{**defaults, **changed})
 
 
+def parse_option(
+    script: str,  # custom or transfer
+    name: str,  # of an option
+    text: str,  # its value, as on the command line
+) -> str | int | float | bool:
+    "The value that `text` means for an option. Raises `InputError`."
+    parameters = signature(OPTIONS[script]).parameters
+    if name not in parameters:
+        raise InputError(f"{script}.py has no option {name!r}: see {script}.py --help")
+    kind = parameters[name].annotation
+    allowed = getattr(kind, "__metadata__", [{}])[0].get("choices")
+    if allowed and text not in allowed:
+        raise InputError(f"{name} is {text!r}: give one of {', '.join(allowed)}")
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"{name} is {text!r}: give true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text) if callable(kind) and not allowed and kind is not str else text
+    except (ArgumentTypeError, TypeError) as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def sweep_options(
+    script: Annotated[str, choice("custom", "transfer")] = "custom",  # whose options are searched
+    param: Repeated = None,  # try NAME=loguniform(a,b), uniform(a,b), randint(a,b) or choice(x,y); fix NAME=value
+    data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
+    trials: count = 16,  # trials in all
+    address: str | None = None,  # of a Ray cluster; default: this machine
+    per_gpu: count = 1,  # trials that share a GPU
+    seed: amount = 0,  # of the search
+    run: str | None = None,  # folder to write; default: runs/sweep-<date>-<time>
+    resume: str | None = None,  # folder of a sweep that was stopped: go on with it
+):
+    "The options of sweep.py."
+
+
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Ends a script with one line: 2 for an `InputError`, 1 where a run cannot go on, 130 for Ctrl-C.
 
     Libraries' deprecations stay silent.
     """
-    for category in (DeprecationWarning, FutureWarning):
+    for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
         warnings.simplefilter("ignore", category)
     try:
         yield

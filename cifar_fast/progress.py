@@ -6,10 +6,29 @@ from collections.abc import Iterable, Sized
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import progress_bar
 
+_quiet = False
+
+
+def be_quiet(quiet: bool = True) -> None:
+    "Show no bars, tables and remarks from now on; results and errors are still said."
+    global _quiet
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    "Whether `be_quiet` holds."
+    return _quiet
+
+
+def say(text: str) -> None:
+    "A remark on the way, which `be_quiet` drops."
+    if not _quiet:
+        print(text, flush=True)
+
 
 def shows_bars() -> bool:
     "Whether standard output is a terminal or a notebook (fastprogress asks neither)."
-    return bool(IN_NOTEBOOK) or sys.stdout.isatty()
+    return not _quiet and (bool(IN_NOTEBOOK) or sys.stdout.isatty())
 
 
 def progress(

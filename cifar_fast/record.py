@@ -1,6 +1,5 @@
 """The record recipes: the numbers of each target, and the Learner that they make."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import ceil
@@ -63,8 +62,8 @@ RECIPES = {
         epochs=4, bs=500, widths=(48, 192, 256), filter_lr=0.17, label_smoothing=0.1, whitening_epochs=0,
         sizes=(16, 20, 24), views=2,
     ),
-    94: Recipe(epochs=9, sizes=(16, 16)),
-    96: Recipe(epochs=30, bs=1_000, widths=(128, 384, 512), depth=3, filter_lr=0.17, translate=4, cutout=12),
+    94: Recipe(),
+    96: Recipe(epochs=34, bs=1_000, widths=(128, 384, 512), depth=3, filter_lr=0.17, translate=4, cutout=12),
 }  # fmt: skip
 
 
@@ -224,9 +223,8 @@ def record_dls(dls: DataLoaders, recipe: Recipe) -> DataLoaders:
 @patch
 def whiten(self: Learner) -> None:
     "Fit a `RecordNet`'s first layer to the first training images."
-    tfms = [o for o in self.dls.valid.after_batch.fs]
     batch = self.dls.train_ds.subset(torch.arange(min(N_WHITENING, len(self.dls.train_ds)))).batch(slice(None))
-    for tfm in tfms:
+    for tfm in self.dls.valid.after_batch.fs:
         batch = tfm(batch)
     self.model.to(batch[0].device).whiten(batch[0].as_subclass(Tensor))
 

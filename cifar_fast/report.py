@@ -95,7 +95,7 @@ def warnings_of(metrics: dict) -> list[str]:
         warnings.append(f"These are not CIFAR-10 results: the data is {metrics['data']}.")
     elif not metrics["data_is_cifar10"]:
         warnings.append("Only a part of CIFAR-10 was used.")
-    if metrics["model"] != "CustomCNN" and metrics["weights"] == "none":
+    if metrics["model"] not in ("CustomCNN", "RecordNet") and metrics["weights"] == "none":
         warnings.append("The body has random weights, not pretrained ones.")
     if metrics["interrupted"]:
         warnings.append(f"Interrupted after {metrics['epochs']} epochs.")

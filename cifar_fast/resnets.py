@@ -14,6 +14,7 @@ from torch import Tensor
 from cifar_fast.download import DownloadError, download
 from cifar_fast.errors import InputError
 from cifar_fast.models import TransferModel, resnet_names
+from cifar_fast.progress import say
 
 
 def resnet_builder(arch: str):
@@ -88,7 +89,7 @@ def _imagenet_file(arch: str) -> Path:
     url = torchvision.models.get_model_weights(arch).DEFAULT.url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if not path.exists():
-        print(f"Downloading {path.name} ...", flush=True)
+        say(f"Downloading {path.name} ...")
         download(url, path, f"sha256:{path.stem.rsplit('-', 1)[1]}")  # the file's name ends in its hash
     return path
 

@@ -175,6 +175,27 @@ class Run:
         return peak_memory_mb() - self.memory_before
 
 
+class SilentRun(Run):
+    "The run as processes other than the first see it: they keep the history, and write nothing."
+
+    def __init__(self, folder: str | Path | None, name: str = "run", resume: bool = False):
+        self.folder, self.resumed = Path(folder or name), resume
+        self.history, self.batches, self.memory_before = [], [], memory_after_imports()
+
+    def discard(self) -> None:
+        "There is nothing to remove."
+
+    release = discard
+
+    def write_json(self, name: str, content: dict) -> None:
+        "Nothing."
+
+    write_figure = write_json
+
+    def _write_csv(self, name: str, header: list[str], rows: list) -> None:
+        "Nothing."
+
+
 def lock_folder(folder: Path):
     "The open lock file of `folder`, held while the process lives. Raises `InputError` where another process has it."
     file = (folder / LOCK).open("a")

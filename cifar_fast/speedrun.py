@@ -2,18 +2,27 @@
 
 import time
 from dataclasses import asdict
+from statistics import fmean
+from types import SimpleNamespace
 
+import matplotlib
 import psutil
 import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import set_seed
 
-import cifar_fast.schedules  # noqa: F401 - fit_decay
-from cifar_fast.airbench import Outcome
+import cifar_fast.export  # noqa: F401 - patches export_safe onto Learner
+from cifar_fast.airbench import AirbenchScript, Outcome, PlainRecipe
 from cifar_fast.callbacks import Stopwatch
+from cifar_fast.data import load_images
+from cifar_fast.device import parse_device
+from cifar_fast.errors import InputError
+from cifar_fast.experiment import data_line, model_metrics
 from cifar_fast.formats import ImageSet
 from cifar_fast.loader import image_dls
 from cifar_fast.record import TestTimeViews, record_learner
+from cifar_fast.report import write_report
+from cifar_fast.run import HistoryLogger, Run, versions
 from cifar_fast.stats import mean_interval
 
 
@@ -68,6 +77,98 @@ class RecordRuns:
         return time.perf_counter()
 
 
+Contender = RecordRuns | AirbenchScript | PlainRecipe
+
+
+class Speedrun:
+    "experiments/speedrun.py's work: runs of ours, in turns with those of a peer, and the last of ours as a run folder."
+
+    def __init__(
+        self,
+        options: SimpleNamespace,  # of the script
+    ):
+        self.options, self.device = options, parse_device(options.device)
+        self.run = Run(options.run, "speedrun")
+        self.outcomes: dict[str, list[Outcome]] = {}
+
+    def execute(self) -> None:
+        "Do all of it. Raises `InputError`, and leaves no folder of its own then."
+        try:
+            self._execute()
+        except InputError:
+            self.run.discard()
+            raise
+        finally:
+            self.run.release()
+
+    def _execute(self) -> None:
+        o = self.options
+        matplotlib.use("Agg")
+        self.images = load_images(o.data).fewer(o.images, o.test_images)
+        compile = o.compile == "on" or (o.compile == "auto" and self.device.type == "cuda")
+        mode = "reduce-overhead" if compile and self.device.type == "cuda" else compile  # CUDA graphs
+        ours = RecordRuns(self.images, o.target, self.device, o.precision, mode)
+        resolved = {"run": str(self.run.folder), "precision": ours.learn.precision, "device": str(self.device)}
+        self.run.write_json("config.json", {**vars(o), **resolved, "recipe": asdict(ours.learn.recipe)})
+        contenders = [ours, *([self.peer(ours.learn.precision)] if o.peer else [])]
+        self.warm_up(contenders, compile)
+        for i in range(o.runs):
+            for contender in contenders:
+                self.turn(contender, o.seed + i)
+            if i == 0:
+                self.wall_seconds = seconds_since_start()
+        self.report(ours)
+
+    def peer(self, precision: str) -> Contender:
+        "Whom ours is measured against."
+        o = self.options
+        if o.peer == "recipe":
+            return PlainRecipe(self.images, o.peer_epochs, self.device, precision)
+        return AirbenchScript(o.peer, o.target, self.images)
+
+    def warm_up(self, contenders: list[Contender], compile: bool) -> None:
+        "A run each that does not count, where it compiles or where cuDNN looks for its fastest ways."
+        for contender in contenders if compile or self.device.type == "cuda" else ():
+            began = time.perf_counter()
+            contender.warm_up()
+            print(f"{contender.name}: warm-up {time.perf_counter() - began:.1f} s", flush=True)
+
+    def turn(self, contender: Contender, seed: int) -> None:
+        "One run that counts."
+        last = seed == self.options.seed + self.options.runs - 1
+        cbs = [HistoryLogger(self.run)] if last and isinstance(contender, RecordRuns) else []
+        outcome = contender.run(seed, cbs) if cbs else contender.run(seed)
+        self.outcomes.setdefault(contender.name, []).append(outcome)
+        print(f"{contender.name}, seed {seed}: {outcome.accuracy:.2%} in {outcome.seconds:.2f} s", flush=True)
+
+    def report(self, ours: RecordRuns) -> None:
+        "Write speedrun.json and the last run's folder, and say what came out."
+        o, learn, last = self.options, ours.learn, self.outcomes[ours.name][-1]
+        title = f"{data_line(self.images)}, RecordNet for {o.target} %, seed {o.seed + o.runs - 1}"
+        results = {name: summary(outcomes, o.target) for name, outcomes in self.outcomes.items()}
+        machine = device_line(self.device)
+        self.run.write_json("speedrun.json", {
+            "title": title, "target": o.target, "machine": machine, "precision": learn.precision,
+            "wall_seconds": self.wall_seconds, **results, "versions": versions(),
+        })  # fmt: skip
+        learn.add_cb(TestTimeViews(learn.recipe.views))  # what is reported and exported predicts as the record does
+        metrics = self.run.finish(learn, title, {
+            "data": self.images.name, "data_is_cifar10": self.images.is_cifar10, "model": learn.arch,
+            "weights": learn.weights, "epochs": learn.recipe.epochs, "bs": learn.dls.train.bs, "opt": "muon",
+            "lr": learn.recipe.filter_lr, "schedule": "linear", "size": self.images.train_x.shape[-1],
+            "seed": o.seed + o.runs - 1, "device": str(self.device), "precision": learn.precision,
+            "train_accuracy": None, "train_seconds": last.seconds,
+            "images_per_second": learn.recipe.epochs * len(self.images.train_y) / last.seconds,
+            "interrupted": False,
+        })  # fmt: skip
+        learn.export_safe("model", model_metrics(metrics))
+        write_report(self.run.folder)
+        for name, result in results.items():
+            print(f"{name}: {line_of(result, o.target)}")
+        print(f"{title}: {machine}, {learn.precision}; first result {self.wall_seconds:.1f} s after the start "
+              f"-> {self.run.folder}", flush=True)  # fmt: skip
+
+
 def summary(
     outcomes: list[Outcome],  # of one contender
     target: float,  # percent
@@ -79,9 +180,24 @@ def summary(
         "runs": [asdict(o) for o in outcomes],
         "mean_accuracy": mean,
         "interval": None if half is None else [mean - half, mean + half],
-        "mean_seconds": sum(o.seconds for o in outcomes) / len(outcomes),
+        "mean_seconds": fmean(o.seconds for o in outcomes),
         "at_target": sum(o >= target / 100 for o in accuracies),
     }
+
+
+def line_of(result: dict, target: float) -> str:
+    "A `summary` as people read it."
+    n, interval = len(result["runs"]), result["interval"]
+    spread = f" (95 % interval {interval[0]:.2%} to {interval[1]:.2%})" if interval else ""
+    return (f"mean accuracy {result['mean_accuracy']:.2%}{spread}, mean {result['mean_seconds']:.2f} s, "
+            f"{result['at_target']} of {n} runs at {target} % or above")  # fmt: skip
+
+
+def device_line(device: torch.device) -> str:
+    "What computed."
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
 
 
 def seconds_since_start() -> float:

@@ -1,0 +1,119 @@
+"""Many processes on one training: each takes its share of every batch's images, gradients are averaged.
+
+For `accelerate launch`, through fastai's `distrib_ctx`. fastai's own DistributedDL moves indices with `.cuda()` and
+repeats images to fill the last batch; here the `TensorDL`s shard themselves, on any device.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from fastai.learner import Learner
+from fastai.torch_core import num_distrib, rank_distrib
+from torch import Tensor, distributed, nn
+
+from cifar_fast.errors import InputError, MissingExtra
+
+try:
+    import accelerate  # noqa: F401 - fastai.distributed takes it where it is there
+    from fastai.distributed import DistributedTrainer
+except ImportError as error:
+    raise MissingExtra("distributed", "training in many processes") from error
+
+
+class ShardedTrainer(DistributedTrainer):
+    """fastai's DistributedTrainer for `TensorDL`s, on CPUs (gloo) and GPUs (nccl).
+
+    The model stays as it is, so that callbacks, checkpoints and cached features find what they look for; gradients
+    are averaged before each step in one reduction. Batch norms are synchronised on a GPU; on a CPU, which torch has
+    no such layer for, all take rank 0's statistics after each epoch. Validation metrics are summed over all ranks.
+    """
+
+    order = 9  # before MixedPrecision, which looks for infinite gradients
+
+    def before_fit(self):
+        "Give all ranks rank 0's weights, and each its share of the images."
+        if not all(hasattr(dl, "shard") for dl in self.dls.loaders):
+            raise InputError("training in many processes needs DataLoaders of this package")
+        self.rank, self.world = rank_distrib(), num_distrib()
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            distributed.broadcast(tensor.data, 0)
+        self.plain_norms = sync_norms(self.model) if self.dls.device.type == "cuda" and self.sync_bn else []
+        for dl in self.dls.loaders:
+            dl.shard(self.rank, self.world)
+        torch.manual_seed(torch.initial_seed() + self.rank)  # dropout and augmentation differ, orders of images do not
+
+    def before_step(self):
+        "Average the gradients."
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in grads])
+        distributed.all_reduce(flat)
+        flat /= self.world
+        for grad, mean in zip(grads, flat.split([g.numel() for g in grads])):
+            grad.copy_(mean.view_as(grad))
+
+    def after_train(self):
+        "Statistics that were not synchronised become those of rank 0."
+        for buffer in self.model.buffers():
+            distributed.broadcast(buffer, 0)
+
+    def after_validate(self):
+        "Sum what the Recorder is about to read, where this was a validation in shares."
+        if getattr(self.dl, "world", 1) == 1:
+            return
+        for metric in self.recorder._valid_mets:
+            if hasattr(metric, "total") and metric.count:
+                sums = torch.tensor([float(metric.total), float(metric.count)], dtype=torch.float64)
+                sums = sums.to(self.dls.device)
+                distributed.all_reduce(sums)
+                metric.total, metric.count = sums[0].cpu(), int(sums[1])
+
+    def before_train(self):
+        "Nothing is wrapped: the loaders have been sharded."
+
+    before_validate = before_train
+
+    def _backward(self):
+        self.learn.loss_grad.backward()
+
+    def after_fit(self):
+        "Whole loaders and plain batch norms again."
+        for dl in self.dls.loaders:
+            dl.shard(0, 1)
+        for parent, name, norm in self.plain_norms:
+            norm.load_state_dict(getattr(parent, name).state_dict())
+            setattr(parent, name, norm)
+        self.plain_norms = []
+
+
+def sync_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    "Put torch's SyncBatchNorm in place of each batch norm, with its parameters; what stood where, to put it back."
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.modules.batchnorm._BatchNorm)
+    ]
+    for parent, name, child in found:
+        setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+    return found
+
+
+@contextmanager
+def shared_training(
+    learn: Learner,  # of this package
+) -> Iterator[None]:
+    "Fits in this context are shared by all processes that were launched together. Raises `MissingExtra`."
+    device = learn.dls.device.type
+    with learn.distrib_ctx(sync_bn=device == "cuda", **({"cpu": True} if device == "cpu" else {})):
+        yield
+
+
+def weights_agree(model: nn.Module) -> bool:
+    "Whether all ranks hold the same weights and statistics, bit for bit."
+    flat = torch.cat([o.detach().double().flatten() for o in model.state_dict().values()])
+    first: Tensor = flat.clone()
+    distributed.broadcast(first, 0)
+    same = torch.tensor(float(torch.equal(flat, first)), device=flat.device)
+    distributed.all_reduce(same, distributed.ReduceOp.MIN)
+    return bool(same)

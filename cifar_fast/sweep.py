@@ -1,0 +1,270 @@
+"""Many trials: Ray Tune searches options of a training script, on held-out training images alone.
+
+Optuna proposes, ASHA ends early what lags behind. Every finished trial is a file in the sweep's folder, from which a
+sweep that was killed goes on; the winner is trained on all training images, and tested, once.
+"""
+
+import csv
+import json
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from fastai.callback.core import Callback
+from fastai.learner import Recorder
+from fastai.torch_core import set_seed
+from matplotlib.figure import Figure
+
+import cifar_fast.schedules  # noqa: F401 - fit_decay
+from cifar_fast.callbacks import StopOnNaN
+from cifar_fast.data import load_images
+from cifar_fast.device import parse_device
+from cifar_fast.errors import InputError, MissingExtra
+from cifar_fast.files import write_atomically
+from cifar_fast.launch import TRAININGS, train_from_options
+from cifar_fast.loader import image_dls
+from cifar_fast.options import parse_option, script_options
+from cifar_fast.progress import be_quiet
+from cifar_fast.run import Run
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before ray is imported: nothing is reported to anybody
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+try:
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+except ImportError as error:
+    raise MissingExtra("sweep", "sweep.py") from error
+
+KINDS = {"loguniform": 2, "uniform": 2, "randint": 2, "choice": None}  # and how many arguments they take
+
+
+@dataclass(frozen=True)
+class Param:
+    "An option of a training script and what to try for it."
+
+    name: str  # of the option, with underscores
+    kind: str  # loguniform, uniform, randint (the end included), choice, or fixed
+    values: tuple  # bounds, choices, or the one value
+
+    @classmethod
+    def parse(cls, text: str, script: str) -> "Param":
+        "`lr=loguniform(1e-4,1e-2)`, `head=choice(linear,fastai)`, `epochs=3`. Raises `InputError`."
+        found = re.fullmatch(r"\s*([\w-]+)\s*=\s*(?:(\w+)\((.*)\)|([^()]*))\s*", text)
+        if not found:
+            raise InputError(f"{text!r} is no parameter: write lr=loguniform(1e-4,1e-2), head=choice(a,b) or epochs=3")
+        name, kind, args, fixed = found[1].replace("-", "_"), found[2], found[3], found[4]
+        if kind is None:
+            return cls(name, "fixed", (parse_option(script, name, fixed),))
+        if kind not in KINDS:
+            raise InputError(f"{text!r}: there is no {kind}, but {', '.join(KINDS)}")
+        values = tuple(parse_option(script, name, o.strip()) for o in args.split(","))
+        if KINDS[kind] not in (None, len(values)):
+            raise InputError(f"{text!r}: {kind} takes two bounds")
+        if kind != "choice" and not (all(isinstance(o, (int, float)) for o in values) and values[0] < values[1]):
+            raise InputError(f"{text!r}: give two numbers, the smaller first")
+        return cls(name, kind, values)
+
+    def space(self):
+        "Ray Tune's domain, or the fixed value."
+        if self.kind == "fixed":
+            return self.values[0]
+        if self.kind == "choice":
+            return tune.choice(list(self.values))
+        low, high = self.values
+        return getattr(tune, self.kind)(low, high + (self.kind == "randint"))
+
+
+class ReportAccuracy(Callback):
+    "Tells Ray Tune the accuracy on held-out images after each epoch."
+
+    order, needs_images = Recorder.order + 1, False
+
+    def after_epoch(self):
+        "Report; here ASHA may end the trial."
+        names = list(self.recorder.metric_names)
+        tune.report({"accuracy": float(self.recorder.log[names.index("accuracy")]), "epoch": self.epoch + 1})
+
+
+def train_trial(
+    config: dict,  # options that this trial has
+    script: str,  # custom or transfer
+    fixed: dict,  # options that all have
+) -> None:
+    "One trial, in a process of Ray's: nine tenths of the training images, accuracy on the last tenth."
+    torch.set_num_threads(1)
+    be_quiet()
+    o = script_options(script, **{**fixed, **config})
+    images = load_images(o.data, o.size).fewer(o.images, o.test_images)
+    set_seed(o.seed)
+    device = parse_device(o.device)
+    dls = image_dls(images, o.bs, "holdout", None, o.flip, o.translate, o.cutout, seed=o.seed, device=device)
+    learn = TRAININGS[script](o)(dls, o.opt)
+    with learn.no_bar(), learn.no_logging():
+        cbs = [StopOnNaN(), ReportAccuracy()]
+        if o.schedule == "one_cycle":
+            learn.fit_one_cycle(o.epochs, o.lr, cbs=cbs)
+        else:
+            learn.fit_decay(o.epochs, o.lr, o.lr_end, "constant" if o.schedule == "constant" else o.decay, cbs=cbs)
+
+
+class KeepTrials(tune.Callback):
+    "Writes each finished trial, in full or ended by ASHA, as a file."
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def on_trial_complete(self, iteration, trials, trial, **info):
+        "Write it, whole or not at all."
+        result = trial.last_result
+        if "accuracy" in result:
+            best = trial.metric_analysis["accuracy"]["max"]
+            content = {"config": trial.config, "accuracy": result["accuracy"], "best": best, "epochs": result["epoch"]}
+            text = json.dumps(content, indent=2) + "\n"
+            write_atomically(self.folder / f"{uuid.uuid4().hex[:12]}.json", lambda tmp: tmp.write_text(text))
+
+
+class Sweep:
+    "experiments/sweep.py's work."
+
+    def __init__(
+        self,
+        options: SimpleNamespace,  # of the script
+    ):
+        self.options = options
+        self.params = [Param.parse(o, options.script) for o in options.param or ()]
+        if not any(o.kind != "fixed" for o in self.params):
+            raise InputError("nothing to search: give --param, as in --param 'lr=loguniform(1e-4,1e-2)'")
+        self.searched = [o for o in self.params if o.kind != "fixed"]
+        self.fixed = {o.name: o.values[0] for o in self.params if o.kind == "fixed"}
+        if clash := {"run", "resume", "seeds", "early_stop"} & {o.name for o in self.params}:
+            raise InputError(f"{clash.pop()} is not for trials: leave it out")
+        self.fixed |= {"data": options.data} | ({"cache_features": True} if options.script == "transfer" else {})
+        script_options(options.script, **self.fixed)
+
+    def execute(self) -> int:
+        "Search, show, and train the winner; the exit code. Raises `InputError`."
+        o = self.options
+        self.run = Run(o.resume or o.run, "sweep", bool(o.resume))
+        try:
+            self.folder = self.run.folder / "trials"
+            self.folder.mkdir(exist_ok=True)
+            self.check_asked()
+            load_images(self.fixed["data"], self.fixed.get("size", 32))  # decoded once, not by every trial
+            done = self.finished()
+            if done:
+                print(f"{len(done)} trials are finished already.", flush=True)
+            if len(done) < o.trials:
+                self.search(done)
+            trials = sorted(self.finished(), key=lambda trial: -trial["accuracy"])
+            if not trials:
+                raise InputError("no trial came to an end: look at what they printed above")
+            self.write(trials)
+            return self.train_winner(trials[0])
+        except InputError:
+            if not (self.run.folder / "trials").exists() or not self.finished():
+                self.run.discard()
+            raise
+        finally:
+            if self.run.folder.exists():
+                self.run.release()
+
+    def check_asked(self) -> None:
+        "A sweep that goes on must search the same. Raises `InputError`."
+        path, asked = self.run.folder / "config.json", {"script": self.options.script, "param": self.options.param}
+        if path.exists():
+            before = json.loads(path.read_text())
+            if any(before.get(k) != v for k, v in asked.items()):
+                raise InputError(f"{self.run.folder} searched {before.get('param')}: give the same --param to go on")
+        self.run.write_json("config.json", {**vars(self.options), **asked})
+
+    def finished(self) -> list[dict]:
+        "All trials that have come to an end, and are still readable."
+        return [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json"))]
+
+    def search(self, done: list[dict]) -> None:
+        "Run the trials that are missing."
+        o = self.options
+        epochs = script_options(o.script, **self.fixed).epochs
+        gpus = torch.cuda.device_count()
+        ray.init(address=o.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        try:
+            points = [trial["config"] for trial in done] or None
+            rewards = [trial["accuracy"] for trial in done] or None
+            # the trials known already are points of the search, to which Ray gives no trial
+            optuna = OptunaSearch(
+                metric="accuracy", mode="max", seed=o.seed, points_to_evaluate=points, evaluated_rewards=rewards
+            )
+            trainable = tune.with_parameters(train_trial, script=o.script, fixed=self.fixed)
+            tuner = tune.Tuner(
+                tune.with_resources(trainable, {"cpu": 1, "gpu": min(1, gpus) / o.per_gpu if gpus else 0}),
+                param_space={p.name: p.space() for p in self.searched},
+                tune_config=tune.TuneConfig(
+                    metric="accuracy", mode="max", num_samples=o.trials - len(done), search_alg=optuna,
+                    scheduler=ASHAScheduler(time_attr="epoch", max_t=max(epochs, 1), grace_period=1),
+                ),
+                run_config=tune.RunConfig(
+                    name="ray", storage_path=str(self.run.folder.absolute()), verbose=0,
+                    callbacks=[KeepTrials(self.folder)],
+                ),
+            )  # fmt: skip
+            failed = tuner.fit().errors
+        finally:
+            ray.shutdown()
+        for error in failed[:1]:
+            print(f"{len(failed)} trials failed, the first with: {str(error).strip().splitlines()[-1]}", flush=True)
+
+    def write(self, trials: list[dict]) -> None:
+        "sweep.csv, sweep.png, and the table on the screen."
+        names = [p.name for p in self.searched]
+        rows = [[*(trial["config"][name] for name in names), trial["epochs"], trial["accuracy"]] for trial in trials]
+        header = [*names, "epochs", "held_out_accuracy"]
+
+        def write_csv(tmp: Path) -> None:
+            with tmp.open("w", newline="") as out:
+                csv.writer(out).writerows([header, *rows])
+
+        write_atomically(self.run.folder / "sweep.csv", write_csv)
+        self.run.write_figure("sweep.png", plot_sweep(trials, self.searched, self.options.script))
+        print("  ".join(f"{o:<16}" for o in header))
+        for row in rows:
+            print("  ".join(f"{f'{o:.4g}' if isinstance(o, float) else o!s:<16}" for o in row), flush=True)
+
+    def train_winner(self, winner: dict) -> int:
+        "On all training images, tested once."
+        folder = self.run.folder / "winner"
+        resume = str(folder) if (folder / "config.json").exists() else None
+        options = {**self.fixed, **winner["config"], "run": str(folder), "resume": resume}
+        print(f"Winner: {winner['config']}, {winner['accuracy']:.2%} of held-out images. Training on all.", flush=True)
+        return train_from_options(self.options.script, script_options(self.options.script, **options))[0]
+
+
+def plot_sweep(
+    trials: list[dict],  # config, accuracy and epochs of each
+    params: list[Param],  # that were searched
+    title: str = "",  # of the figure
+) -> Figure:
+    "Held-out accuracy against each parameter; trials that ASHA ended early are hollow."
+    fig = Figure(figsize=(4 * len(params) + 0.5, 3.6), layout="constrained")
+    full = max(trial["epochs"] for trial in trials)
+    for ax, param in zip(fig.subplots(1, len(params), sharey=True, squeeze=False)[0], params):
+        labels = [str(o) for o in param.values] if param.kind == "choice" else []
+        for trial in trials:
+            value, whole = trial["config"][param.name], trial["epochs"] == full
+            x = labels.index(str(value)) if labels else value
+            ax.plot(x, trial["accuracy"], "o", color="C0", fillstyle="full" if whole else "none")
+        if labels:
+            ax.set_xticks(range(len(labels)), labels)
+            ax.margins(x=0.3)
+        if param.kind == "loguniform":
+            ax.set_xscale("log")
+        ax.set_xlabel(param.name)
+        ax.grid(alpha=0.3)
+    fig.axes[0].set_ylabel("accuracy on held-out images")
+    fig.suptitle(f"{title}: {len(trials)} trials (hollow: ended early)", fontsize="medium")
+    return fig

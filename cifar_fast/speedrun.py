@@ -45,6 +45,7 @@ class RecordRuns:
         self.name, self.device = "cifar_fast", device
         torch.backends.cudnn.benchmark = True  # batches come in few shapes, and the warm-up tries cuDNN's ways
         self.learn = record_learner(image_dls(images, device=device), target, precision, compile, **changes)
+        self.learn.remove_cb(self.learn.progress)
 
     def warm_up(self) -> None:
         "A whole run, after which nothing is left to compile."
@@ -61,7 +62,7 @@ class RecordRuns:
         learn.model.reset_parameters()
         learn.dls.train.rng.seed(seed)
         learn.dls.train.epoch, learn.opt = 0, None
-        with learn.no_bar(), learn.no_logging():
+        with learn.no_logging():
             began = self._now()
             learn.whiten()
             whitening = self._now() - began
@@ -179,7 +180,7 @@ def summary(
     return {
         "runs": [asdict(o) for o in outcomes],
         "mean_accuracy": mean,
-        "interval": None if half is None else [mean - half, mean + half],
+        "interval": None if half is None else [max(0.0, mean - half), min(1.0, mean + half)],
         "mean_seconds": fmean(o.seconds for o in outcomes),
         "at_target": sum(o >= target / 100 for o in accuracies),
     }

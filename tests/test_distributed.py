@@ -1,0 +1,124 @@
+"""Many processes: shares of the images, and what two of them learn together."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_fast.run import FinishedRun
+
+pytest.importorskip("accelerate")
+ROOT = Path(__file__).parent.parent
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
+          "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+
+
+def launched(script, *args, **kwargs):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [*LAUNCH, script, *map(str, args)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
+    )
+
+
+@pytest.mark.parametrize("n, world", [(10, 2), (11, 2), (11, 3)])
+def test_shares_of_training_are_even_and_disjoint_and_change_what_they_leave_out(digits, n, world):
+    from cifar_fast.loader import image_dls
+
+    dls = image_dls(digits.fewer(100, 50), bs=4, device="cpu")
+    whole = dls.train.new(dataset=dls.train_ds.subset(torch.arange(n)), shuffle=True)
+    seen = []
+    for epoch in range(6):
+        shares = []
+        for rank in range(world):
+            whole.rng.seed(epoch)
+            whole.shard(rank, world)
+            batches = [b[0].idxs for b in whole]
+            assert len(batches) == len(whole)
+            shares.append(torch.cat(batches).tolist())
+        assert {len(o) for o in shares} == {n // world}
+        together = [i for share in shares for i in share]
+        assert len(set(together)) == len(together) == n // world * world
+        seen.append(frozenset(range(n)) - set(together))
+    assert n % world == 0 or len(set(seen)) > 1
+
+
+@pytest.mark.parametrize("n, world", [(10, 2), (11, 2), (11, 3)])
+def test_shares_of_validation_cover_every_image_once(digits, n, world):
+    from cifar_fast.loader import image_dls
+
+    valid = image_dls(digits.fewer(100, 50), bs=4, device="cpu").valid
+    valid = valid.new(dataset=valid.dataset.subset(torch.arange(n)), bs=4)
+    seen = []
+    for rank in range(world):
+        valid.shard(rank, world)
+        seen += torch.cat([b[0].idxs for b in valid]).tolist()
+    assert sorted(seen) == list(range(n))
+
+
+CHECK = """
+import json, sys, torch
+from fastai.torch_core import rank_distrib, set_seed
+from cifar_fast.data import load_images
+from cifar_fast.distributed import shared_training, weights_agree
+from cifar_fast.learner import custom_learner
+from cifar_fast.loader import image_dls
+import cifar_fast.schedules
+set_seed(0)
+dls = image_dls(load_images("digits").fewer(301, 59), bs=16, device="cpu", val_bs=10)
+learn = custom_learner(dls, precision="fp32", width=8)
+with shared_training(learn), learn.no_bar(), learn.no_logging():
+    learn.fit_decay(2, 1e-3)
+    agree = weights_agree(learn.model)
+    shared = [float(o) for o in learn.recorder.values[-1][1:3]]
+with learn.no_bar():
+    alone = [float(o) for o in learn.validate()]
+if not rank_distrib():
+    print(json.dumps({"agree": agree, "shared": shared, "alone": alone, "whole": learn.dls.train.world}))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
+    (tmp_path / "check.py").write_text(CHECK)
+    process = launched(tmp_path / "check.py")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert result["agree"] and result["whole"] == 1
+    assert result["shared"] == pytest.approx(result["alone"], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["custom", "transfer"])
+def test_a_script_trains_in_two_processes_and_writes_one_folder(tmp_path, script):
+    args = ["--data", "digits", "--epochs", "2", "--device", "cpu", "--images", "300", "--test-images", "60",
+            "--precision", "fp32", "--run", tmp_path / "run"]  # fmt: skip
+    process = launched(ROOT / f"experiments/{script}.py", *args, *(["--weights", "none"] * (script == "transfer")))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out.count("test accuracy") == 1 and "2 processes: 64 images a batch each, 128 a step" in out
+    run = FinishedRun.read(tmp_path / "run")
+    assert run.metrics["processes"] == 2 and len(run.history.epochs) == 2 and (tmp_path / "run/report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_other_within_a_minute_with_a_clear_line(tmp_path):
+    import psutil
+
+    args = ["--data", "digits", "--epochs", "1000", "--device", "cpu", "--run", tmp_path / "run"]
+    process = launched(ROOT / "experiments/custom.py", *args)
+    while not (tmp_path / "run/history.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.2)
+    workers = [o for o in psutil.Process(process.pid).children(recursive=True) if "custom.py" in " ".join(o.cmdline())]
+    workers[-1].kill()
+    began = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0 and time.monotonic() - began < 60
+    assert "error: another process of this training has ended" in err
+    assert (tmp_path / "run/checkpoint.pt").exists()

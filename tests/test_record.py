@@ -1,0 +1,114 @@
+"""record_learner: a fastai Learner like any other, trained by a table of numbers."""
+
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.interpret import ClassificationInterpretation
+from fastai.learner import load_learner
+
+import cifar_fast.export  # noqa: F401 - patches the Learner
+from cifar_fast.errors import InputError
+from cifar_fast.predict import Predictor
+from cifar_fast.record import RECIPES, TestTimeViews, record_learner, shifts
+
+TINY = dict(widths=(8, 16, 16), precision="fp32")
+
+
+class Watch(Callback):
+    "Notes sizes, rates and the bias's state, batch by batch."
+
+    order = 20
+
+    def before_fit(self):
+        self.sizes, self.lrs, self.trained = [], [], []
+
+    def after_pred(self):
+        if self.training:
+            self.sizes.append(self.xb[0].shape[-1])
+            self.lrs.append([o["lr"] for o in self.opt.hypers])
+            self.trained.append(self.model.whitening.bias.requires_grad)
+
+
+@pytest.fixture
+def trained(digits_dls, tmp_path):
+    "A small Learner after two epochs, with what it watched."
+    learn = record_learner(
+        digits_dls, 94, epochs=2, whitening_epochs=1, sizes=(16,), path=tmp_path, cbs=Watch(), **TINY
+    )
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_record()
+    return learn
+
+
+def test_it_learns_by_its_recipe(trained):
+    watch, n = trained.watch, len(trained.dls.train)
+    assert n >= 25 and watch.sizes == [16] * n + [32] * n
+    assert watch.trained == [True] * n + [False] * n
+    lrs = torch.tensor(watch.lrs)
+    assert (
+        lrs[0].tolist() == [1.0] * 4 and lrs[n, 0] == 0 and torch.allclose(lrs[n, 1:], torch.full((3,), 0.5).double())
+    )
+    with trained.no_bar(), trained.no_logging():
+        assert trained.validate(cbs=TestTimeViews(6))[1] > 0.8
+
+
+def test_what_works_on_a_learner_works_on_it(trained, tmp_path):
+    with trained.no_bar(), trained.no_logging():
+        interp = ClassificationInterpretation.from_learner(trained)
+        assert interp.confusion_matrix().sum() == len(trained.dls.valid_ds)
+        trained.lr_find(num_it=5, show_plot=False)
+        trained.fit_one_cycle(1, 0.5)
+        preds = trained.get_preds()[0]
+    trained.export("record.pkl")
+    again = load_learner(tmp_path / "record.pkl")
+    with again.no_bar():
+        assert torch.allclose(again.get_preds(dl=trained.dls.valid)[0], preds, atol=1e-5)
+    predictor = Predictor(trained.export_safe("model"))
+    image = trained.dls.valid_ds.x[0].permute(1, 2, 0).numpy()
+    assert abs(predictor(image).probabilities[predictor(image).label] - preds[0].max()) < 1e-4
+
+
+def test_the_callers_data_stay(digits_dls):
+    before = digits_dls.train.bs, len(digits_dls.train.after_batch.fs)
+    record_learner(digits_dls, 96, **TINY)
+    assert (digits_dls.train.bs, len(digits_dls.train.after_batch.fs)) == before
+
+
+def test_views_are_the_weighted_mean_of_flips_and_shifts(digits_dls):
+    learn = record_learner(digits_dls, 94, **TINY)
+    learn.model.eval()
+    x = learn.dls.valid.one_batch()[0][:8].as_subclass(torch.Tensor)
+    down, up = shifts(x)
+    assert torch.equal(down[:, :, 1:, 1:], x[:, :, :-1, :-1]) and torch.equal(up[:, :, :-1, :-1], x[:, :, 1:, 1:])
+    with torch.no_grad():
+        one, mirrored = learn.model(x), learn.model(x.flip(-1))
+        shifted = [learn.model(o) for o in (down, down.flip(-1), up, up.flip(-1))]
+    for views, wanted in ((1, one), (2, (one + mirrored) / 2), (6, (one + mirrored) / 4 + sum(shifted) / 8)):
+        with learn.no_bar(), learn.added_cbs(TestTimeViews(views)):
+            logits = learn.get_preds(dl=learn.dls.valid, act=torch.nn.Identity())[0][:8]
+        assert torch.allclose(logits, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("args, wanted", [
+    ((99, {}), "90, 94, 96"), ((94, {"depths": 3}), "no 'depths'"),
+])  # fmt: skip
+def test_unusable_options_are_refused(digits_dls, args, wanted):
+    with pytest.raises(InputError, match=wanted):
+        record_learner(digits_dls, args[0], **args[1])
+    with pytest.raises(InputError, match="1, 2 or 6"):
+        TestTimeViews(3)
+
+
+def test_recipes_are_data():
+    assert set(RECIPES) == {90, 94, 96} and RECIPES[96].depth == 3
+
+
+def test_the_same_seed_gives_the_same_weights(digits):
+    from cifar_fast.speedrun import RecordRuns
+
+    weights = []
+    for _ in range(2):
+        runs = RecordRuns(digits.fewer(300, 60), 90, torch.device("cpu"), epochs=1, **TINY)
+        runs.run(3)
+        weights.append(torch.cat([p.detach().flatten() for p in runs.learn.model.parameters()]))
+    assert torch.equal(*weights)

@@ -1,0 +1,99 @@
+"""Speedruns: turns, results, and what they leave."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cifar_fast.airbench import AirbenchScript, Outcome, PlainRecipe, shifted, write_airbench_data
+from cifar_fast.errors import InputError
+from cifar_fast.options import speedrun_options
+from cifar_fast.run import FinishedRun
+from cifar_fast.speedrun import Speedrun, line_of, summary
+
+
+def options(**changed):
+    from inspect import signature
+
+    defaults = {name: p.default for name, p in signature(speedrun_options).parameters.items()}
+    return SimpleNamespace(**{**defaults, "data": "digits", "device": "cpu", "precision": "fp32", **changed})
+
+
+def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(tmp_path, capsys):
+    asked = options(target=90, runs=2, peer="recipe", peer_epochs=1.0, images=500, test_images=100,
+                    run=str(tmp_path / "fast"))  # fmt: skip
+    Speedrun(asked).execute()
+    lines = [o for o in capsys.readouterr().out.splitlines() if ", seed " in o and " in " in o]
+    assert [o.split(",")[0] for o in lines] == ["cifar_fast", PlainRecipe.name] * 2
+    result = json.loads((tmp_path / "fast/speedrun.json").read_text())
+    ours = result["cifar_fast"]
+    assert len(ours["runs"]) == 2 and ours["interval"] and result["wall_seconds"] > ours["mean_seconds"]
+    run = FinishedRun.read(tmp_path / "fast")
+    assert run.metrics["accuracy"] == pytest.approx(ours["runs"][-1]["accuracy"])  # the report's views are the record's
+    assert "not CIFAR-10" in run.metrics["title"] and len(run.history.epochs) == run.metrics["epochs"]
+    assert (tmp_path / "fast/report.html").exists() and (tmp_path / "fast/model/model.json").exists()
+
+
+def test_a_used_folder_is_refused(tmp_path):
+    (tmp_path / "old.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        Speedrun(options(run=str(tmp_path)))
+
+
+def test_airbench_without_cuda_is_one_clear_error(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(InputError, match="--peer recipe"):
+        Speedrun(options(peer=str(tmp_path), run=str(tmp_path / "run"), images=100, test_images=50)).execute()
+    assert not (tmp_path / "run").exists()
+
+
+def test_airbench_gets_our_images_in_its_own_form(digits, tmp_path):
+    write_airbench_data(digits, tmp_path / "cifar10")
+    found = torch.load(tmp_path / "cifar10/test.pt")
+    assert found["images"].shape == (360, 32, 32, 3) and torch.equal(found["labels"], digits.test_y)
+    assert torch.equal(found["images"][5].permute(2, 0, 1), digits.test_x[5])
+
+
+def test_a_script_of_airbenchs_form_is_run_and_its_clock_read(digits, tmp_path, monkeypatch):
+    (tmp_path / "airbench94_muon.py").write_text(
+        "import sys, torch\n"
+        "code = open(sys.argv[0]).read()\n"
+        "def print_training_details(variables, is_final_entry): pass\n"
+        "class CifarNet(torch.nn.Module):\n"
+        "    def cuda(self): return self\n"
+        "def main(run, model):\n"
+        "    data = torch.load('cifar10/test.pt')\n"
+        "    time_seconds = 1.5\n"
+        "    print('noise')\n"
+        "    print_training_details(locals(), is_final_entry=True)\n"
+        "    return len(data['labels']) / 1000\n"
+        "if __name__ == '__main__': raise SystemExit('ran as a program')\n"
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    peer = AirbenchScript(tmp_path, 94, digits)
+    assert peer.run(0) == Outcome(0.36, 1.5)
+
+
+def test_a_folder_without_the_script_is_refused(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(InputError, match=r"airbench96_faster\.py"):
+        AirbenchScript(tmp_path, 96, digits)
+    with pytest.raises(InputError, match="--peer recipe"):
+        AirbenchScript(tmp_path, 90, digits)
+
+
+def test_crops_are_cut_where_they_begin():
+    images = torch.arange(2 * 3 * 6 * 6).view(2, 3, 6, 6)
+    res = shifted(images, torch.tensor([0, 2]), torch.tensor([1, 0]), 4)
+    assert torch.equal(res[0], images[0, :, 0:4, 1:5]) and torch.equal(res[1], images[1, :, 2:6, 0:4])
+
+
+def test_a_summary_says_mean_interval_and_how_many_reached_the_target():
+    result = summary([Outcome(0.95, 2.0), Outcome(0.93, 4.0)], 94)
+    assert result["mean_seconds"] == 3.0 and result["at_target"] == 1
+    low, high = result["interval"]
+    assert low < 0.93 < 0.95 < high <= 1
+    assert "mean accuracy 94.00%" in line_of(result, 94) and "1 of 2 runs at 94 %" in line_of(result, 94)
+    assert summary([Outcome(0.95, 2.0)], 94)["interval"] is None

@@ -3,6 +3,9 @@
 Nothing here may import torch or fastai: `--help` and a mistyped option answer at once.
 """
 
+import os
+import re
+import signal
 import sys
 import warnings
 from argparse import ArgumentTypeError
@@ -192,6 +195,8 @@ def exit_codes() -> Iterator[None]:
     """
     for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
         warnings.simplefilter("ignore", category)
+    if _is_one_of_many():
+        signal.signal(signal.SIGTERM, _end_with_the_others)  # by which a launcher ends what is left
     try:
         yield
     except InputError as error:
@@ -202,6 +207,8 @@ def exit_codes() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except RuntimeError as error:
+        if _is_one_of_many() and re.search("connection|gloo|nccl|peer", str(error), re.IGNORECASE):
+            _end_with_the_others()
         if "CUDA error" not in str(error):
             raise
         print(f"error: the GPU failed ({str(error).splitlines()[0]})", file=sys.stderr)
@@ -209,3 +216,13 @@ def exit_codes() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _is_one_of_many() -> bool:
+    "Whether a launcher has started this process among others."
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def _end_with_the_others(*args) -> None:
+    print("error: another process of this training has ended: look at its message above", file=sys.stderr, flush=True)
+    os._exit(1)  # a normal end would wait for the other processes

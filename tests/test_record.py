@@ -32,9 +32,8 @@ class Watch(Callback):
 @pytest.fixture
 def trained(digits_dls, tmp_path):
     "A small Learner after two epochs, with what it watched."
-    learn = record_learner(
-        digits_dls, 94, epochs=2, whitening_epochs=1, sizes=(16,), path=tmp_path, cbs=Watch(), **TINY
-    )
+    recipe = dict(epochs=2, whitening_epochs=1, sizes=(16,), **TINY)
+    learn = record_learner(digits_dls, 94, path=tmp_path, cbs=Watch(), **recipe)
     with learn.no_bar(), learn.no_logging():
         learn.fit_record()
     return learn

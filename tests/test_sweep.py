@@ -34,7 +34,8 @@ def test_parameters_are_read(text, wanted):
 
 @pytest.mark.parametrize("text, wanted", [
     ("lr", "is no parameter"), ("warp=3", "no option 'warp'"), ("lr=normal(0,1)", "no normal"),
-    ("lr=loguniform(1,2,3)", "two bounds"), ("lr=uniform(2,1)", "smaller first"), ("opt=choice(adam,lion)", "adam, sgd"),
+    ("lr=loguniform(1,2,3)", "two bounds"), ("lr=uniform(2,1)", "smaller first"),
+    ("opt=choice(adam,lion)", "adam, sgd"),
     ("lr=uniform(a,b)", "above 0"), ("flip=uniform(none,random)", "two numbers"), ("no_bn=perhaps", "true or false"),
 ])  # fmt: skip
 def test_what_cannot_be_searched_is_one_clear_line(text, wanted):
@@ -61,8 +62,8 @@ def sweep(*args, **kwargs):
 
 @pytest.mark.slow
 def test_a_sweep_killed_halfway_loses_no_finished_trial(tmp_path):
-    args = ["--param", "lr=loguniform(1e-4,1e-2)", "--param", "opt=choice(adam,sgd)", "--param", "epochs=2", "--param",
-            "width=4", "--param", "images=300", "--param", "test_images=60", "--data", "digits", "--trials", "16"]  # fmt: skip
+    params = ["lr=loguniform(1e-4,1e-2)", "opt=choice(adam,sgd)", "epochs=2", "width=4", "images=300", "test_images=60"]
+    args = [o for param in params for o in ("--param", param)] + ["--data", "digits", "--trials", "16"]
     first = sweep(*args, "--run", tmp_path / "run")
     while len(done := set((tmp_path / "run/trials").glob("*.json"))) < 8:
         assert first.poll() is None, first.stdout.read()

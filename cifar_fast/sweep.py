@@ -34,6 +34,7 @@ from cifar_fast.run import Run
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before ray is imported: nothing is reported to anybody
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 try:
+    import optuna
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -192,12 +193,13 @@ class Sweep:
         o = self.options
         epochs = script_options(o.script, **self.fixed).epochs
         gpus = torch.cuda.device_count()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         ray.init(address=o.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         try:
             points = [trial["config"] for trial in done] or None
             rewards = [trial["accuracy"] for trial in done] or None
             # the trials known already are points of the search, to which Ray gives no trial
-            optuna = OptunaSearch(
+            search = OptunaSearch(
                 metric="accuracy", mode="max", seed=o.seed, points_to_evaluate=points, evaluated_rewards=rewards
             )
             trainable = tune.with_parameters(train_trial, script=o.script, fixed=self.fixed)
@@ -205,7 +207,7 @@ class Sweep:
                 tune.with_resources(trainable, {"cpu": 1, "gpu": min(1, gpus) / o.per_gpu if gpus else 0}),
                 param_space={p.name: p.space() for p in self.searched},
                 tune_config=tune.TuneConfig(
-                    metric="accuracy", mode="max", num_samples=o.trials - len(done), search_alg=optuna,
+                    metric="accuracy", mode="max", num_samples=o.trials - len(done), search_alg=search,
                     scheduler=ASHAScheduler(time_attr="epoch", max_t=max(epochs, 1), grace_period=1),
                 ),
                 run_config=tune.RunConfig(
@@ -263,6 +265,7 @@ def plot_sweep(
             ax.margins(x=0.3)
         if param.kind == "loguniform":
             ax.set_xscale("log")
+            ax.tick_params(axis="x", which="both", rotation=45)
         ax.set_xlabel(param.name)
         ax.grid(alpha=0.3)
     fig.axes[0].set_ylabel("accuracy on held-out images")

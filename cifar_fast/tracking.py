@@ -70,11 +70,16 @@ class WandbTracker:
             raise MissingExtra("wandb", "--track wandb") from error
 
         class BlindWandbCallback(WandbCallback):
-            "fastai's; it looks at no image, so that cached features may stay."
+            "fastai's; its `before_fit` asks all of the Learner's arguments for their attributes, which some lack."
 
             needs_images = False
 
-        self.wandb, self.callback = wandb, BlindWandbCallback
+            def before_fit(self):
+                "Count on from what has been logged."
+                self.run = not hasattr(self.learn, "lr_finder")
+                self._wandb_step, self._wandb_epoch = wandb.run.step - 1, 0
+
+        self.wandb, self.callback, self.folder = wandb, BlindWandbCallback, folder
         self.run = wandb.init(project="cifar_fast", name=folder.name, dir=str(folder), settings={"silent": True})
 
     def cbs(self, stage: str) -> list[Callback]:
@@ -83,6 +88,7 @@ class WandbTracker:
 
     def finish(self, metrics: dict, figures: list[Path]) -> None:
         "Log the metrics and the report's figures, and close the run."
+        self.run.config.update(json.loads((self.folder / "config.json").read_text()))
         self.run.summary.update(numbers(metrics))
         self.run.log({path.stem: self.wandb.Image(str(path)) for path in figures})
         self.run.finish()
@@ -99,9 +105,13 @@ class MLflowTracker:
             import mlflow
         except ImportError as error:
             raise MissingExtra("mlflow", "--track mlflow") from error
+        self.mlflow, self.folder, own = mlflow, folder, folder.absolute()
         if not os.environ.get("MLFLOW_TRACKING_URI"):
-            mlflow.set_tracking_uri(f"sqlite:///{folder.absolute() / 'mlflow.db'}")
-        self.mlflow, self.run = mlflow, mlflow.start_run(run_name=folder.name)
+            mlflow.set_tracking_uri(f"sqlite:///{own / 'mlflow.db'}")
+            if mlflow.get_experiment_by_name("cifar_fast") is None:
+                mlflow.create_experiment("cifar_fast", artifact_location=(own / "mlruns").as_uri())
+        mlflow.set_experiment("cifar_fast")
+        mlflow.start_run(run_name=folder.name)
 
     def cbs(self, stage: str) -> list[Callback]:
         "A callback that logs each epoch's row."
@@ -109,6 +119,8 @@ class MLflowTracker:
 
     def finish(self, metrics: dict, figures: list[Path]) -> None:
         "Log the metrics and the report's figures, and close the run."
+        config = json.loads((self.folder / "config.json").read_text())
+        self.mlflow.log_params({k: v for k, v in config.items() if k != "asked"})
         self.mlflow.log_metrics(numbers(metrics))
         for path in figures:
             self.mlflow.log_artifact(str(path))

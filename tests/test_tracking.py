@@ -78,3 +78,26 @@ def test_only_numbers_are_logged_as_numbers():
 def test_a_tracked_model_is_shipped_as_any_other(tmp_path):
     pytest.importorskip("tensorboard")
     assert load_safe(train(tmp_path / "run", track="tensorboard") / "model").card.data == "part of digits"
+
+
+@pytest.mark.slow
+def test_wandb_works_offline_in_the_runs_folder(plain, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = train(tmp_path / "run", track="wandb")
+    assert list(folder.glob("wandb/offline-run-*/*.wandb")) and list(
+        folder.glob("wandb/offline-run-*/files/media/images/*")
+    )
+    assert outcome(folder) == outcome(plain)
+
+
+@pytest.mark.slow
+def test_mlflow_keeps_numbers_and_figures_in_the_runs_folder(plain, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = train(tmp_path / "run", track="mlflow")
+    found = mlflow.search_runs(experiment_names=["cifar_fast"])
+    accuracy = json.loads((folder / "metrics.json").read_text())["accuracy"]
+    assert found["metrics.accuracy"].tolist() == [pytest.approx(accuracy)] and found["params.width"].tolist() == ["8"]
+    assert list(folder.glob("mlruns/*/artifacts/curves.png"))
+    assert outcome(folder) == outcome(plain)

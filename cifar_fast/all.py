@@ -25,6 +25,7 @@ from cifar_fast.loader import ImageTensors, TensorDataLoaders, TensorDL, cifar_d
 from cifar_fast.models import CustomCNN, TransferModel
 from cifar_fast.predict import Prediction, Predictor
 from cifar_fast.predictions import Predictions
+from cifar_fast.record import RECIPES, Recipe, TestTimeViews, record_learner
 from cifar_fast.resnets import resnet_model
 from cifar_fast.safemodel import SafeModel, load_safe
 from cifar_fast.schedules import LRDecay, SchedStep

@@ -40,7 +40,7 @@ class Experiment:
         make_learner: MakeLearner,  # (dls, opt) -> Learner
     ):
         self.options, self.make_learner = options, make_learner
-        be_quiet(options.quiet)
+        be_quiet(options.quiet or rank_distrib() > 0)
         self.device = parse_device(options.device)
         self.run = (SilentRun if rank_distrib() else Run)(options.run, name, bool(options.resume))
         self.stopwatch, self.interruptible = Stopwatch(), Interruptible()

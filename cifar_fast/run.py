@@ -149,7 +149,8 @@ class Run:
         for label in range(min(n, images.c)):
             for i in (images.y == label).nonzero().flatten()[:1].tolist():
                 pixels = images.x[i].cpu().permute(1, 2, 0).numpy()
-                Image.fromarray(pixels).save(folder / f"{label:03}.png")
+                image = Image.fromarray(pixels)
+                write_atomically(folder / f"{label:03}.png", lambda tmp, image=image: image.save(tmp, format="PNG"))
 
     def write_figures(self, learn: Learner, interp: TestInterpretation, title: str) -> None:
         "Draw all that the report shows."

@@ -33,6 +33,7 @@ from cifar_fast.run import Run
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before ray is imported: nothing is reported to anybody
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths mean here what they mean elsewhere
 try:
     import optuna
     import ray
@@ -143,8 +144,8 @@ class Sweep:
             raise InputError("nothing to search: give --param, as in --param 'lr=loguniform(1e-4,1e-2)'")
         self.searched = [o for o in self.params if o.kind != "fixed"]
         self.fixed = {o.name: o.values[0] for o in self.params if o.kind == "fixed"}
-        if clash := {"run", "resume", "seeds", "early_stop"} & {o.name for o in self.params}:
-            raise InputError(f"{clash.pop()} is not for trials: leave it out")
+        if clash := {"data", "run", "resume", "seeds", "early_stop"} & {o.name for o in self.params}:
+            raise InputError(f"{clash.pop()} is not for trials: leave it out of --param")
         self.fixed |= {"data": options.data} | ({"cache_features": True} if options.script == "transfer" else {})
         script_options(options.script, **self.fixed)
 

@@ -101,7 +101,10 @@ def test_a_script_trains_in_two_processes_and_writes_one_folder(tmp_path, script
     process = launched(ROOT / f"experiments/{script}.py", *args, *(["--weights", "none"] * (script == "transfer")))
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert out.count("test accuracy") == 1 and "2 processes: 64 images a batch each, 128 a step" in out
+    assert (
+        out.count("test accuracy") == out.count("train_loss") == 1
+        and "2 processes: 64 images a batch each, 128 a step" in out
+    )
     run = FinishedRun.read(tmp_path / "run")
     assert run.metrics["processes"] == 2 and len(run.history.epochs) == 2 and (tmp_path / "run/report.html").exists()
 

@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python (experiments/(?:transfer|custom)\.py.*?)\s*(?:#.*)?$", README, re.MULTILINE)
 SNIPPETS = "\n".join(o for o in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "gradio" not in o)
 OTHERS = {o: re.search(rf"^python (experiments/{o}\.py.*?)\s*(?:#.*)?$", README, re.MULTILINE)[1]
-          for o in ("compare", "reproduce", "predict", "serve")}  # fmt: skip
+          for o in ("compare", "reproduce", "predict", "serve", "sweep", "speedrun")}  # fmt: skip
 
 
 def offline(tmp_path):
@@ -38,7 +38,7 @@ def test_the_readme_names_commands_and_snippets():
 
 
 def test_help_and_refusals_import_nothing_heavy(tmp_path):
-    for script in ("custom", "transfer", "bench", "compare", "reproduce", "predict", "serve"):
+    for script in ("custom", "transfer", "bench", "compare", "reproduce", "predict", "serve", "sweep", "speedrun"):
         code = (
             "import runpy, sys\n"
             "for args in (['--help'], ['--no-such-option'], ['--bs', 'many']):\n"
@@ -86,6 +86,24 @@ def test_runs_are_compared_and_models_asked(tmp_path, image_folder):
         done = run([ROOT / script, *args], tmp_path)
         assert done.returncode == 0 and wanted in done.stdout, done.stderr
     assert (tmp_path / "comparison.html").exists()
+
+
+@pytest.mark.slow
+def test_records_are_run(tmp_path):
+    script, *args = shlex.split(OTHERS["speedrun"])
+    done = run([ROOT / script, *args, "--run", "fast"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 runs at 90 % or above" in done.stdout and "not CIFAR-10" in done.stdout.splitlines()[-1]
+    assert "\r" not in done.stdout and (tmp_path / "fast/report.html").exists()
+
+
+@pytest.mark.slow
+def test_options_are_searched(tmp_path):
+    script, *args = shlex.split(OTHERS["sweep"])
+    small = ["--trials", "2", "--param", "width=4", "--param", "images=300", "--param", "epochs=1"]
+    done = run([ROOT / script, *args, *small, "--run", "sweep"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Winner: " in done.stdout and (tmp_path / "sweep/winner/report.html").exists()
 
 
 @pytest.mark.slow

@@ -167,10 +167,7 @@ class Experiment:
             lr = self.kept["lrs"][stage] = self.kept["lrs"].get(stage) or self.find_lr(learn)
         cbs = self.callbacks(stage, list(extra))
         with self.shared(learn):
-            if o.schedule == "one_cycle":
-                learn.fit_one_cycle(epochs, lr, cbs=cbs)
-            else:
-                learn.fit_decay(epochs, lr, o.lr_end, "constant" if o.schedule == "constant" else o.decay, cbs=cbs)
+            fit_scheduled(learn, o, epochs, lr, cbs)
 
     def shared(self, learn: Learner) -> AbstractContextManager:
         "The context of a fit: with other processes, where `accelerate launch` has started several."
@@ -230,6 +227,21 @@ class Experiment:
             f"-> {self.run.folder}",
             flush=True,
         )
+
+
+def fit_scheduled(
+    learn: Learner,
+    options: SimpleNamespace,  # of a training script: schedule, decay, lr_end
+    epochs: int,
+    lr: float,  # the schedule's first, or one_cycle's highest
+    cbs: list,  # of the fit
+) -> None:
+    "A fit by the schedule that the options name."
+    if options.schedule == "one_cycle":
+        learn.fit_one_cycle(epochs, lr, cbs=cbs)
+    else:
+        kind = "constant" if options.schedule == "constant" else options.decay
+        learn.fit_decay(epochs, lr, options.lr_end, kind, cbs=cbs)
 
 
 def data_line(images: ImageSet) -> str:

@@ -19,11 +19,11 @@ from fastai.learner import Recorder
 from fastai.torch_core import set_seed
 from matplotlib.figure import Figure
 
-import cifar_fast.schedules  # noqa: F401 - fit_decay
 from cifar_fast.callbacks import StopOnNaN
 from cifar_fast.data import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError, MissingExtra
+from cifar_fast.experiment import fit_scheduled
 from cifar_fast.files import write_atomically
 from cifar_fast.launch import TRAININGS, train_from_options
 from cifar_fast.loader import image_dls
@@ -44,6 +44,7 @@ except ImportError as error:
     raise MissingExtra("sweep", "sweep.py") from error
 
 KINDS = {"loguniform": 2, "uniform": 2, "randint": 2, "choice": None}  # and how many arguments they take
+OPEN = {("lr", "auto"), ("opt", "both")}  # what a script finds out by trainings of its own
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,15 @@ class Param:
         if not found:
             raise InputError(f"{text!r} is no parameter: write lr=loguniform(1e-4,1e-2), head=choice(a,b) or epochs=3")
         name, kind, args, fixed = found[1].replace("-", "_"), found[2], found[3], found[4]
-        if kind is None:
-            return cls(name, "fixed", (parse_option(script, name, fixed),))
-        if kind not in KINDS:
+        if kind not in (None, *KINDS):
             raise InputError(f"{text!r}: there is no {kind}, but {', '.join(KINDS)}")
-        values = tuple(parse_option(script, name, o.strip()) for o in args.split(","))
+        values = tuple(parse_option(script, name, o.strip()) for o in (fixed if kind is None else args).split(","))
+        if {(name, o) for o in values} & OPEN:
+            raise InputError(f"{text!r}: that chooses by itself; trials want a value")
+        if kind is None and len(values) == 1:
+            return cls(name, "fixed", values)
+        if kind is None:
+            raise InputError(f"{text!r}: give one value, or {name}=choice({fixed})")
         if KINDS[kind] not in (None, len(values)):
             raise InputError(f"{text!r}: {kind} takes two bounds")
         if kind != "choice" and not (all(isinstance(o, (int, float)) for o in values) and values[0] < values[1]):
@@ -108,11 +113,7 @@ def train_trial(
     dls = image_dls(images, o.bs, "holdout", None, o.flip, o.translate, o.cutout, seed=o.seed, device=device)
     learn = TRAININGS[script](o)(dls, o.opt)
     with learn.no_bar(), learn.no_logging():
-        cbs = [StopOnNaN(), ReportAccuracy()]
-        if o.schedule == "one_cycle":
-            learn.fit_one_cycle(o.epochs, o.lr, cbs=cbs)
-        else:
-            learn.fit_decay(o.epochs, o.lr, o.lr_end, "constant" if o.schedule == "constant" else o.decay, cbs=cbs)
+        fit_scheduled(learn, o, o.epochs, o.lr, [StopOnNaN(), ReportAccuracy()])
 
 
 class KeepTrials(tune.Callback):

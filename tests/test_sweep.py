@@ -35,7 +35,8 @@ def test_parameters_are_read(text, wanted):
 @pytest.mark.parametrize("text, wanted", [
     ("lr", "is no parameter"), ("warp=3", "no option 'warp'"), ("lr=normal(0,1)", "no normal"),
     ("lr=loguniform(1,2,3)", "two bounds"), ("lr=uniform(2,1)", "smaller first"),
-    ("opt=choice(adam,lion)", "adam, sgd"),
+    ("opt=choice(adam,lion)", "adam, sgd"), ("opt=choice(sgd,both)", "by itself"), ("lr=auto", "by itself"),
+    ("epochs=1,2", r"epochs=choice\(1,2\)"),
     ("lr=uniform(a,b)", "above 0"), ("flip=uniform(none,random)", "two numbers"), ("no_bn=perhaps", "true or false"),
 ])  # fmt: skip
 def test_what_cannot_be_searched_is_one_clear_line(text, wanted):

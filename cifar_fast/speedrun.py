@@ -91,6 +91,7 @@ class Speedrun:
         self.options, self.device = options, parse_device(options.device)
         self.run = Run(options.run, "speedrun")
         self.outcomes: dict[str, list[Outcome]] = {}
+        self.wall_seconds = 0.0
 
     def execute(self) -> None:
         "Do all of it. Raises `InputError`, and leaves no folder of its own then."
@@ -116,8 +117,7 @@ class Speedrun:
         for i in range(o.runs):
             for contender in contenders:
                 self.turn(contender, o.seed + i)
-            if i == 0:
-                self.wall_seconds = seconds_since_start()
+                self.wall_seconds = self.wall_seconds or seconds_since_start()  # after the first of ours
         self.report(ours)
 
     def peer(self, precision: str) -> Contender:

@@ -227,3 +227,18 @@ def test_fewer_images_keep_all_classes_and_are_called_a_part(tmp_path, capsys):
 def test_more_images_than_there_are_is_one_line(tmp_path):
     with pytest.raises(InputError, match="ask for fewer"):
         run(tmp_path, images=2000)
+
+
+def test_deterministic_asks_torch_for_it_and_learns_the_same_on_a_cpu(digits_run, tmp_path):
+    import torch
+
+    from cifar_fast.soak import outcome
+
+    options = script_options("custom", data="digits", epochs=2, width=8, precision="fp32", device="cpu",
+                             deterministic=True, run=str(tmp_path / "run"))  # fmt: skip
+    try:
+        assert train_from_options("custom", options)[0] == 0
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert outcome(tmp_path / "run") == outcome(digits_run)

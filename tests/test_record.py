@@ -98,6 +98,13 @@ def test_unusable_options_are_refused(digits_dls, args, wanted):
         TestTimeViews(3)
 
 
+def test_other_learners_have_no_recipe(digits_dls):
+    from cifar_fast.learner import custom_learner
+
+    with pytest.raises(InputError, match="fit_decay"):
+        custom_learner(digits_dls, width=4).fit_record()
+
+
 def test_recipes_are_data():
     assert set(RECIPES) == {90, 94, 96} and RECIPES[96].depth == 3
 

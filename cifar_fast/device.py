@@ -12,7 +12,11 @@ def parse_device(name: str) -> torch.device:
     if name == "auto":
         from fastai.torch_core import default_device  # seconds, which a Predictor need not wait for
 
-        return torch.device(default_device())
+        device = torch.device(default_device())
+        if device.type == "cuda" and "LOCAL_RANK" in os.environ:  # one of several processes, each with its own GPU
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        return device
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -87,12 +87,15 @@ class ShardedTrainer(DistributedTrainer):
 
 
 def sync_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    "Put torch's SyncBatchNorm in place of each batch norm, with its parameters; what stood where, to put it back."
+    """Put torch's SyncBatchNorm in place of each batch norm that trains, with its parameters.
+
+    Gives what stood where, to put it back. Frozen ones stay: fastai's BnFreeze does not know SyncBatchNorm.
+    """
     found = [
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.modules.batchnorm._BatchNorm)
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and any(p.requires_grad for p in child.parameters())
     ]
     for parent, name, child in found:
         setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))

@@ -60,6 +60,16 @@ def test_shares_of_validation_cover_every_image_once(digits, n, world):
     assert sorted(seen) == list(range(n))
 
 
+def test_norms_that_train_are_synchronised_with_their_own_parameters():
+    from cifar_fast.distributed import sync_norms
+
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Sequential(torch.nn.BatchNorm2d(3)), torch.nn.ReLU())
+    frozen, trained = model[0].requires_grad_(False), model[1][0]
+    found = sync_norms(model)
+    assert found == [(model[1], "0", trained)] and model[0] is frozen
+    assert isinstance(model[1][0], torch.nn.SyncBatchNorm) and model[1][0].weight is trained.weight
+
+
 CHECK = """
 import json, sys, torch
 from fastai.torch_core import rank_distrib, set_seed

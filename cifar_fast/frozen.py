@@ -181,7 +181,8 @@ class CachedBody(Callback):
         "A hash of all that the features depend on."
         context = self._autocast()
         precision = f"{context.fast_dtype if context._enabled else torch.float32} on {dataset.x.device}"
-        parts = [body, _digest([dataset.x]), *map(_describe, tfms), f"mirrored: {mirrored}", precision]
+        pooling = repr(self.model.pooling)  # fastai's head gives other features than a linear one
+        parts = [body, pooling, _digest([dataset.x]), *map(_describe, tfms), f"mirrored: {mirrored}", precision]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _autocast(self):

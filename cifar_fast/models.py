@@ -81,9 +81,14 @@ class TransferModel(nn.Sequential):
         "Layers at the start of the head that pool and flatten: they have nothing to train."
         return next(i for i, o in enumerate(self[1]) if type(o).__name__ == "Flatten") + 1  # fastai's or torch's
 
+    @property
+    def pooling(self) -> nn.Sequential:
+        "What stands between the body's last feature map and `features`."
+        return self[1][: self._n_pool]
+
     def features(self, x: Tensor) -> Tensor:
         "Pooled features (N, F) of images (N, 3, H, W), in the precision of the computation."
-        return self[1][: self._n_pool](self[0](x))
+        return self.pooling(self[0](x))
 
     def forward(self, x: Tensor) -> Tensor:
         "Logits (N, classes) of images or of `Features`."

@@ -6,6 +6,7 @@ sweep that was killed goes on; the winner is trained on all training images, and
 
 import csv
 import json
+import logging
 import os
 import re
 import uuid
@@ -143,6 +144,7 @@ class Sweep:
         self.params = [Param.parse(o, options.script) for o in options.param or ()]
         if not any(o.kind != "fixed" for o in self.params):
             raise InputError("nothing to search: give --param, as in --param 'lr=loguniform(1e-4,1e-2)'")
+        self.n_failed = 0
         self.searched = [o for o in self.params if o.kind != "fixed"]
         self.fixed = {o.name: o.values[0] for o in self.params if o.kind == "fixed"}
         if clash := {"data", "run", "resume", "seeds", "early_stop"} & {o.name for o in self.params}:
@@ -168,7 +170,7 @@ class Sweep:
             if not trials:
                 raise InputError("no trial came to an end: look at what they printed above")
             self.write(trials)
-            return self.train_winner(trials[0])
+            return self.train_winner(trials[0]) or int(self.n_failed > 0)
         except InputError:
             if not (self.run.folder / "trials").exists() or not self.finished():
                 self.run.discard()
@@ -196,6 +198,7 @@ class Sweep:
         epochs = script_options(o.script, **self.fixed).epochs
         gpus = torch.cuda.device_count()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is said below, in one line
         ray.init(address=o.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         try:
             points = [trial["config"] for trial in done] or None
@@ -217,11 +220,12 @@ class Sweep:
                     callbacks=[KeepTrials(self.folder)],
                 ),
             )  # fmt: skip
-            failed = tuner.fit().errors
+            errors = tuner.fit().errors
         finally:
             ray.shutdown()
-        for error in failed[:1]:
-            print(f"{len(failed)} trials failed, the first with: {str(error).strip().splitlines()[-1]}", flush=True)
+        self.n_failed = len(errors)
+        for error in errors[:1]:
+            print(f"{len(errors)} trials failed, the first with: {str(error).splitlines()[-1].strip()}", flush=True)
 
     def write(self, trials: list[dict]) -> None:
         "sweep.csv, sweep.png, and the table on the screen."

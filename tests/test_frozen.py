@@ -256,3 +256,12 @@ def test_the_cache_is_not_pickled(make, tmp_path):
     fit(learn, 1)
     learn.export("a.pkl")
     assert load_learner(tmp_path / "a.pkl")._grab_cbs(CachedBody)[0].cache == {}
+
+
+def test_heads_that_pool_otherwise_do_not_take_each_others_features(digits, resnet18_file):
+    dls, shared = image_dls(digits.fewer(100, 50), device="cpu"), {}
+    for head, n_features in (("linear", 512), ("fastai", 1024), ("linear", 512)):
+        learn = transfer_learner(dls, weights=resnet18_file, head=head, cache=shared, cache_on_disk=True)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit_decay(1, 1e-3)
+        assert {o.shape[1] for o in shared.values()} == {n_features}

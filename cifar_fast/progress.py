@@ -15,11 +15,6 @@ def be_quiet(quiet: bool = True) -> None:
     _quiet = quiet
 
 
-def is_quiet() -> bool:
-    "Whether `be_quiet` holds."
-    return _quiet
-
-
 def say(text: str) -> None:
     "A remark on the way, which `be_quiet` drops."
     if not _quiet:

@@ -153,8 +153,7 @@ class BriefBias(Callback):
 
 def record_groups(model: RecordNet) -> list[list]:
     "Layer groups of a `RecordNet`: the whitening bias, the batch norms' biases, the filters, the head."
-    norms = [p for name, p in model.groups.named_parameters() if name.endswith("norm1.bias") or ".norm" in name]
-    biases = [p for p in norms if p.ndim == 1 and p.requires_grad]
+    biases = [p for p in model.groups.parameters() if p.ndim == 1 and p.requires_grad]
     filters = [p for p in model.groups.parameters() if p.ndim == 4]
     return [[model.whitening.bias], biases, filters, list(model.head.parameters())]
 

@@ -127,8 +127,7 @@ class KeepTrials(tune.Callback):
         "Write it, whole or not at all."
         result = trial.last_result
         if "accuracy" in result:
-            best = trial.metric_analysis["accuracy"]["max"]
-            content = {"config": trial.config, "accuracy": result["accuracy"], "best": best, "epochs": result["epoch"]}
+            content = {"config": trial.config, "accuracy": result["accuracy"], "epochs": result["epoch"]}
             text = json.dumps(content, indent=2) + "\n"
             write_atomically(self.folder / f"{uuid.uuid4().hex[:12]}.json", lambda tmp: tmp.write_text(text))
 

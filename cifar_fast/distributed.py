@@ -6,6 +6,7 @@ repeats images to fill the last batch; here the `TensorDL`s shard themselves, on
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from fastai.learner import Learner
@@ -32,7 +33,7 @@ class ShardedTrainer(DistributedTrainer):
     order = 9  # before MixedPrecision, which looks for infinite gradients
 
     def before_fit(self):
-        "Give all ranks rank 0's weights, and each its share of the images."
+        "Give all ranks rank 0's weights and order of images, and each its share of them."
         if not all(hasattr(dl, "shard") for dl in self.dls.loaders):
             raise InputError("training in many processes needs DataLoaders of this package")
         self.rank, self.world = rank_distrib(), num_distrib()
@@ -40,6 +41,8 @@ class ShardedTrainer(DistributedTrainer):
             distributed.broadcast(tensor.data, 0)
         self.plain_norms = sync_norms(self.model) if self.dls.device.type == "cuda" and self.sync_bn else []
         for dl in self.dls.loaders:
+            order, dl.epoch = of_first_rank((dl.rng.getstate(), dl.epoch))
+            dl.rng.setstate(order)
             dl.shard(self.rank, self.world)
         torch.manual_seed(torch.initial_seed() + self.rank)  # dropout and augmentation differ, orders of images do not
 
@@ -110,6 +113,15 @@ def shared_training(
     device = learn.dls.device.type
     with learn.distrib_ctx(sync_bn=device == "cuda", **({"cpu": True} if device == "cpu" else {})):
         yield
+
+
+def of_first_rank(
+    value: Any,  # this process's own; can be pickled
+) -> Any:
+    "The first process's value. For use within `shared_training`."
+    values = [value]
+    distributed.broadcast_object_list(values, 0)
+    return values[0]
 
 
 def weights_agree(model: nn.Module) -> bool:

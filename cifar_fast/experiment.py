@@ -8,7 +8,7 @@ import matplotlib
 from fastai.callback.schedule import SuggestionMethod
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.learner import Learner
-from fastai.torch_core import num_distrib, rank_distrib, set_seed
+from fastai.torch_core import distrib_barrier, num_distrib, rank_distrib, set_seed
 from fastcore.foundation import L
 from matplotlib import pyplot as plt
 
@@ -73,6 +73,9 @@ class Experiment:
             self.go_on()
         self.images = load_images(self.options.data, self.options.size)
         self.images = self.images.fewer(self.options.images, self.options.test_images)
+        if num_distrib() > 1:
+            bs = self.options.bs
+            say(f"{num_distrib()} processes: {bs} images a batch each, {bs * num_distrib()} a step")
         asked = {k: v for k, v in vars(self.options).items() if k != "resume"}
         self.run.write_json("config.json", {**asked, "run": str(self.run.folder), "asked": asked})
         unfinished = self.choose() if self.options.opt == "both" or self.options.early_stop else None
@@ -175,17 +178,28 @@ class Experiment:
             return nullcontext()
         from cifar_fast.distributed import shared_training  # accelerate, which one process does not need
 
-        if not rank_distrib():
-            bs = self.options.bs
-            say(f"{num_distrib()} processes: {bs} images a batch each, {bs * num_distrib()} a step")
         return shared_training(learn)
 
     def find_lr(self, learn: Learner) -> float:
         "fastai's valley suggestion, from training losses alone; its plot is saved as lr_find.png."
-        lr = float(learn.lr_find(suggest_funcs=SuggestionMethod.Valley).valley)
+        lr = self.lr_of_first_rank(learn)
         self.run.write_figure("lr_find.png", plt.gcf())
         say(f"Learning rate found: {lr:.2e}")
         return lr
+
+    def lr_of_first_rank(self, learn: Learner) -> float:
+        "What lr_find suggests; of many processes the first searches, for all."
+        if rank_distrib():
+            lr = 0.0
+            distrib_barrier()  # where fastai's LRFinder, of which only the first rank saves weights, waits to load them
+        else:
+            lr = float(learn.lr_find(suggest_funcs=SuggestionMethod.Valley).valley)
+        if num_distrib() < 2:
+            return lr
+        from cifar_fast.distributed import of_first_rank  # accelerate, which one process does not need
+
+        with self.shared(learn):
+            return of_first_rank(lr)
 
     def report(self, learn: Learner) -> None:
         "Test, write what is left to write, and say in one line what came out."

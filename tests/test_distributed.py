@@ -74,16 +74,19 @@ CHECK = """
 import json, sys, torch
 from fastai.torch_core import rank_distrib, set_seed
 from cifar_fast.data import load_images
-from cifar_fast.distributed import shared_training, weights_agree
+from cifar_fast.distributed import of_first_rank, shared_training, weights_agree
 from cifar_fast.learner import custom_learner
 from cifar_fast.loader import image_dls
 import cifar_fast.schedules
 set_seed(0)
 dls = image_dls(load_images("digits").fewer(301, 59), bs=16, device="cpu", val_bs=10)
 learn = custom_learner(dls, precision="fp32", width=8)
+if not rank_distrib():
+    learn.dls.train.one_batch()  # the first process alone has looked at its data
 with shared_training(learn), learn.no_bar(), learn.no_logging():
     learn.fit_decay(2, 1e-3)
-    agree = weights_agree(learn.model)
+    order = learn.dls.train.rng.getstate()
+    agree = weights_agree(learn.model) and of_first_rank(order) == order
     shared = [float(o) for o in learn.recorder.values[-1][1:3]]
 with learn.no_bar():
     alone = [float(o) for o in learn.validate()]
@@ -117,6 +120,19 @@ def test_a_script_trains_in_two_processes_and_writes_one_folder(tmp_path, script
     )
     run = FinishedRun.read(tmp_path / "run")
     assert run.metrics["processes"] == 2 and len(run.history.epochs) == 2 and (tmp_path / "run/report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_first_of_two_processes_finds_the_learning_rate_for_both_and_for_each_stage(tmp_path):
+    args = ["--data", "digits", "--epochs", "2", "--device", "cpu", "--images", "300", "--test-images", "60",
+            "--lr", "auto", "--early-stop", "2", "--run", tmp_path / "run"]  # fmt: skip
+    process = launched(ROOT / "experiments/custom.py", *args)
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.terminate()
+    assert process.returncode == 0, err
+    assert out.count("Learning rate found") == 2 and out.count("test accuracy") == 1
 
 
 @pytest.mark.slow

@@ -202,9 +202,13 @@ class Sweep:
         try:
             points = [trial["config"] for trial in done] or None
             rewards = [trial["accuracy"] for trial in done] or None
-            # the trials known already are points of the search, to which Ray gives no trial
+            # known trials are points of the search, to which Ray gives no trial; the same seed would propose them again
             search = OptunaSearch(
-                metric="accuracy", mode="max", seed=o.seed, points_to_evaluate=points, evaluated_rewards=rewards
+                metric="accuracy",
+                mode="max",
+                seed=o.seed + len(done),
+                points_to_evaluate=points,
+                evaluated_rewards=rewards,
             )
             trainable = tune.with_parameters(train_trial, script=o.script, fixed=self.fixed)
             tuner = tune.Tuner(

@@ -11,6 +11,7 @@ from fastai.callback.preds import FetchPredsCallback
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from fastai.callback.training import GradientClip
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.imports import noop
 from fastai.learner import AvgSmoothLoss, ValueMetric
 from fastai.metrics import accuracy
@@ -170,6 +171,16 @@ class LossesToCPU(Callback):
 # Measurements ----------------------------------------------------------------------------------------------------
 
 
+def some_train_dl(
+    dls: DataLoaders,  # of this package
+    n: int = 10_000,  # training images; all, where there are fewer
+    seed: int = 0,  # of their choice
+) -> TfmdDL:
+    "A fixed part of the training images, fed as validation images are."
+    idxs = torch.randperm(len(dls.train_ds), generator=torch.Generator().manual_seed(seed))
+    return dls.valid.new(dataset=dls.train_ds.subset(idxs[:n].sort().values))
+
+
 class TrainAccuracy(FetchPredsCallback):
     """Accuracy on a fixed part of the training images in eval mode, after each epoch, as a column of the table.
 
@@ -193,9 +204,7 @@ class TrainAccuracy(FetchPredsCallback):
         self.run = not hasattr(self.learn, "lr_finder") and not self.learn.lock.locked()
         if not self.run:
             return
-        idxs = torch.randperm(len(self.dls.train_ds), generator=torch.Generator().manual_seed(self.seed))
-        idxs = idxs[: self.n].sort().values
-        loader = self.dls.valid.new(dataset=self.dls.train_ds.subset(idxs))
+        loader = some_train_dl(self.dls, self.n, self.seed)
         vars(self).update(dl=loader)  # past fastai's warning: the attribute is FetchPredsCallback's own
         self.metric = ValueMetric(self.train_accuracy, "train_accuracy")
         self.learn.metrics = [*self.learn.metrics, self.metric]
@@ -215,6 +224,8 @@ class TrainAccuracy(FetchPredsCallback):
         if getattr(self, "metric", None):
             self.learn.metrics = [o for o in self.learn.metrics if o is not self.metric]
             vars(self).update(dl=None, metric=None)
+
+    after_failed_fit = after_fit
 
 
 class Stopwatch(Callback):
@@ -245,6 +256,8 @@ class Stopwatch(Callback):
     def after_fit(self):
         "Stop, where the fit was cancelled in the middle of an epoch."
         self._pause()
+
+    after_failed_fit = after_fit
 
     def _start(self):
         if self.since is None:
@@ -318,7 +331,7 @@ class HonestChoice(Callback):
 
 
 class StopOnNaN(Callback):
-    "Ends the run after an epoch whose training loss was not finite, before its checkpoint is written."
+    "Ends the run after an epoch whose loss or weights are not finite, before its checkpoint is written."
 
     order = 59
 
@@ -327,6 +340,9 @@ class StopOnNaN(Callback):
         loss = getattr(self.learn, "smooth_loss", None)
         if loss is not None and not loss.isfinite():
             raise RunError(f"the training loss is {loss.item()} in epoch {self.epoch}: lower the learning rate")
+        # the last step of an epoch has no loss after it
+        if not all(o.isfinite().all() for o in (*self.model.parameters(), *self.model.buffers())):
+            raise RunError(f"weights are not finite after epoch {self.epoch}: lower the learning rate")
 
 
 class Interruptible(Callback):
@@ -355,3 +371,5 @@ class Interruptible(Callback):
         "Give the signal back."
         if self.previous is not None:
             signal.signal(signal.SIGINT, self.previous)
+
+    after_failed_fit = after_fit

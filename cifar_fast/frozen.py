@@ -84,7 +84,8 @@ class CachedBody(Callback):
         self.active = False
 
     def before_train(self):
-        "Exchange the training images for features."
+        "Exchange the training images for features, while the body is frozen."
+        self.active = self.active and self._is_frozen()  # a callback may have unfrozen it since the last epoch
         if not self.active and not self._start():
             return
         self.learn.dl = self._feature_dl(self.dls.train)
@@ -96,7 +97,7 @@ class CachedBody(Callback):
 
     def before_validate(self):
         "Exchange validation images for features, where they have been computed."
-        if self.active and (dl := self._feature_dl(self.learn.dl)) is not None:
+        if self.active and self._is_frozen() and (dl := self._feature_dl(self.learn.dl)) is not None:
             self.learn.dl = dl
 
     def before_batch(self):
@@ -108,12 +109,15 @@ class CachedBody(Callback):
         "Images again."
         self.active = False
 
+    after_failed_fit = after_fit
+
+    def _is_frozen(self) -> bool:
+        return not isinstance(self.model, TransferModel) or not any(p.requires_grad for p in self.model[0].parameters())
+
     def _start(self) -> bool:
         "Compute what is missing; whether the cache can be used."
         self.loaded = {}
-        frozen = not isinstance(self.model, TransferModel) or not any(
-            p.requires_grad for p in self.model[0].parameters()
-        )
+        frozen = self._is_frozen()
         reason = self.obstacle() if frozen else "it trains"
         if reason:
             self.cache.clear()

@@ -8,6 +8,7 @@ import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders
+from fastai.imports import noop
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
@@ -43,6 +44,9 @@ class LeanLearner(Learner):
 
     fastai asks every callback at every event, and one that lacks it passes the question on to the Learner and to the
     model's modules: a millisecond a batch, as much as training a head on cached features takes.
+
+    A fit that an exception ends has no `after_fit` in fastai; here callbacks hear of it as `after_failed_fit`, and take
+    back what they have changed.
     """
 
     first_epoch = 0  # of a fit that goes on from a checkpoint
@@ -50,6 +54,14 @@ class LeanLearner(Learner):
 
     def __getstate__(self):
         return {k: v for k, v in super().__getstate__().items() if k != "_asked"}  # callbacks of fits long over
+
+    def _with_events(self, f, event_type, ex, final=noop):
+        try:
+            super()._with_events(f, event_type, ex, final)
+        except BaseException:
+            if event_type == "fit":
+                self("after_failed_fit")
+            raise
 
     def _do_fit(self):
         for epoch in range(self.first_epoch, self.n_epoch):

@@ -13,13 +13,14 @@ from torch import nn
 from cifar_fast.callbacks import (
     AdaptiveGradientClip,
     Interruptible,
+    StopOnNaN,
     Stopwatch,
     TrainAccuracy,
     has_native_bf16,
     resolve_precision,
     unit_norm,
 )
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, RunError
 from cifar_fast.learner import custom_learner
 from cifar_fast.loader import image_dls
 
@@ -75,12 +76,58 @@ def test_validating_with_train_accuracy_on_the_learner_does_not_hang(digits_dls)
     assert len(learn.validate()) == 2
 
 
-def test_the_stopwatch_counts_training_images_over_fits(digits_dls):
-    watch, learn = Stopwatch(), small(digits_dls)
-    fit(learn, 2, [watch])
-    once = watch.seconds
-    fit(learn, 1, [watch])
-    assert watch.images == 3 * 1437 and 0 < once < watch.seconds
+class Ticks(Callback):
+    "A clock of its own: a training batch takes a second, a validation batch a minute."
+
+    order, now = -100, 0.0
+
+    def after_batch(self):
+        self.now += 1.0 if self.training else 60.0
+
+
+def test_the_stopwatch_counts_training_alone_over_fits(digits_dls, monkeypatch):
+    watch, learn, ticks = Stopwatch(), small(digits_dls), Ticks()
+    monkeypatch.setattr("cifar_fast.callbacks.time.perf_counter", lambda: ticks.now)
+    fit(learn, 2, [watch, ticks])
+    assert (watch.seconds, watch.images) == (2 * 23, 2 * 1437)
+    fit(learn, 1, [watch, ticks])
+    assert (watch.seconds, watch.images) == (3 * 23, 3 * 1437)
+
+
+class Fails(Callback):
+    order, at = 90, 3
+
+    def after_batch(self):
+        if self.training and self.iter == self.at:
+            raise ZeroDivisionError("on purpose")
+
+
+def test_a_failed_fit_leaves_nothing_behind(digits_dls, monkeypatch):
+    learn, watch, ticks = small(digits_dls), Stopwatch(), Ticks()
+    monkeypatch.setattr("cifar_fast.callbacks.time.perf_counter", lambda: ticks.now)
+    handler, n_metrics = signal.getsignal(signal.SIGINT), len(learn.metrics)
+    with pytest.raises(ZeroDivisionError):
+        fit(learn, 1, [TrainAccuracy(n=50), Interruptible(), watch, ticks, Fails()])
+    assert len(learn.metrics) == n_metrics and len(learn.validate()) == 2
+    assert signal.getsignal(signal.SIGINT) is handler
+    ticks.now += 1000
+    fit(learn, 1, [watch, ticks])
+    assert watch.seconds == 4 + 23
+
+
+class Diverges(Callback):
+    "The epoch's last step makes a weight infinite; no loss has seen it yet."
+
+    def after_step(self):
+        if self.iter == self.n_iter - 1:
+            self.model.conv1.weight.data[0] = float("inf")
+
+
+def test_weights_that_diverge_in_an_epochs_last_step_end_the_run(digits_dls):
+    learn = small(digits_dls)
+    with pytest.raises(RunError, match="lower the learning rate"):
+        fit(learn, 2, [StopOnNaN(), Diverges()])
+    assert not learn.recorder.values  # before anything of this epoch is written
 
 
 def test_gradients_are_clipped_unit_by_unit_but_for_the_last_layer():

@@ -182,6 +182,21 @@ def test_unfreezing_trains_on_images_and_forgets_the_features(make):
     assert not learn.cached_body.cache
 
 
+def test_a_body_that_is_unfrozen_in_the_middle_of_a_fit_trains_from_then_on(make):
+    class Unfreezes(Callback):
+        def before_epoch(self):
+            if self.epoch == 1:
+                self.learn.unfreeze()
+
+    learn = make()
+    before, n = learn.model[0][0].weight.clone(), len(learn.dls.train)
+    spy = fit(learn, 2, cbs=[Unfreezes()])
+    assert [len(o) for o in spy.shapes] == [1] * n + [3] * n
+    assert not torch.equal(before, learn.model[0][0].weight)
+    accuracy = learn.recorder.values[-1][-1]
+    assert accuracy == pytest.approx(learn.validate()[1], abs=1e-6)  # of the body as it is now
+
+
 def test_saved_and_exported_models_are_whole(make, tmp_path):
     learn = make({"valid": "holdout"}, path=tmp_path)
     fit(learn, 1, cbs=[SaveModelCallback(monitor="accuracy")])

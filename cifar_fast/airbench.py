@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from types import ModuleType
 
@@ -153,7 +154,7 @@ class PlainRecipe:
         torch.manual_seed(seed)
         model = RecordNet(self.n_out, self.widths).to(self.device, memory_format=torch.channels_last)
         began = time.perf_counter()
-        model.whiten(self.train[:5_000])
+        model.whiten(self.train[:: ceil(len(self.train) / 5_000)])
         self._fit(model)
         accuracy = self._test(model)
         return Outcome(accuracy, time.perf_counter() - began)

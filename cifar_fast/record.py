@@ -22,7 +22,7 @@ from cifar_fast.augment import augmentations
 from cifar_fast.callbacks import Compiled
 from cifar_fast.errors import InputError
 from cifar_fast.learner import fast_learner
-from cifar_fast.loader import BatchCrossEntropy, TensorDL, copy_dls, fast_bs
+from cifar_fast.loader import BatchCrossEntropy, TensorDL, copy_dls
 from cifar_fast.muon import Muon
 from cifar_fast.recordnet import RecordNet
 
@@ -49,11 +49,11 @@ class Recipe:
     momentum: float = 0.85  # of biases and last layer
     wd: float = 2e-6  # weight decay of biases and last layer, per image of a batch
     label_smoothing: float = 0.2  # share of the label that goes to all classes
-    whitening_epochs: int = 3  # epochs in which the first layer's bias is trained
+    whitening_share: float = 3 / 8  # part of the training, from its begin, in which the first layer's bias is trained
     flip: str = "alternating"  # none, random or alternating
     translate: int = 2  # pixels
     cutout: int = 0  # pixels
-    sizes: tuple[int, ...] = ()  # pixels of a side in the first epochs; later ones take images as they are
+    sizes: tuple[int, ...] = ()  # pixels of a side in as many equal parts of the training; one more follows, unshrunk
     views: int = 6  # of a test image: 1 itself, 2 and its mirror image, 6 and both shifted by a pixel
 
 
@@ -61,11 +61,14 @@ class Recipe:
 # time, trained by Muon on all images in place of SGD on those that a smaller network found hard. 90: for two CPU cores.
 RECIPES = {
     90: Recipe(
-        epochs=4, bs=500, widths=(48, 192, 256), filter_lr=0.17, label_smoothing=0.1, whitening_epochs=0,
+        epochs=4, bs=500, widths=(48, 192, 256), filter_lr=0.17, label_smoothing=0.1, whitening_share=0.0,
         sizes=(16, 20, 24), views=2,
     ),
     94: Recipe(),
-    96: Recipe(epochs=34, bs=1_000, widths=(128, 384, 512), depth=3, filter_lr=0.17, translate=4, cutout=12),
+    96: Recipe(
+        epochs=34, bs=1_000, widths=(128, 384, 512), depth=3, filter_lr=0.17, whitening_share=3 / 34, translate=4,
+        cutout=12,
+    ),
 }  # fmt: skip
 
 
@@ -108,7 +111,7 @@ def shifts(x: Tensor) -> list[Tensor]:
 
 
 class GrowingImages(Callback):
-    """Shrinks the training images of the first epochs, whose batches then take less time.
+    """Shrinks the training images at first, whose batches then take less time; the last part of a fit sees them whole.
 
     Source: Howard 2018, "Training Imagenet in 3 hours for USD 25; and CIFAR10 for USD 0.26" (progressive resizing).
     """
@@ -117,35 +120,38 @@ class GrowingImages(Callback):
 
     def __init__(
         self,
-        sizes: tuple[int, ...],  # pixels of a side in the first epochs
+        sizes: tuple[int, ...],  # pixels of a side in as many equal parts of the fit; one more part follows
     ):
         self.sizes = sizes
 
     def before_batch(self):
         "Shrink."
-        if self.training and self.epoch < len(self.sizes) and self.sizes[self.epoch] != self.xb[0].shape[-1]:
+        part = int(self.pct_train * (len(self.sizes) + 1))
+        if part < len(self.sizes) and self.sizes[part] != self.xb[0].shape[-1]:
             x = self.xb[0].as_subclass(Tensor)
-            self.learn.xb = (F.interpolate(x, size=self.sizes[self.epoch], mode="bilinear", antialias=True),)
+            self.learn.xb = (F.interpolate(x, size=self.sizes[part], mode="bilinear", antialias=True),)
 
 
 class BriefBias(Callback):
-    "Trains the whitening layer's bias in a fit's first epochs only: without it backward ends before the first layer."
+    "Trains the whitening layer's bias in a fit's first part only: without it backward ends before the first layer."
 
     run_valid = False
 
     def __init__(
         self,
-        epochs: int,  # in which the bias is trained
+        share: float,  # of the fit, in which the bias is trained
     ):
-        self.epochs = epochs
+        self.share = share
 
-    def before_epoch(self):
+    def before_batch(self):
         "Freeze it in time."
-        self.model.whitening.bias.requires_grad_(self.epoch < self.epochs)
+        self.model.whitening.bias.requires_grad_(self.pct_train < self.share)
 
     def after_fit(self):
         "What follows finds it as any other parameter."
         self.model.whitening.bias.requires_grad_(True)
+
+    after_failed_fit = after_fit
 
 
 # Learner ---------------------------------------------------------------------------------------------------------
@@ -197,7 +203,7 @@ def record_learner(
     opt = partial(OptimWrapper, opt=partial(_muon, recipe=recipe, bs=bs, compile=bool(compile)), convert_groups=False)
     mode = {"mode": compile} if isinstance(compile, str) else {}
     tuned = [Compiled(dynamic=False, **mode)] * bool(compile)
-    extra = [BriefBias(recipe.whitening_epochs)] + [GrowingImages(recipe.sizes)] * bool(recipe.sizes)
+    extra = [BriefBias(recipe.whitening_share)] + [GrowingImages(recipe.sizes)] * bool(recipe.sizes)
     learn = fast_learner(
         dls, model, "RecordNet", "none", opt, 1.0, precision, False, metrics, L(tuned) + L(extra) + L(cbs), path,
         record_groups,
@@ -215,7 +221,7 @@ def record_dls(dls: DataLoaders, recipe: Recipe) -> DataLoaders:
     fixed = [o for o in train.after_batch.fs if getattr(o, "split_idx", None) != 0]
     bs = max(2, min(recipe.bs, train.n // MIN_BATCHES))
     tfms = fixed + augmentations(recipe.flip, recipe.translate, recipe.cutout)
-    n_batches = ceil(res.valid.n / fast_bs(dls.train_ds.x.shape[-1], train.device))
+    n_batches = ceil(res.valid.n / res.valid.bs)
     valid = res.valid.new(bs=ceil(res.valid.n / n_batches))  # of one size, for which torch.compile compiles once
     res.loaders = [train.new(bs=bs, drop_last=True, after_batch=tfms), valid, *res.loaders[2:]]
     return res
@@ -223,8 +229,9 @@ def record_dls(dls: DataLoaders, recipe: Recipe) -> DataLoaders:
 
 @patch
 def whiten(self: Learner) -> None:
-    "Fit a `RecordNet`'s first layer to the first training images."
-    batch = self.dls.train_ds.subset(torch.arange(min(N_WHITENING, len(self.dls.train_ds)))).batch(slice(None))
+    "Fit a `RecordNet`'s first layer to training images from all over the data set, which may be sorted by class."
+    images = self.dls.train_ds
+    batch = images.subset(torch.arange(0, len(images), ceil(len(images) / N_WHITENING))).batch(slice(None))
     for tfm in self.dls.valid.after_batch.fs:
         batch = tfm(batch)
     self.model.to(batch[0].device).whiten(batch[0].as_subclass(Tensor))
@@ -239,16 +246,14 @@ def fit_record(
 ) -> None:
     """Train a `record_learner` by its recipe: every rate falls to 0 in a straight line, the whitening bias's sooner.
 
-    Raises `InputError` for another Learner.
+    The optimizer is made anew, with the recipe's numbers, whatever an earlier fit has left in it. Raises `InputError`
+    for another Learner.
     """
     if not hasattr(self, "recipe"):
         raise InputError("fit_record is for Learners of record_learner: others have fit_decay and fit_one_cycle")
-    n_epoch = n_epoch or self.recipe.epochs
-    if self.opt is None:
-        self.create_opt()
-    brief = max(self.recipe.whitening_epochs, 1e-9) / n_epoch
+    brief = max(self.recipe.whitening_share, 1e-9)
 
     def rates(pos: float) -> np.ndarray:
         return lr * np.array([max(0.0, 1 - pos / brief), *[1 - pos] * 3])
 
-    self.fit(n_epoch, cbs=L(ParamScheduler({"lr": rates})) + L(cbs))
+    self.fit(n_epoch or self.recipe.epochs, cbs=L(ParamScheduler({"lr": rates})) + L(cbs), reset_opt=True)

@@ -1,5 +1,7 @@
 """record_learner: a fastai Learner like any other, trained by a table of numbers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fastai.callback.core import Callback
@@ -32,7 +34,7 @@ class Watch(Callback):
 @pytest.fixture
 def trained(digits_dls, tmp_path):
     "A small Learner after two epochs, with what it watched."
-    recipe = dict(epochs=2, whitening_epochs=1, sizes=(16,), **TINY)
+    recipe = dict(epochs=2, whitening_share=0.5, sizes=(16,), **TINY)
     learn = record_learner(digits_dls, 94, path=tmp_path, cbs=Watch(), **recipe)
     with learn.no_bar(), learn.no_logging():
         learn.fit_record()
@@ -49,6 +51,51 @@ def test_it_learns_by_its_recipe(trained):
     )
     with trained.no_bar(), trained.no_logging():
         assert trained.validate(cbs=TestTimeViews(6))[1] > 0.8
+
+
+def test_a_shorter_fit_still_ends_with_whole_images_and_an_earlier_one_leaves_nothing_behind(trained):
+    with trained.no_bar(), trained.no_logging():
+        trained.fit_one_cycle(1, 0.5)  # whose momentum is another
+        trained.fit_record(1)
+    watch, n = trained.watch, len(trained.dls.train)
+    half = -(-n // 2)
+    assert watch.sizes == [16] * half + [32] * (n - half) and watch.trained == [True] * half + [False] * (n - half)
+    recipe = trained.recipe
+    moms = [o["mom"] for o in trained.opt.hypers]
+    assert moms == [recipe.momentum, recipe.momentum, recipe.filter_momentum, recipe.momentum]
+
+
+def test_a_failed_fit_leaves_the_bias_trainable(trained):
+    class Fails(Callback):
+        def after_epoch(self):
+            raise ZeroDivisionError("on purpose")
+
+    with pytest.raises(ZeroDivisionError), trained.no_bar(), trained.no_logging():
+        trained.fit_record(2, cbs=Fails())
+    assert trained.model.whitening.bias.requires_grad
+
+
+def test_whitening_sees_images_of_all_classes(digits, monkeypatch):
+    from cifar_fast import record
+    from cifar_fast.loader import image_dls
+
+    order = digits.train_y.argsort()  # as a folder of images has them
+    images = replace(digits, train_x=digits.train_x[order], train_y=digits.train_y[order])
+    monkeypatch.setattr(record, "N_WHITENING", 100)
+    seen = []
+    monkeypatch.setattr(record.RecordNet, "whiten", lambda self, images: seen.append(images))
+    learn = record_learner(image_dls(images, device="cpu"), 94, **TINY)
+    assert len(seen[0]) <= 100
+    all_images = torch.cat([xb for xb, _ in learn.dls.valid.new(dataset=learn.dls.train_ds, shuffle=False)])
+    found = {int(images.train_y[(all_images - o).abs().flatten(1).sum(1).argmin()]) for o in seen[0]}
+    assert found == set(range(10))
+
+
+def test_validation_batches_are_sized_by_the_pixels_that_are_fed(digits):
+    from cifar_fast.loader import fast_bs, image_dls
+
+    learn = record_learner(image_dls(digits, size=96, device="cpu"), 94, **TINY)
+    assert learn.dls.valid.bs <= fast_bs(96, torch.device("cpu")) < len(digits.test_y)
 
 
 def test_what_works_on_a_learner_works_on_it(trained, tmp_path):

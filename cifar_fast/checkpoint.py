@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import TrackerCallback
+from fastai.torch_core import rank_distrib
 
 from cifar_fast.errors import InputError
 from cifar_fast.files import write_atomically
@@ -156,6 +157,8 @@ class Checkpoint(Callback):
         torch.set_rng_state(state["torch"])
         if state["cuda"]:
             torch.cuda.set_rng_state_all(state["cuda"])
+        if rank := rank_distrib():  # these were the first process's: others go on with numbers of their own
+            torch.manual_seed(int(torch.randint(2**62, ())) + rank)
         for dl, (rng, epoch) in zip(self.dls.loaders, state["loaders"]):
             dl.rng.setstate(rng)
             dl.epoch = epoch

@@ -10,13 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from fastai.callback.core import Callback
 
-from cifar_fast.checkpoint import NAME, read_checkpoint, write_checkpoint
+from cifar_fast.checkpoint import NAME, Checkpoint, read_checkpoint, write_checkpoint
 from cifar_fast.errors import InputError, RunError
 from cifar_fast.launch import TRAININGS, train_from_options
+from cifar_fast.learner import custom_learner
 from cifar_fast.options import script_options
-from cifar_fast.run import Run
+from cifar_fast.run import Run, SilentRun
 from cifar_fast.soak import outcome
 
 ROOT = Path(__file__).parent.parent
@@ -108,6 +110,19 @@ def test_seeds_go_on_with_the_one_that_was_stopped(tmp_path):
         assert_same(tmp_path / f"whole/seed-{seed}", tmp_path / f"killed/seed-{seed}")
     seeds = [json.loads((tmp_path / o / "seeds.json").read_text()) for o in ("whole", "killed")]
     assert seeds[0] == seeds[1]
+
+
+def test_other_processes_go_on_with_random_numbers_of_their_own(digits_dls, tmp_path, monkeypatch):
+    learn, drawn = custom_learner(digits_dls, width=4, dense_width=16), []
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, cbs=Checkpoint(Run(tmp_path / "run"), "train"))
+    for rank in ("0", "0", "1", "1"):
+        monkeypatch.setenv("RANK", rank)
+        state = read_checkpoint(tmp_path / "run" / NAME)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1, cbs=Checkpoint(SilentRun(None), "train", state))  # no epoch is left
+        drawn.append(torch.rand(1).item())
+    assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
 
 
 def test_a_finished_run_is_left_alone(digits_run, capsys):

@@ -70,6 +70,10 @@ class SeedSeries:
                 if code := self.train(seed):
                     return code
             self.report()
+        except InputError:
+            if not seed_folders(self.run.folder):
+                self.run.discard()
+            raise
         finally:
             self.run.release()
         return 0

@@ -199,13 +199,10 @@ def exit_codes() -> Iterator[None]:
         signal.signal(signal.SIGTERM, _end_with_the_others)  # by which a launcher ends what is left
     try:
         yield
-    except InputError as error:
-        # fastai puts the callback's name above the message
-        print(f"error: {str(error).splitlines()[-1].strip()}", file=sys.stderr)
-        sys.exit(2)
-    except (RunError, OSError) as error:  # OSError: a full disk, a folder that has vanished or may not be written
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    except (InputError, RunError, OSError) as error:  # OSError: a full disk, a folder that is gone or not for writing
+        message = str(error).splitlines() or [type(error).__name__]
+        print(f"error: {message[-1].strip()}", file=sys.stderr)  # fastai puts the callback's name above it
+        sys.exit(2 if isinstance(error, InputError) else 1)
     except RuntimeError as error:
         if _is_one_of_many() and re.search("connection|gloo|nccl|peer", str(error), re.IGNORECASE):
             _end_with_the_others()

@@ -13,6 +13,7 @@ from cifar_fast.options import exit_codes, script_options
         (ImageError("a.png is none"), 2, "error: a.png is none"),
         (MissingExtra("onnx", "this"), 2, "error: this needs what is not installed: pip install 'cifar_fast[onnx]'"),
         (RunError("the loss is nan"), 1, "error: the loss is nan"),
+        (RunError("Exception occured in `StopOnNaN`:\n\n\tthe loss is nan"), 1, "error: the loss is nan"),
         (OSError(28, "No space left on device", "x"), 1, "error: [Errno 28] No space left on device: 'x'"),
         (RuntimeError("CUDA error: device lost\nmore"), 1, "error: the GPU failed (CUDA error: device lost)"),
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -144,13 +144,10 @@ class Experiment:
         if not self.state or self.state["stage"] == "train":
             self.fit(learn, self.epochs, "train")
         self.lr = self.kept["lrs"].get("train", self.lr)
-        unfreeze_epochs = getattr(self.options, "unfreeze_epochs", 0)
-        if unfreeze_epochs and not self.interrupted:
-            learn.unfreeze()
-            lr = self.options.unfreeze_lr
+        if unfreeze_epochs(self.options) and not self.interrupted:
             callbacks = self.callbacks("fine-tune", [])
             with self.shared(learn):
-                learn.fit_one_cycle(unfreeze_epochs, slice(lr / 100, lr), cbs=callbacks, reset_opt=True)
+                fit_unfrozen(learn, self.options, callbacks)
 
     def callbacks(self, stage: str, extra: list) -> L:
         "What every fit of a run carries."
@@ -256,6 +253,24 @@ def fit_scheduled(
     else:
         kind = "constant" if options.schedule == "constant" else options.decay
         learn.fit_decay(epochs, lr, options.lr_end, kind, cbs=cbs)
+
+
+def unfreeze_epochs(
+    options: SimpleNamespace,  # of a training script
+) -> int:
+    "Epochs of fine-tuning after the training; 0 for a script without it."
+    return getattr(options, "unfreeze_epochs", 0)
+
+
+def fit_unfrozen(
+    learn: Learner,
+    options: SimpleNamespace,  # of transfer.py: unfreeze_epochs, unfreeze_lr
+    cbs: list,  # of the fit
+) -> None:
+    "Fine-tune the whole network, the body's first layers at a hundredth of the rate."
+    learn.unfreeze()
+    lr = options.unfreeze_lr
+    learn.fit_one_cycle(options.unfreeze_epochs, slice(lr / 100, lr), cbs=cbs, reset_opt=True)
 
 
 def data_line(images: ImageSet) -> str:

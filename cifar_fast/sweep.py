@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from cifar_fast.callbacks import StopOnNaN
 from cifar_fast.data import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError, MissingExtra
-from cifar_fast.experiment import fit_scheduled
+from cifar_fast.experiment import fit_scheduled, fit_unfrozen, unfreeze_epochs
 from cifar_fast.files import write_atomically
 from cifar_fast.launch import TRAININGS, train_from_options
 from cifar_fast.loader import image_dls
@@ -91,12 +92,20 @@ class Param:
 class ReportAccuracy(Callback):
     "Tells Ray Tune the accuracy on held-out images after each epoch."
 
-    order, needs_images = Recorder.order + 1, False
+    order, needs_images, epochs = Recorder.order + 1, False, 0
 
     def after_epoch(self):
         "Report; here ASHA may end the trial."
         names = list(self.recorder.metric_names)
-        tune.report({"accuracy": float(self.recorder.log[names.index("accuracy")]), "epoch": self.epoch + 1})
+        self.epochs += 1
+        tune.report({"accuracy": float(self.recorder.log[names.index("accuracy")]), "epoch": self.epochs})
+
+
+def planned_epochs(
+    options: SimpleNamespace,  # of a training script
+) -> int:
+    "Epochs of a trial that is not ended early."
+    return options.epochs + unfreeze_epochs(options)
 
 
 def train_trial(
@@ -113,8 +122,11 @@ def train_trial(
     device = parse_device(o.device)
     dls = image_dls(images, o.bs, "holdout", None, o.flip, o.translate, o.cutout, seed=o.seed, device=device)
     learn = TRAININGS[script](o)(dls, o.opt)
+    cbs = [StopOnNaN(), ReportAccuracy()]
     with learn.no_bar(), learn.no_logging():
-        fit_scheduled(learn, o, o.epochs, o.lr, [StopOnNaN(), ReportAccuracy()])
+        fit_scheduled(learn, o, o.epochs, o.lr, cbs)
+        if unfreeze_epochs(o):
+            fit_unfrozen(learn, o, cbs)
 
 
 class KeepTrials(tune.Callback):
@@ -179,13 +191,14 @@ class Sweep:
                 self.run.release()
 
     def check_asked(self) -> None:
-        "A sweep that goes on must search the same. Raises `InputError`."
-        path, asked = self.run.folder / "config.json", {"script": self.options.script, "param": self.options.param}
+        "A sweep that goes on must search the same, on the same images. Raises `InputError`."
+        path = self.run.folder / "config.json"
         if path.exists():
             before = json.loads(path.read_text())
-            if any(before.get(k) != v for k, v in asked.items()):
-                raise InputError(f"{self.run.folder} searched {before.get('param')}: give the same --param to go on")
-        self.run.write_json("config.json", {**vars(self.options), **asked})
+            for name in ("script", "param", "data"):
+                if before.get(name) != getattr(self.options, name):
+                    raise InputError(f"{self.run.folder} was begun with --{name} {before.get(name)}: give the same")
+        self.run.write_json("config.json", vars(self.options))
 
     def finished(self) -> list[dict]:
         "All trials that have come to an end, and are still readable."
@@ -194,7 +207,6 @@ class Sweep:
     def search(self, done: list[dict]) -> None:
         "Run the trials that are missing."
         o = self.options
-        epochs = script_options(o.script, **self.fixed).epochs
         gpus = torch.cuda.device_count()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is said below, in one line
@@ -216,7 +228,7 @@ class Sweep:
                 param_space={p.name: p.space() for p in self.searched},
                 tune_config=tune.TuneConfig(
                     metric="accuracy", mode="max", num_samples=o.trials - len(done), search_alg=search,
-                    scheduler=ASHAScheduler(time_attr="epoch", max_t=max(epochs, 1), grace_period=1),
+                    scheduler=ASHAScheduler(time_attr="epoch", max_t=self.most_epochs(), grace_period=1),
                 ),
                 run_config=tune.RunConfig(
                     name="ray", storage_path=str(self.run.folder.absolute()), verbose=0,
@@ -230,6 +242,15 @@ class Sweep:
         for error in errors[:1]:
             print(f"{len(errors)} trials failed, the first with: {str(error).splitlines()[-1].strip()}", flush=True)
 
+    def most_epochs(self) -> int:
+        "Epochs of the longest trial that the search may propose."
+        longest = {p.name: max(p.values) for p in self.searched if p.name in ("epochs", "unfreeze_epochs")}
+        return planned_epochs(self.trial_options(longest))
+
+    def trial_options(self, config: dict) -> SimpleNamespace:
+        "All options of the trial that has `config`."
+        return script_options(self.options.script, **{**self.fixed, **config})
+
     def write(self, trials: list[dict]) -> None:
         "sweep.csv, sweep.png, and the table on the screen."
         names = [p.name for p in self.searched]
@@ -241,7 +262,8 @@ class Sweep:
                 csv.writer(out).writerows([header, *rows])
 
         write_atomically(self.run.folder / "sweep.csv", write_csv)
-        self.run.write_figure("sweep.png", plot_sweep(trials, self.searched, self.options.script))
+        whole = [trial["epochs"] >= planned_epochs(self.trial_options(trial["config"])) for trial in trials]
+        self.run.write_figure("sweep.png", plot_sweep(trials, whole, self.searched, self.options.script))
         print("  ".join(f"{o:<16}" for o in header))
         for row in rows:
             print("  ".join(f"{f'{o:.4g}' if isinstance(o, float) else o!s:<16}" for o in row), flush=True)
@@ -249,26 +271,41 @@ class Sweep:
     def train_winner(self, winner: dict) -> int:
         "On all training images, tested once."
         folder = self.run.folder / "winner"
-        resume = str(folder) if (folder / "config.json").exists() else None
-        options = {**self.fixed, **winner["config"], "run": str(folder), "resume": resume}
         print(f"Winner: {winner['config']}, {winner['accuracy']:.2%} of held-out images. Training on all.", flush=True)
-        return train_from_options(self.options.script, script_options(self.options.script, **options))[0]
+        if folder.exists() and not was_asked(folder, winner["config"]):
+            print(f"{folder} was another trial's: it is trained anew.", flush=True)
+            shutil.rmtree(folder)
+        options = self.trial_options(winner["config"])
+        options.run, options.resume = str(folder), str(folder) if folder.exists() else None
+        return train_from_options(self.options.script, options)[0]
+
+
+def was_asked(
+    folder: Path,  # of a run
+    config: dict,  # options
+) -> bool:
+    "Whether the run in `folder` was begun with these options."
+    try:
+        asked = json.loads((folder / "config.json").read_text())["asked"]
+        return config.items() <= asked.items()
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def plot_sweep(
     trials: list[dict],  # config, accuracy and epochs of each
+    whole: list[bool],  # whether each was trained to its end
     params: list[Param],  # that were searched
     title: str = "",  # of the figure
 ) -> Figure:
     "Held-out accuracy against each parameter; trials that ASHA ended early are hollow."
     fig = Figure(figsize=(4 * len(params) + 0.5, 3.6), layout="constrained")
-    full = max(trial["epochs"] for trial in trials)
     for ax, param in zip(fig.subplots(1, len(params), sharey=True, squeeze=False)[0], params):
         labels = [str(o) for o in param.values] if param.kind == "choice" else []
-        for trial in trials:
-            value, whole = trial["config"][param.name], trial["epochs"] == full
+        for trial, in_full in zip(trials, whole):
+            value = trial["config"][param.name]
             x = labels.index(str(value)) if labels else value
-            ax.plot(x, trial["accuracy"], "o", color="C0", fillstyle="full" if whole else "none")
+            ax.plot(x, trial["accuracy"], "o", color="C0", fillstyle="full" if in_full else "none")
         if labels:
             ax.set_xticks(range(len(labels)), labels)
             ax.margins(x=0.3)

@@ -212,6 +212,13 @@ def test_seeds_give_a_folder_each_and_their_mean(tmp_path, capsys):
     assert "2 seeds" in (folder / "report.html").read_text()
 
 
+def test_seeds_with_unusable_input_leave_no_folder(tmp_path):
+    asked = script_options("custom", data="digits", seeds=2, images=10**6, device="cpu", run=str(tmp_path / "run"))
+    with pytest.raises(InputError, match="ask for fewer"):
+        train_from_options("custom", asked)
+    assert not (tmp_path / "run").exists()
+
+
 def test_seeds_share_the_features_of_a_frozen_body(tmp_path, resnet18_file, capsys):
     changed = {"data": "digits", "weights": str(resnet18_file), "epochs": 1, "seeds": 2, "precision": "fp32"}
     train_from_options("transfer", script_options("transfer", **changed, device="cpu", run=str(tmp_path / "run")))

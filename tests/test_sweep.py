@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 pytest.importorskip("ray")
 from cifar_fast.errors import InputError
+from cifar_fast.progress import be_quiet
 from cifar_fast.run import FinishedRun
-from cifar_fast.sweep import Param, plot_sweep
+from cifar_fast.sweep import Param, Sweep, plot_sweep, train_trial
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,8 +52,9 @@ def test_the_picture_shows_every_parameter():
     params = [Param.parse("lr=loguniform(1e-4,1e-2)", "custom"), Param.parse("opt=choice(adam,sgd)", "custom")]
     trials = [{"config": {"lr": 1e-3, "opt": "sgd"}, "accuracy": 0.5, "epochs": 1},
               {"config": {"lr": 1e-2, "opt": "adam"}, "accuracy": 0.7, "epochs": 2}]  # fmt: skip
-    figure = plot_sweep(trials, params, "custom")
+    figure = plot_sweep(trials, [False, True], params, "custom")
     assert [ax.get_xlabel() for ax in figure.axes] == ["lr", "opt"] and figure.axes[0].get_xscale() == "log"
+    assert [line.get_fillstyle() for line in figure.axes[0].lines] == ["none", "full"]
 
 
 def sweep(*args, **kwargs):
@@ -88,20 +92,75 @@ def test_a_sweep_killed_halfway_loses_no_finished_trial(tmp_path):
     assert (tmp_path / "run/sweep.png").exists()
 
 
+def options(*param, **changed):
+    base = dict(script="custom", data="digits", trials=2, address=None, per_gpu=1, seed=0, run=None, resume=None)
+    return SimpleNamespace(**{**base, "param": list(param), **changed})
+
+
+def finished_sweep(folder, *trials, **changed):
+    "A sweep whose trials have all come to an end, and nothing else: its options."
+    (folder / "trials").mkdir(parents=True)
+    asked = options("lr=loguniform(1e-4,1e-1)", "images=200", "test_images=60", "epochs=1", "width=4", "device=cpu",
+                    run=str(folder), **changed)  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(vars(asked)))
+    for i, (lr, accuracy) in enumerate(trials):
+        add_trial(folder, i, lr, accuracy)
+    asked.resume, asked.trials = str(folder), len(trials)
+    return asked
+
+
+def add_trial(folder, i, lr, accuracy):
+    content = {"config": {"lr": lr}, "accuracy": accuracy, "epochs": 1}
+    (folder / f"trials/{i}.json").write_text(json.dumps(content))
+
+
+def test_a_sweep_that_goes_on_trains_its_new_winner(tmp_path):
+    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5))
+    assert Sweep(asked).execute() == 0
+    metrics = tmp_path / "run/winner/metrics.json"
+    before = metrics.stat().st_mtime_ns
+    assert FinishedRun.read(metrics.parent).config["lr"] == 1e-3
+    assert Sweep(asked).execute() == 0
+    assert metrics.stat().st_mtime_ns == before  # the same winner is not trained again
+    add_trial(tmp_path / "run", 1, 1e-2, 0.9)
+    assert Sweep(asked).execute() == 0
+    assert FinishedRun.read(metrics.parent).config["lr"] == 1e-2
+
+
+def test_a_sweep_goes_on_with_the_same_images_only(tmp_path):
+    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5))
+    asked.data = "cifar10"
+    with pytest.raises(InputError, match="--data digits"):
+        Sweep(asked).execute()
+    assert (tmp_path / "run/trials/0.json").exists()
+
+
+def test_the_longest_trial_is_what_the_search_may_propose():
+    assert Sweep(options("lr=uniform(0.1,0.2)", "epochs=7")).most_epochs() == 7
+    assert Sweep(options("epochs=randint(2,40)")).most_epochs() == 40
+    transfer = options("epochs=choice(3,9)", "unfreeze_epochs=randint(1,4)", script="transfer")
+    assert Sweep(transfer).most_epochs() == 13
+
+
+def test_trials_fine_tune_where_they_are_asked_to(resnet18_file, monkeypatch):
+    told = []
+    monkeypatch.setattr("cifar_fast.sweep.tune.report", told.append)
+    threads = torch.get_num_threads()
+    fixed = dict(data="digits", weights=str(resnet18_file), images=100, test_images=50, epochs=1, device="cpu")
+    try:
+        train_trial({"unfreeze_epochs": 2, "unfreeze_lr": 1e-3}, "transfer", fixed)
+    finally:
+        torch.set_num_threads(threads)
+        be_quiet(False)
+    assert [o["epoch"] for o in told] == [1, 2, 3]
+
+
 def test_nothing_to_search_and_another_search_are_refused(tmp_path):
-    from types import SimpleNamespace
-
-    from cifar_fast.sweep import Sweep
-
-    def options(*param, **changed):
-        base = dict(script="custom", data="digits", trials=2, address=None, per_gpu=1, seed=0, run=None, resume=None)
-        return SimpleNamespace(**{**base, "param": list(param), **changed})
-
     with pytest.raises(InputError, match="nothing to search"):
         Sweep(options("epochs=2"))
     with pytest.raises(InputError, match="not for trials"):
         Sweep(options("lr=uniform(0.1,0.2)", "run=here"))
     (tmp_path / "config.json").write_text(json.dumps({"script": "custom", "param": ["lr=uniform(0.1,0.2)"]}))
-    with pytest.raises(InputError, match="same --param"):
+    with pytest.raises(InputError, match=r"--param .*give the same"):
         Sweep(options("lr=uniform(0.1,0.3)", resume=str(tmp_path))).execute()
     assert (tmp_path / "config.json").exists()

@@ -34,7 +34,6 @@ from cifar_fast.interpret import (
     plot_top_losses,
 )
 from cifar_fast.predictions import Predictions
-from cifar_fast.stats import share_interval
 
 LOCK = ".lock"
 CHANNELS = (6, 11)  # of the feature maps: those that the article shows
@@ -121,12 +120,7 @@ class Run:
         metrics = {
             "title": title,
             **about,
-            "accuracy": interp.accuracy,
-            "accuracy_interval": share_interval(int(interp.right.sum()), len(interp.right)),
-            "loss": interp.loss,
-            "calibration_error": interp.reliability().expected_error,
-            "per_class_accuracy": interp.per_class_accuracy(),
-            "taken_for": {true: said for true, said, _ in reversed(interp.most_confused())},
+            **interp.metrics(),
             "params": sum(p.numel() for p in learn.model.parameters()),
             "macs": count_macs(learn),
             "peak_memory_mb": self.peak_memory_mb(learn.dls.device),

@@ -13,12 +13,13 @@ from fastai.torch_core import set_seed
 
 import cifar_fast.export  # noqa: F401 - patches export_safe onto Learner
 from cifar_fast.airbench import AirbenchScript, Outcome, PlainRecipe
-from cifar_fast.callbacks import Stopwatch
+from cifar_fast.callbacks import Stopwatch, some_train_dl
 from cifar_fast.data import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import data_line, model_metrics
 from cifar_fast.formats import ImageSet
+from cifar_fast.interpret import TestInterpretation
 from cifar_fast.loader import image_dls
 from cifar_fast.record import TestTimeViews, record_learner
 from cifar_fast.report import write_report
@@ -61,7 +62,7 @@ class RecordRuns:
         set_seed(seed)
         learn.model.reset_parameters()
         learn.dls.train.rng.seed(seed)
-        learn.dls.train.epoch, learn.opt = 0, None
+        learn.dls.train.epoch = 0
         with learn.no_logging():
             began = self._now()
             learn.whiten()
@@ -94,11 +95,14 @@ class Speedrun:
         self.wall_seconds = 0.0
 
     def execute(self) -> None:
-        "Do all of it. Raises `InputError`, and leaves no folder of its own then."
+        "Do all of it. Raises `InputError`, and leaves no folder of its own then; Ctrl-C keeps the runs that ended."
         try:
             self._execute()
-        except InputError:
-            self.run.discard()
+        except (InputError, KeyboardInterrupt):
+            if self.outcomes:
+                self.say_results()
+            else:
+                self.run.discard()
             raise
         finally:
             self.run.release()
@@ -110,21 +114,22 @@ class Speedrun:
         compile = o.compile == "on" or (o.compile == "auto" and self.device.type == "cuda")
         mode = "reduce-overhead" if compile and self.device.type == "cuda" else compile  # CUDA graphs
         ours = RecordRuns(self.images, o.target, self.device, o.precision, mode)
-        resolved = {"run": str(self.run.folder), "precision": ours.learn.precision, "device": str(self.device)}
+        self.title = f"{data_line(self.images)}, RecordNet for {o.target} %"
+        self.precision = ours.learn.precision
+        resolved = {"run": str(self.run.folder), "precision": self.precision, "device": str(self.device)}
         self.run.write_json("config.json", {**vars(o), **resolved, "recipe": asdict(ours.learn.recipe)})
-        contenders = [ours, *([self.peer(ours.learn.precision)] if o.peer else [])]
+        contenders = [ours, *([self.peer()] if o.peer else [])]
         self.warm_up(contenders, compile)
         for i in range(o.runs):
             for contender in contenders:
                 self.turn(contender, o.seed + i)
-                self.wall_seconds = self.wall_seconds or seconds_since_start()  # after the first of ours
         self.report(ours)
 
-    def peer(self, precision: str) -> Contender:
+    def peer(self) -> Contender:
         "Whom ours is measured against."
         o = self.options
         if o.peer == "recipe":
-            return PlainRecipe(self.images, o.peer_epochs, self.device, precision)
+            return PlainRecipe(self.images, o.peer_epochs, self.device, self.precision)
         return AirbenchScript(o.peer, o.target, self.images)
 
     def warm_up(self, contenders: list[Contender], compile: bool) -> None:
@@ -140,33 +145,45 @@ class Speedrun:
         cbs = [HistoryLogger(self.run)] if last and isinstance(contender, RecordRuns) else []
         outcome = contender.run(seed, cbs) if cbs else contender.run(seed)
         self.outcomes.setdefault(contender.name, []).append(outcome)
+        self.wall_seconds = self.wall_seconds or seconds_since_start()  # after the first of ours
         print(f"{contender.name}, seed {seed}: {outcome.accuracy:.2%} in {outcome.seconds:.2f} s", flush=True)
+        self.run.write_json("speedrun.json", {
+            "title": self.title, "target": self.options.target, "machine": device_line(self.device),
+            "precision": self.precision, "wall_seconds": self.wall_seconds, **self.results(), "versions": versions(),
+        })  # fmt: skip
+
+    def results(self) -> dict[str, dict]:
+        "A `summary` of each contender's runs so far."
+        return {name: summary(outcomes, self.options.target) for name, outcomes in self.outcomes.items()}
 
     def report(self, ours: RecordRuns) -> None:
-        "Write speedrun.json and the last run's folder, and say what came out."
+        "Write the last run's folder, and say what came out."
         o, learn, last = self.options, ours.learn, self.outcomes[ours.name][-1]
-        title = f"{data_line(self.images)}, RecordNet for {o.target} %, seed {o.seed + o.runs - 1}"
-        results = {name: summary(outcomes, o.target) for name, outcomes in self.outcomes.items()}
-        machine = device_line(self.device)
-        self.run.write_json("speedrun.json", {
-            "title": title, "target": o.target, "machine": machine, "precision": learn.precision,
-            "wall_seconds": self.wall_seconds, **results, "versions": versions(),
-        })  # fmt: skip
+        title = f"{self.title}, seed {o.seed + o.runs - 1}"
+        one_view = TestInterpretation.from_learner(learn).metrics()  # as whoever loads model/ will predict
+        train_accuracy = learn.validate(dl=some_train_dl(learn.dls))[1]
         learn.add_cb(TestTimeViews(learn.recipe.views))  # what is reported and exported predicts as the record does
         metrics = self.run.finish(learn, title, {
             "data": self.images.name, "data_is_cifar10": self.images.is_cifar10, "model": learn.arch,
             "weights": learn.weights, "epochs": learn.recipe.epochs, "bs": learn.dls.train.bs, "opt": "muon",
             "lr": learn.recipe.filter_lr, "schedule": "linear", "size": self.images.train_x.shape[-1],
             "seed": o.seed + o.runs - 1, "device": str(self.device), "precision": learn.precision,
-            "train_accuracy": None, "train_seconds": last.seconds,
+            "views": learn.recipe.views, "one_view_accuracy": one_view["accuracy"],
+            "train_accuracy": train_accuracy, "train_seconds": last.seconds,
             "images_per_second": learn.recipe.epochs * len(self.images.train_y) / last.seconds,
             "interrupted": False,
         })  # fmt: skip
-        learn.export_safe("model", model_metrics(metrics))
+        model = learn.export_safe("model", model_metrics({**metrics, **one_view}))
+        self.run.write_examples(model / "examples", learn)
         write_report(self.run.folder)
-        for name, result in results.items():
-            print(f"{name}: {line_of(result, o.target)}")
-        print(f"{title}: {machine}, {learn.precision}; first result {self.wall_seconds:.1f} s after the start "
+        self.say_results()
+
+    def say_results(self) -> None:
+        "A line for each contender, and one about where that was."
+        for name, result in self.results().items():
+            print(f"{name}: {line_of(result, self.options.target)}")
+        machine, wall = device_line(self.device), self.wall_seconds
+        print(f"{self.title}: {machine}, {self.precision}; first result {wall:.1f} s after the start "
               f"-> {self.run.folder}", flush=True)  # fmt: skip
 
 

@@ -9,8 +9,9 @@ import torch
 from cifar_fast.airbench import AirbenchScript, Outcome, PlainRecipe, shifted, write_airbench_data
 from cifar_fast.errors import InputError
 from cifar_fast.options import speedrun_options
+from cifar_fast.predict import Predictor
 from cifar_fast.run import FinishedRun
-from cifar_fast.speedrun import Speedrun, line_of, summary
+from cifar_fast.speedrun import RecordRuns, Speedrun, line_of, summary
 
 
 def options(**changed):
@@ -20,7 +21,7 @@ def options(**changed):
     return SimpleNamespace(**{**defaults, "data": "digits", "device": "cpu", "precision": "fp32", **changed})
 
 
-def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(tmp_path, capsys):
+def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(digits, tmp_path, capsys):
     asked = options(target=90, runs=2, peer="recipe", peer_epochs=1.0, images=500, test_images=100,
                     run=str(tmp_path / "fast"))  # fmt: skip
     Speedrun(asked).execute()
@@ -32,7 +33,38 @@ def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(tmp_path, capsys)
     run = FinishedRun.read(tmp_path / "fast")
     assert run.metrics["accuracy"] == pytest.approx(ours["runs"][-1]["accuracy"])  # the report's views are the record's
     assert "not CIFAR-10" in run.metrics["title"] and len(run.history.epochs) == run.metrics["epochs"]
-    assert (tmp_path / "fast/report.html").exists() and (tmp_path / "fast/model/model.json").exists()
+    assert run.metrics["train_accuracy"] > 0.5 and (tmp_path / "fast/report.html").exists()
+    predictor, test = Predictor(tmp_path / "fast/model"), digits.fewer(500, 100)
+    found = [o.label for o in predictor(test.test_x.permute(0, 2, 3, 1).numpy())]
+    right = sum(a == test.vocab[b] for a, b in zip(found, test.test_y))
+    assert predictor.card.metrics["accuracy"] == right / 100 == run.metrics["one_view_accuracy"]
+    assert predictor(tmp_path / "fast/model/examples/003.png").label in test.vocab
+
+
+def test_ctrl_c_keeps_the_runs_that_ended(tmp_path, capsys, monkeypatch):
+    asked = options(target=90, runs=3, images=300, test_images=50, run=str(tmp_path / "fast"))
+    original = RecordRuns.run
+
+    def run(self, seed, cbs=()):
+        if seed == 2:
+            raise KeyboardInterrupt
+        return original(self, seed, cbs)
+
+    monkeypatch.setattr(RecordRuns, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        Speedrun(asked).execute()
+    assert len(json.loads((tmp_path / "fast/speedrun.json").read_text())["cifar_fast"]["runs"]) == 2
+    assert "of 2 runs at 90 %" in capsys.readouterr().out
+
+
+def test_ctrl_c_before_any_run_ended_leaves_no_folder(tmp_path, monkeypatch):
+    def run(self, seed, cbs=()):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RecordRuns, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        Speedrun(options(target=90, images=300, test_images=50, run=str(tmp_path / "fast"))).execute()
+    assert not (tmp_path / "fast").exists()
 
 
 def test_a_used_folder_is_refused(tmp_path):

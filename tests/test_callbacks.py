@@ -16,7 +16,6 @@ from cifar_fast.callbacks import (
     StopOnNaN,
     Stopwatch,
     TrainAccuracy,
-    has_native_bf16,
     resolve_precision,
     unit_norm,
 )
@@ -35,9 +34,19 @@ def fit(learn, n_epoch=1, cbs=()):
     return learn
 
 
-def test_precision_auto_follows_the_processor():
+@pytest.mark.parametrize(("processor", "precision"), [
+    ({"cpu_name": "AMD EPYC 9R14", "avx512_bf16": True}, "bf16"),
+    ({"cpu_name": "Intel Xeon", "avx512_bf16": True}, "fp32"),  # slower in bf16
+    ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, "bf16"),
+    ({"architecture": "arm64"}, "fp32"),
+])  # fmt: skip
+def test_precision_auto_is_the_processors_faster_one(processor, precision, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+    assert resolve_precision("auto", torch.device("cpu")) == precision
+
+
+def test_precision_is_what_was_asked_for():
     cpu = torch.device("cpu")
-    assert resolve_precision("auto", cpu) == ("bf16" if has_native_bf16(cpu) else "fp32")
     assert resolve_precision("fp16", cpu) == "fp16"
     with pytest.raises(InputError, match="fp8"):
         resolve_precision("fp8", cpu)

@@ -71,7 +71,7 @@ def training_options(
     flip: Annotated[str, choice("none", "random", "alternating")] = "none",  # mirror training images
     translate: amount = 0,  # shift training images by up to so many pixels
     cutout: amount = 0,  # blank a square of so many pixels in training images
-    precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # auto: bf16 where it is native
+    precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # auto: bf16 where it is faster
     compile: bool = False,  # run the network through torch.compile
     early_stop: amount = 0,  # stop after so many epochs without gain on held-out images, then train on all
     images: amount = 0,  # training images to use, as many of each class; 0: all
@@ -125,7 +125,7 @@ def speedrun_options(
     runs: count = 1,  # runs that count, from `seed` on
     peer: str | None = None,  # run in turns with ours: recipe (airbench's, in a plain loop), or an airbench checkout
     peer_epochs: rate = 8.0,  # epochs of --peer recipe; fractions too
-    precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # auto: bf16 where it is native
+    precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # auto: bf16 where it is faster
     compile: Annotated[str, choice("auto", "on", "off")] = "auto",  # torch.compile; auto: on a GPU
     images: amount = 0,  # training images to use, as many of each class; 0: all
     test_images: amount = 0,  # test images to use; 0: all

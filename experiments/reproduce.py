@@ -18,7 +18,7 @@ def main(
     seeds: count = 3,  # of each next step
     seed: amount = 0,  # the first one
     parts: str = "article,memory,study,next",  # which to do, comma-separated; the first two make the table of claims
-    precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # auto: bf16 where it is native
+    precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # auto: bf16 where it is faster
     device: str = "auto",  # auto, cpu, cuda or another torch device
     run: str = "runs/reproduce",  # folder to write; where it holds a part of this already, the rest is added
 ):

@@ -23,6 +23,7 @@ from cifar_fast.interpret import (
 from cifar_fast.learner import custom_learner, fast_learner, transfer_learner
 from cifar_fast.loader import ImageTensors, TensorDataLoaders, TensorDL, cifar_dls, image_dls
 from cifar_fast.models import CustomCNN, TransferModel
+from cifar_fast.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
 from cifar_fast.predict import Prediction, Predictor
 from cifar_fast.predictions import Predictions
 from cifar_fast.record import RECIPES, Recipe, TestTimeViews, record_learner

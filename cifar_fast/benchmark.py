@@ -19,7 +19,6 @@ from torch import Tensor
 import cifar_fast.export
 import cifar_fast.schedules  # noqa: F401 - these two patch methods onto Learner
 from cifar_fast import peers
-from cifar_fast.callbacks import resolve_precision
 from cifar_fast.data import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.experiment import data_line
@@ -28,6 +27,7 @@ from cifar_fast.formats import ImageSet
 from cifar_fast.learner import custom_learner, transfer_learner
 from cifar_fast.loader import image_dls
 from cifar_fast.models import CustomCNN
+from cifar_fast.precision import resolve_precision
 from cifar_fast.predict import Predictor, find_images
 from cifar_fast.run import versions
 from cifar_fast.stats import mean_interval

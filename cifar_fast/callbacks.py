@@ -1,12 +1,10 @@
-"""Training callbacks: precision, progress without host syncs, measurements, clipping, and a clean Ctrl-C."""
+"""Training callbacks: compiling, progress without host syncs, measurements, clipping, and a clean Ctrl-C."""
 
 import signal
 import time
 
 import torch
-from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, CancelFitException
-from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.preds import FetchPredsCallback
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
@@ -19,59 +17,6 @@ from torch import Tensor, nn
 
 from cifar_fast.errors import InputError, RunError
 from cifar_fast.progress import say, shows_bars
-
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-
-# Precision -------------------------------------------------------------------------------------------------------
-
-
-def resolve_precision(
-    precision: str,  # auto, fp32, bf16 or fp16
-    device: torch.device,  # where the training runs
-) -> str:  # fp32, bf16 or fp16
-    "What `auto` means on `device`: bf16 where it is the faster one, fp32 otherwise."
-    if precision not in PRECISIONS:
-        raise InputError(f"precision is {precision!r}: give one of {', '.join(PRECISIONS)}")
-    if precision != "auto":
-        return precision
-    return "bf16" if has_fast_bf16(torch.device(device)) else "fp32"
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    "Whether `device` multiplies bf16 faster than fp32: AMX, AVX512-BF16 but Intel's, compute capability 8 or newer."
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu":
-        return False
-    has = torch.cpu.get_capabilities()
-    # a Xeon without AMX (some clouds hide it) has the instructions, and trains 1.4 times as fast in fp32
-    is_intel = str(has.get("cpu_name", "")).startswith("Intel")
-    return bool(has.get("amx_bf16") or (has.get("avx512_bf16") and not is_intel))
-
-
-class DeviceMixedPrecision(MixedPrecision):
-    """fastai's MixedPrecision on whatever device holds the data; fastai's own is silently fp32 without CUDA.
-
-    It keeps fastai's name, `mixed_precision`, by which `load_learner` and `to_fp32` find it.
-    """
-
-    name = "mixed_precision"
-
-    def before_fit(self):
-        "Set up autocast, and a gradient scaler for fp16."
-        device = self.dls.device.type
-        if device == "cuda":
-            return super().before_fit()
-        half = self.amp_mode == AMPMode.FP16
-        self.autocast = torch.autocast(device, torch.float16 if half else torch.bfloat16)
-        self.learn.scaler, self.scales = torch.amp.GradScaler(device, enabled=half), []
-
-
-def precision_cbs(
-    precision: str,  # fp32, bf16 or fp16
-) -> list[Callback]:
-    "Callbacks for channels-last training in `precision`."
-    return [ChannelsLast()] + ([] if precision == "fp32" else [DeviceMixedPrecision(precision)])
 
 
 class Compiled(Callback):
@@ -156,6 +101,10 @@ class EpochProgress(ProgressCallback):
         if self.pbar:
             super().after_validate()
 
+    def after_failed_fit(self):
+        "Close the table."
+        self.after_fit()
+
     def _write_row(self, row):
         say("  ".join(f"{f'{o:.6f}' if isinstance(o, float) else o:<14}" for o in row).rstrip())
 
@@ -170,6 +119,8 @@ class LossesToCPU(Callback):
         losses = getattr(self.recorder, "losses", [])
         if losses and isinstance(losses[0], Tensor):
             self.recorder.losses = list(torch.stack(losses).cpu())
+
+    after_failed_fit = after_fit
 
 
 # Measurements ----------------------------------------------------------------------------------------------------
@@ -352,7 +303,7 @@ class StopOnNaN(Callback):
 class Interruptible(Callback):
     "Ctrl-C ends the fit after the batch, through fastai's own events; a second one ends the program at once."
 
-    order, interrupted = 70, False
+    order, interrupted, previous = 70, False, None
 
     def before_fit(self):
         "Take over the signal."
@@ -375,5 +326,6 @@ class Interruptible(Callback):
         "Give the signal back."
         if self.previous is not None:
             signal.signal(signal.SIGINT, self.previous)
+            self.previous = None
 
     after_failed_fit = after_fit

@@ -1,4 +1,4 @@
-"""A training's state after each epoch, in one file, from which it goes on bit for bit as if it had not stopped."""
+"""A training's state after each epoch, in one file, from which it goes on as if not stopped: bit for bit on one CPU."""
 
 import hashlib
 import io
@@ -105,7 +105,11 @@ class Checkpoint(Callback):
     def after_fit(self):
         "Set them too where no epoch was left."
         self._set_random()
-        self.learn.first_epoch = 0
+        self.after_failed_fit()
+
+    def after_failed_fit(self):
+        "The next fit begins at its beginning."
+        self.pending, self.learn.first_epoch = None, 0
 
     def after_epoch(self):
         "Write."

@@ -30,7 +30,7 @@ class ShardedTrainer(DistributedTrainer):
     no such layer for, all take rank 0's statistics after each epoch. Validation metrics are summed over all ranks.
     """
 
-    order = 9  # before MixedPrecision, which looks for infinite gradients
+    order, plain_norms = 9, ()  # before MixedPrecision, which looks for infinite gradients
 
     def before_fit(self):
         "Give all ranks rank 0's weights and order of images, and each its share of them."
@@ -86,7 +86,9 @@ class ShardedTrainer(DistributedTrainer):
         for parent, name, norm in self.plain_norms:
             norm.load_state_dict(getattr(parent, name).state_dict())
             setattr(parent, name, norm)
-        self.plain_norms = []
+        self.plain_norms = ()
+
+    after_failed_fit = after_fit
 
 
 def sync_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:

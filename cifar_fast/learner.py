@@ -1,6 +1,7 @@
 """Learners: a model, its own copy of the data, and the defaults that go with it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -24,13 +25,12 @@ from cifar_fast.callbacks import (
     EpochProgress,
     HonestChoice,
     LossesToCPU,
-    precision_cbs,
-    resolve_precision,
 )
 from cifar_fast.errors import InputError
 from cifar_fast.frozen import CachedBody
 from cifar_fast.loader import copy_dls
 from cifar_fast.models import CustomCNN
+from cifar_fast.precision import precision_cbs, resolve_precision
 
 # torch's own optimizers with torch's defaults, fused into one kernel; fastai's Adam differs in betas, eps and decay.
 OPTIMIZERS = {
@@ -45,8 +45,8 @@ class LeanLearner(Learner):
     fastai asks every callback at every event, and one that lacks it passes the question on to the Learner and to the
     model's modules: a millisecond a batch, as much as training a head on cached features takes.
 
-    A fit that an exception ends has no `after_fit` in fastai; here callbacks hear of it as `after_failed_fit`, and take
-    back what they have changed.
+    A fit that an exception ends, Jupyter's stop button among them, has no `after_fit` in fastai; here callbacks hear of
+    it as `after_failed_fit`, and take back what they have changed.
     """
 
     first_epoch = 0  # of a fit that goes on from a checkpoint
@@ -60,8 +60,15 @@ class LeanLearner(Learner):
             super()._with_events(f, event_type, ex, final)
         except BaseException:
             if event_type == "fit":
-                self("after_failed_fit")
+                self._clean_up()
             raise
+
+    def _clean_up(self):
+        for cb in self._listeners("after_failed_fit"):
+            with suppress(Exception):  # a device that failed fails again, which would hide what was first
+                cb("after_failed_fit")
+        for cb in self.cbs:
+            cb.run = True  # as after any fit
 
     def _do_fit(self):
         for epoch in range(self.first_epoch, self.n_epoch):

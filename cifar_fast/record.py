@@ -110,6 +110,11 @@ def shifts(x: Tensor) -> list[Tensor]:
     return [padded[:, :, :-2, :-2], padded[:, :, 2:, 2:]]
 
 
+def position(learn: Learner) -> float:
+    "How much of its fit `learn` has behind it, from 0 to 1; for lr_find, which is to see one kind of batch, always 0."
+    return 0.0 if hasattr(learn, "lr_finder") else learn.pct_train
+
+
 class GrowingImages(Callback):
     """Shrinks the training images at first, whose batches then take less time; the last part of a fit sees them whole.
 
@@ -126,7 +131,7 @@ class GrowingImages(Callback):
 
     def before_batch(self):
         "Shrink."
-        part = int(self.pct_train * (len(self.sizes) + 1))
+        part = int(position(self.learn) * (len(self.sizes) + 1))
         if part < len(self.sizes) and self.sizes[part] != self.xb[0].shape[-1]:
             x = self.xb[0].as_subclass(Tensor)
             self.learn.xb = (F.interpolate(x, size=self.sizes[part], mode="bilinear", antialias=True),)
@@ -145,7 +150,7 @@ class BriefBias(Callback):
 
     def before_batch(self):
         "Freeze it in time."
-        self.model.whitening.bias.requires_grad_(self.pct_train < self.share)
+        self.model.whitening.bias.requires_grad_(position(self.learn) < self.share)
 
     def after_fit(self):
         "What follows finds it as any other parameter."

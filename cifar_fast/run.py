@@ -71,6 +71,12 @@ class Run:
         if not self.history and not self.resumed:
             shutil.rmtree(self.folder)
 
+    def forget_history(self) -> None:
+        "Take back what `add_epoch` has written."
+        self.history, self.batches = [], []
+        for name in ("history.csv", "batches.csv"):
+            (self.folder / name).unlink(missing_ok=True)
+
     def release(self) -> None:
         "Let other processes have the folder."
         (self.folder / LOCK).unlink(missing_ok=True)

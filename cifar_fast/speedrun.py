@@ -16,7 +16,6 @@ from cifar_fast.airbench import AirbenchScript, Outcome, PlainRecipe
 from cifar_fast.callbacks import Stopwatch, some_train_dl
 from cifar_fast.data import load_images
 from cifar_fast.device import parse_device
-from cifar_fast.errors import InputError
 from cifar_fast.experiment import data_line, model_metrics
 from cifar_fast.formats import ImageSet
 from cifar_fast.interpret import TestInterpretation
@@ -95,10 +94,10 @@ class Speedrun:
         self.wall_seconds = 0.0
 
     def execute(self) -> None:
-        "Do all of it. Raises `InputError`, and leaves no folder of its own then; Ctrl-C keeps the runs that ended."
+        "Do all of it. Whatever ends it early, finished runs are kept; without one it leaves no folder of its own."
         try:
             self._execute()
-        except (InputError, KeyboardInterrupt):
+        except BaseException:
             if self.outcomes:
                 self.say_results()
             else:
@@ -143,7 +142,11 @@ class Speedrun:
         "One run that counts."
         last = seed == self.options.seed + self.options.runs - 1
         cbs = [HistoryLogger(self.run)] if last and isinstance(contender, RecordRuns) else []
-        outcome = contender.run(seed, cbs) if cbs else contender.run(seed)
+        try:
+            outcome = contender.run(seed, cbs) if cbs else contender.run(seed)
+        except BaseException:
+            self.run.forget_history()  # of a run without a result
+            raise
         self.outcomes.setdefault(contender.name, []).append(outcome)
         self.wall_seconds = self.wall_seconds or seconds_since_start()  # after the first of ours
         print(f"{contender.name}, seed {seed}: {outcome.accuracy:.2%} in {outcome.seconds:.2f} s", flush=True)
@@ -160,8 +163,9 @@ class Speedrun:
         "Write the last run's folder, and say what came out."
         o, learn, last = self.options, ours.learn, self.outcomes[ours.name][-1]
         title = f"{self.title}, seed {o.seed + o.runs - 1}"
+        some_train = some_train_dl(learn.dls)
         one_view = TestInterpretation.from_learner(learn).metrics()  # as whoever loads model/ will predict
-        train_accuracy = learn.validate(dl=some_train_dl(learn.dls))[1]
+        one_view["train_accuracy"] = learn.validate(dl=some_train)[1]
         learn.add_cb(TestTimeViews(learn.recipe.views))  # what is reported and exported predicts as the record does
         metrics = self.run.finish(learn, title, {
             "data": self.images.name, "data_is_cifar10": self.images.is_cifar10, "model": learn.arch,
@@ -169,7 +173,7 @@ class Speedrun:
             "lr": learn.recipe.filter_lr, "schedule": "linear", "size": self.images.train_x.shape[-1],
             "seed": o.seed + o.runs - 1, "device": str(self.device), "precision": learn.precision,
             "views": learn.recipe.views, "one_view_accuracy": one_view["accuracy"],
-            "train_accuracy": train_accuracy, "train_seconds": last.seconds,
+            "train_accuracy": learn.validate(dl=some_train)[1], "train_seconds": last.seconds,
             "images_per_second": learn.recipe.epochs * len(self.images.train_y) / last.seconds,
             "interrupted": False,
         })  # fmt: skip

@@ -181,7 +181,7 @@ class Sweep:
             if not trials:
                 raise InputError("no trial came to an end: look at what they printed above")
             self.write(trials)
-            return self.train_winner(trials[0]) or int(self.n_failed > 0)
+            return self.train_winner(self.winner(trials)) or int(self.n_failed > 0)
         except InputError:
             if not (self.run.folder / "trials").exists() or not self.finished():
                 self.run.discard()
@@ -268,16 +268,27 @@ class Sweep:
         for row in rows:
             print("  ".join(f"{f'{o:.4g}' if isinstance(o, float) else o!s:<16}" for o in row), flush=True)
 
+    def winner(self, trials: list[dict]) -> dict:
+        "The best of `trials`, sorted; among equals the one that `winner/` has been trained for."
+        best = [trial for trial in trials if trial["accuracy"] == trials[0]["accuracy"]]
+        return next((trial for trial in best if was_asked(self.run.folder / "winner", trial["config"])), best[0])
+
     def train_winner(self, winner: dict) -> int:
-        "On all training images, tested once."
-        folder = self.run.folder / "winner"
+        "On all training images, tested once; another trial's training stays until this one is done."
+        folder, before = self.run.folder / "winner", self.run.folder / "winner-before"
         print(f"Winner: {winner['config']}, {winner['accuracy']:.2%} of held-out images. Training on all.", flush=True)
         if folder.exists() and not was_asked(folder, winner["config"]):
-            print(f"{folder} was another trial's: it is trained anew.", flush=True)
-            shutil.rmtree(folder)
+            print(f"{folder} was trained for another trial, or is damaged: it is trained anew.", flush=True)
+            if before.exists():
+                shutil.rmtree(folder)  # not finished, as what is in `before` is
+            else:
+                folder.rename(before)
         options = self.trial_options(winner["config"])
         options.run, options.resume = str(folder), str(folder) if folder.exists() else None
-        return train_from_options(self.options.script, options)[0]
+        code = train_from_options(self.options.script, options)[0]
+        if code == 0:
+            shutil.rmtree(before, ignore_errors=True)
+        return code
 
 
 def was_asked(

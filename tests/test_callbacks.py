@@ -2,10 +2,11 @@
 
 import os
 import signal
+from contextlib import nullcontext
 
 import pytest
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from fastai.learner import load_learner
 from torch import nn
@@ -16,12 +17,12 @@ from cifar_fast.callbacks import (
     StopOnNaN,
     Stopwatch,
     TrainAccuracy,
-    resolve_precision,
     unit_norm,
 )
 from cifar_fast.errors import InputError, RunError
 from cifar_fast.learner import custom_learner
 from cifar_fast.loader import image_dls
+from cifar_fast.precision import resolve_precision
 
 
 def small(dls, **kwargs):
@@ -122,6 +123,45 @@ def test_a_failed_fit_leaves_nothing_behind(digits_dls, monkeypatch):
     ticks.now += 1000
     fit(learn, 1, [watch, ticks])
     assert watch.seconds == 4 + 23
+
+
+class FailsAtOnce(Callback):
+    order = -5
+
+    def before_fit(self):
+        raise ZeroDivisionError("on purpose")
+
+
+def test_a_fit_that_fails_before_it_begins_says_why(digits_dls):
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
+        fit(small(digits_dls), 1, [Interruptible(), Stopwatch(), FailsAtOnce()])
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+class FailsToTidyUp(Callback):
+    order = -70
+
+    def after_failed_fit(self):
+        raise RuntimeError("broken too")
+
+
+def test_what_fails_while_tidying_up_hides_nothing(digits_dls):
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
+        fit(small(digits_dls), 1, [FailsToTidyUp(), Interruptible(), Fails()])
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize("fails", [ZeroDivisionError, CancelFitException])
+def test_a_fit_that_ends_in_half_precision_leaves_the_next_one_its_own(digits_dls, fails):
+    class Ends(Callback):
+        def after_pred(self):
+            raise fails("on purpose")
+
+    with pytest.raises(ZeroDivisionError) if fails is ZeroDivisionError else nullcontext():
+        fit(small(digits_dls, precision="bf16"), 1, [Ends()])
+    assert not torch.is_autocast_enabled("cpu")
 
 
 class Diverges(Callback):

@@ -125,6 +125,21 @@ def test_other_processes_go_on_with_random_numbers_of_their_own(digits_dls, tmp_
     assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
 
 
+def test_a_resumed_fit_that_fails_leaves_the_next_one_whole(digits_dls, tmp_path):
+    class Fails(Callback):
+        def before_epoch(self):
+            raise ZeroDivisionError("on purpose")
+
+    learn = custom_learner(digits_dls, width=4, dense_width=16)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, cbs=Checkpoint(Run(tmp_path / "run"), "train"))
+        state = read_checkpoint(tmp_path / "run" / NAME)
+        with pytest.raises(ZeroDivisionError):
+            learn.fit(2, cbs=[Checkpoint(SilentRun(None), "train", state), Fails()])
+        learn.fit(1)
+    assert len(learn.recorder.values) == 1
+
+
 def test_a_finished_run_is_left_alone(digits_run, capsys):
     before = (digits_run / "metrics.json").stat().st_mtime_ns
     assert train_from_options("custom", script_options("custom", resume=str(digits_run)))[0] == 0

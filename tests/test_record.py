@@ -68,11 +68,18 @@ def test_a_shorter_fit_still_ends_with_whole_images_and_an_earlier_one_leaves_no
 def test_a_failed_fit_leaves_the_bias_trainable(trained):
     class Fails(Callback):
         def after_epoch(self):
+            assert not self.model.whitening.bias.requires_grad
             raise ZeroDivisionError("on purpose")
 
     with pytest.raises(ZeroDivisionError), trained.no_bar(), trained.no_logging():
-        trained.fit_record(2, cbs=Fails())
+        trained.fit_record(1, cbs=Fails())
     assert trained.model.whitening.bias.requires_grad
+
+
+def test_lr_find_sees_one_kind_of_batch(trained):
+    with trained.no_bar(), trained.no_logging():
+        trained.lr_find(num_it=2 * len(trained.dls.train), show_plot=False)
+    assert set(trained.watch.sizes) == {16} and set(trained.watch.trained) == {True}
 
 
 def test_whitening_sees_images_of_all_classes(digits, monkeypatch):

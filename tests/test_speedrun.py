@@ -57,14 +57,21 @@ def test_ctrl_c_keeps_the_runs_that_ended(tmp_path, capsys, monkeypatch):
     assert "of 2 runs at 90 %" in capsys.readouterr().out
 
 
-def test_ctrl_c_before_any_run_ended_leaves_no_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("runs", [1, 2])
+def test_ctrl_c_in_the_last_run_leaves_nothing_of_it(runs, tmp_path, monkeypatch):
+    original = RecordRuns.run
+
     def run(self, seed, cbs=()):
-        raise KeyboardInterrupt
+        original(self, seed, cbs)
+        if seed == runs - 1:
+            raise KeyboardInterrupt
+        return Outcome(0.5, 1.0)
 
     monkeypatch.setattr(RecordRuns, "run", run)
     with pytest.raises(KeyboardInterrupt):
-        Speedrun(options(target=90, images=300, test_images=50, run=str(tmp_path / "fast"))).execute()
-    assert not (tmp_path / "fast").exists()
+        Speedrun(options(target=90, runs=runs, images=300, test_images=50, run=str(tmp_path / "fast"))).execute()
+    assert (tmp_path / "fast").exists() == (runs > 1)
+    assert sorted(o.name for o in tmp_path.glob("fast/*")) == ["config.json", "speedrun.json"] * (runs > 1)
 
 
 def test_a_used_folder_is_refused(tmp_path):

@@ -122,9 +122,23 @@ def test_a_sweep_that_goes_on_trains_its_new_winner(tmp_path):
     assert FinishedRun.read(metrics.parent).config["lr"] == 1e-3
     assert Sweep(asked).execute() == 0
     assert metrics.stat().st_mtime_ns == before  # the same winner is not trained again
-    add_trial(tmp_path / "run", 1, 1e-2, 0.9)
+    add_trial(tmp_path / "run", 0, 1e-2, 0.5)
+    add_trial(tmp_path / "run", 1, 1e-3, 0.5)
+    assert Sweep(asked).execute() == 0
+    assert metrics.stat().st_mtime_ns == before  # nor for one that is as good
+    add_trial(tmp_path / "run", 0, 1e-2, 0.9)
     assert Sweep(asked).execute() == 0
     assert FinishedRun.read(metrics.parent).config["lr"] == 1e-2
+    assert not (tmp_path / "run/winner-before").exists()
+
+
+def test_the_old_winner_stays_until_the_new_one_is_trained(tmp_path, monkeypatch):
+    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5))
+    assert Sweep(asked).execute() == 0
+    add_trial(tmp_path / "run", 1, 1e-2, 0.9)
+    monkeypatch.setattr("cifar_fast.sweep.train_from_options", lambda script, options: (1, None))
+    assert Sweep(asked).execute() == 1
+    assert FinishedRun.read(tmp_path / "run/winner-before").config["lr"] == 1e-3
 
 
 def test_a_sweep_goes_on_with_the_same_images_only(tmp_path):

@@ -1,6 +1,7 @@
 """Speedruns: turns, results, and what they leave."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from cifar_fast.airbench import AirbenchScript, Outcome, PlainRecipe, shifted, w
 from cifar_fast.errors import InputError
 from cifar_fast.options import speedrun_options
 from cifar_fast.predict import Predictor
+from cifar_fast.record import RECIPES
 from cifar_fast.run import FinishedRun
 from cifar_fast.speedrun import RecordRuns, Speedrun, line_of, summary
 
@@ -19,6 +21,12 @@ def options(**changed):
 
     defaults = {name: p.default for name, p in signature(speedrun_options).parameters.items()}
     return SimpleNamespace(**{**defaults, "data": "digits", "device": "cpu", "precision": "fp32", **changed})
+
+
+@pytest.fixture
+def small_recipe(monkeypatch):
+    "What 90 % would not be reached with."
+    monkeypatch.setitem(RECIPES, 90, replace(RECIPES[90], epochs=1, widths=(8, 16, 16)))
 
 
 def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(digits, tmp_path, capsys):
@@ -41,7 +49,7 @@ def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(digits, tmp_path,
     assert predictor(tmp_path / "fast/model/examples/003.png").label in test.vocab
 
 
-def test_ctrl_c_keeps_the_runs_that_ended(tmp_path, capsys, monkeypatch):
+def test_ctrl_c_keeps_the_runs_that_ended(small_recipe, tmp_path, capsys, monkeypatch):
     asked = options(target=90, runs=3, images=300, test_images=50, run=str(tmp_path / "fast"))
     original = RecordRuns.run
 
@@ -58,7 +66,7 @@ def test_ctrl_c_keeps_the_runs_that_ended(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("runs", [1, 2])
-def test_ctrl_c_in_the_last_run_leaves_nothing_of_it(runs, tmp_path, monkeypatch):
+def test_ctrl_c_in_the_last_run_leaves_nothing_of_it(small_recipe, runs, tmp_path, monkeypatch):
     original = RecordRuns.run
 
     def run(self, seed, cbs=()):

@@ -145,7 +145,8 @@ class Speedrun:
         try:
             outcome = contender.run(seed, cbs) if cbs else contender.run(seed)
         except BaseException:
-            self.run.forget_history()  # of a run without a result
+            if cbs:
+                self.run.forget_history()  # of a run without a result
             raise
         self.outcomes.setdefault(contender.name, []).append(outcome)
         self.wall_seconds = self.wall_seconds or seconds_since_start()  # after the first of ours

@@ -27,7 +27,7 @@ _BLIND_MODULES = {
     "fastai.learner",
     *(f"fastai.callback.{o}" for o in ("core", "schedule", "fp16", "channelslast", "progress", "preds")),
     *(f"fastai.callback.{o}" for o in ("tracker", "training")),
-    *(f"cifar_fast.{o}" for o in ("callbacks", "schedules", "frozen", "run")),
+    *(f"cifar_fast.{o}" for o in ("callbacks", "precision", "schedules", "frozen", "run")),
 }
 
 

@@ -40,7 +40,7 @@ class DeviceMixedPrecision(MixedPrecision):
     It keeps fastai's name, `mixed_precision`, by which `load_learner` and `to_fp32` find it.
     """
 
-    name, entered, needs_images = "mixed_precision", False, False
+    name, entered = "mixed_precision", False
 
     def before_fit(self):
         "Set up autocast, and a gradient scaler for fp16."

@@ -16,6 +16,13 @@ settings.register_profile("fixed", derandomize=True, database=None)
 settings.load_profile("fixed")
 
 
+def pytest_configure():
+    "Side by side (-n 2), each process of pytest and what it starts keeps to one core."
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def own_world(tmp_path_factory, monkeypatch):
     "Each test has its own cache folder and working directory, and finds no data set of the machine's."
@@ -106,6 +113,12 @@ def digits_run(tmp_path_factory):
 def other_digits_run(tmp_path_factory):
     "The folder of a finished run with another schedule, to be read only."
     return make_run(tmp_path_factory.mktemp("runs") / "constant", schedule="constant")
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    "Runs of this process draw no figures, which take most of a small run's time: for tests of something else."
+    monkeypatch.setattr("cifar_fast.run.Run.write_figures", lambda *args: None)
 
 
 @pytest.fixture

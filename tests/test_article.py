@@ -109,7 +109,7 @@ def reproduction(folder, resnet18_file, **changed):
 
 
 @pytest.mark.slow
-def test_the_article_is_repeated_and_continued(tmp_path, resnet18_file, monkeypatch, capsys):
+def test_the_article_is_repeated_and_continued(no_pictures, tmp_path, resnet18_file, capsys):
     folder = tmp_path / "article"
     assert reproduction(folder, resnet18_file).execute() == 0
     page = (folder / "index.html").read_text()

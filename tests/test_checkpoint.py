@@ -21,6 +21,7 @@ from cifar_fast.options import script_options
 from cifar_fast.run import Run, SilentRun
 from cifar_fast.soak import outcome
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 ROOT = Path(__file__).parent.parent
 SMALL = {"data": "digits", "epochs": 3, "precision": "fp32", "device": "cpu", "images": 300, "test_images": 60}
 

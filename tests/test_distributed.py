@@ -141,7 +141,7 @@ def test_a_process_that_dies_ends_the_other_within_a_minute_with_a_clear_line(tm
 
     args = ["--data", "digits", "--epochs", "1000", "--device", "cpu", "--run", tmp_path / "run"]
     process = launched(ROOT / "experiments/custom.py", *args)
-    while not (tmp_path / "run/history.csv").exists():
+    while not (tmp_path / "run/checkpoint.pt").exists():
         assert process.poll() is None
         time.sleep(0.2)
     workers = [o for o in psutil.Process(process.pid).children(recursive=True) if "custom.py" in " ".join(o.cmdline())]

@@ -23,6 +23,14 @@ def test_what_was_written_is_read_back(digits_run, digits):
     assert run.history.lrs[0] == pytest.approx(1e-3) and run.history.lrs[-1] == pytest.approx(8e-5)
 
 
+def test_a_run_leaves_these_files(digits_run):
+    assert {o.name for o in digits_run.iterdir()} == {
+        "config.json", "history.csv", "batches.csv", "metrics.json", "predictions.safetensors", "export.pkl",
+        "checkpoint.pt", "model", "report.html", "curves.png", "confusion.png", "confusion_shares.png",
+        "per_class.png", "top_losses.png", "confused.png", "calibration.png", "channel6.png", "channel11.png",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("missing", ["metrics.json", "predictions.safetensors", "config.json"])
 def test_a_folder_without_a_finished_run_is_one_line(digits_run, tmp_path, missing):
     shutil.copytree(digits_run, tmp_path / "run")

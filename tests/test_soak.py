@@ -4,11 +4,12 @@ import re
 
 import pytest
 
-from cifar_fast.soak import Soak
+from cifar_fast.soak import SMALL, Soak
 
 
 @pytest.mark.slow
-def test_the_soak_finds_nothing_lost(tmp_path):
+def test_the_soak_finds_nothing_lost(no_pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(SMALL, "epochs", 2)
     soak = Soak(tmp_path, trials=1, loads=50, fits=3)
     assert "bit-identical: 1 of 1" in soak.kills()
     found = re.search(r"50 damaged files loaded: (\d+) right answers, (\d+) clear errors", soak.damage())

@@ -25,11 +25,12 @@ def options(**changed):
 
 @pytest.fixture
 def small_recipe(monkeypatch):
-    "What 90 % would not be reached with."
-    monkeypatch.setitem(RECIPES, 90, replace(RECIPES[90], epochs=1, widths=(8, 16, 16)))
+    "Networks that 90 % would not be reached with, ours and the peer's."
+    monkeypatch.setitem(RECIPES, 90, replace(RECIPES[90], widths=(16, 32, 32)))
+    monkeypatch.setattr(PlainRecipe, "widths", (8, 16, 16))
 
 
-def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(digits, tmp_path, capsys):
+def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(small_recipe, digits, tmp_path, capsys):
     asked = options(target=90, runs=2, peer="recipe", peer_epochs=1.0, images=500, test_images=100,
                     run=str(tmp_path / "fast"))  # fmt: skip
     Speedrun(asked).execute()

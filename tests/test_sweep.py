@@ -3,13 +3,13 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -19,6 +19,7 @@ from cifar_fast.progress import be_quiet
 from cifar_fast.run import FinishedRun
 from cifar_fast.sweep import Param, Sweep, plot_sweep, train_trial
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 ROOT = Path(__file__).parent.parent
 
 
@@ -68,23 +69,24 @@ def sweep(*args, **kwargs):
 @pytest.mark.slow
 def test_a_sweep_killed_halfway_loses_no_finished_trial(tmp_path):
     params = ["lr=loguniform(1e-4,1e-2)", "opt=choice(adam,sgd)", "epochs=2", "width=4", "images=300", "test_images=60"]
-    args = [o for param in params for o in ("--param", param)] + ["--data", "digits", "--trials", "16"]
+    args = [o for param in params for o in ("--param", param)] + ["--data", "digits", "--trials", "10"]
     first = sweep(*args, "--run", tmp_path / "run")
-    while len(done := set((tmp_path / "run/trials").glob("*.json"))) < 8:
+    while len(done := set((tmp_path / "run/trials").glob("*.json"))) < 4:
         assert first.poll() is None, first.stdout.read()
         time.sleep(0.2)
-    os.killpg(first.pid, signal.SIGKILL)
-    subprocess.run([Path(sys.executable).parent / "ray", "stop", "--force"], capture_output=True)
+    process = psutil.Process(first.pid)
+    for o in [process, *process.children(recursive=True)]:
+        o.kill()
     kept = {path: path.read_text() for path in (tmp_path / "run/trials").glob("*.json")}
-    assert done <= set(kept) and len(kept) < 16
+    assert done <= set(kept) and len(kept) < 10
     second = sweep(*args, "--resume", tmp_path / "run")
     out, _ = second.communicate(timeout=400)
     assert second.returncode == 0 and "trials are finished already" in out, out
     trials = list((tmp_path / "run/trials").glob("*.json"))
-    assert len(trials) == 16 and all(path.read_text() == text for path, text in kept.items())
+    assert len(trials) == 10 and all(path.read_text() == text for path, text in kept.items())
     with (tmp_path / "run/sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 16 and {"lr", "opt", "held_out_accuracy"} <= set(rows[0])
+    assert len(rows) == 10 and {"lr", "opt", "held_out_accuracy"} <= set(rows[0])
     winner = FinishedRun.read(tmp_path / "run/winner")
     results = [json.loads(o.read_text()) for o in trials]
     best = [o["config"] for o in results if o["accuracy"] == max(o["accuracy"] for o in results)]

@@ -50,7 +50,7 @@ def plot_curves(
         ax.grid(alpha=0.3)
     if any(o.lrs for o in histories):
         axes[2].set_yscale("log")
-    axes[1].set_title("training loss: smoothed, with dropout on", fontsize="small")
+    axes[1].set_title("training loss: smoothed, in train mode", fontsize="small")
     lines = [Line2D([], [], color="grey", linestyle="--"), Line2D([], [], color="grey")]
     labels = ["training images", "test or held-out images"]
     if len(histories) > 1:

@@ -11,6 +11,8 @@ from fastai.torch_core import TensorImage
 from fasttransform import Transform
 from torch import Tensor
 
+from cifar_fast.errors import InputError
+
 
 def _per_image(mask: Tensor) -> Tensor:
     return mask[:, None, None, None]
@@ -135,8 +137,8 @@ def augmentations(
     translate: int = 0,  # pixels of `RandomTranslate`, 0 for none
     cutout: int = 0,  # pixels of a side of `Cutout`, 0 for none
 ) -> list[Transform]:
-    "The transforms that these options ask for."
+    "The transforms that these options ask for. Raises `InputError`."
     flips = {"none": [], "random": [RandomFlip()], "alternating": [AlternatingFlip()]}
     if flip not in flips:
-        raise ValueError(f"flip is {flip!r}: give one of {', '.join(flips)}")
+        raise InputError(f"flip is {flip!r}: give one of {', '.join(flips)}")
     return flips[flip] + ([RandomTranslate(translate)] if translate else []) + ([Cutout(cutout)] if cutout else [])

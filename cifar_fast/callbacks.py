@@ -2,6 +2,7 @@
 
 import signal
 import time
+from types import SimpleNamespace
 
 import torch
 from fastai.callback.core import Callback, CancelFitException
@@ -15,6 +16,7 @@ from fastai.learner import AvgSmoothLoss, ValueMetric
 from fastai.metrics import accuracy
 from torch import Tensor, nn
 
+from cifar_fast.device import now
 from cifar_fast.errors import InputError, RunError
 from cifar_fast.progress import say, shows_bars
 
@@ -32,6 +34,8 @@ class Compiled(Callback):
 
     def before_fit(self):
         "Compile, when the first batch comes."
+        # torch counts what it compiles for all networks of a class together, and at 8 goes on uncompiled
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         if self.model._compiled_call_impl is None:
             self.model.compile(**self.kwargs)
 
@@ -42,9 +46,7 @@ class Compiled(Callback):
     def after_batch(self):
         "Count the batch, if there are more now: one of another size compiles again."
         if self.training and self._n_graphs() > self.graphs:
-            if self.dls.device.type == "cuda":
-                torch.cuda.synchronize(self.dls.device)
-            self.seconds += time.perf_counter() - self.began
+            self.seconds += now(self.dls.device) - self.began
 
     def _n_graphs(self) -> int:
         return torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -75,6 +77,7 @@ class EpochProgress(ProgressCallback):
         if shows_bars():
             return super().before_fit()
         self.pbar, self.old_logger = None, self.logger
+        self.mbar = SimpleNamespace(update=noop, update_graph=noop, on_iter_end=noop)  # for ShowGraphCallback
         if self.logger != noop:
             self.learn.logger = self._write_row
             self._write_row(self.recorder.metric_names)
@@ -216,16 +219,11 @@ class Stopwatch(Callback):
 
     def _start(self):
         if self.since is None:
-            self.since = self._now()
+            self.since = now(self.dls.device)
 
     def _pause(self):
         if self.since is not None:
-            self.seconds, self.since = self.seconds + self._now() - self.since, None
-
-    def _now(self) -> float:
-        if self.dls.device.type == "cuda":
-            torch.cuda.synchronize(self.dls.device)
-        return time.perf_counter()
+            self.seconds, self.since = self.seconds + now(self.dls.device) - self.since, None
 
 
 # Training --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The device that a name means, and computing on it the same way every time."""
 
 import os
+import time
 
 import torch
 
@@ -18,11 +19,25 @@ def parse_device(name: str) -> torch.device:
             torch.cuda.set_device(device)
         return device
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-        return device
+        return full_device(name)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} does not work here: give auto or cpu") from error
+
+
+def full_device(
+    device: torch.device | str | int,  # as torch takes it
+) -> torch.device:
+    "`device` as tensors there name theirs: `cuda` is `cuda:0`, or the one that is current."
+    return torch.empty(0, device=device).device
+
+
+def now(
+    device: torch.device,  # that computes
+) -> float:
+    "`time.perf_counter()`, in seconds, when `device` has done all that it was given."
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def be_deterministic() -> None:

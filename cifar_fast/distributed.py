@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from fastai.learner import Learner
+from fastai.metrics import AccumMetric
 from fastai.torch_core import num_distrib, rank_distrib
 from torch import Tensor, distributed, nn
 
@@ -27,7 +28,7 @@ class ShardedTrainer(DistributedTrainer):
 
     The model stays as it is, so that callbacks, checkpoints and cached features find what they look for; gradients
     are averaged before each step in one reduction. Batch norms are synchronised on a GPU; on a CPU, which torch has
-    no such layer for, all take rank 0's statistics after each epoch. Validation metrics are summed over all ranks.
+    no such layer for, all take rank 0's statistics after each epoch. Validation metrics are of all ranks' images.
     """
 
     order, plain_norms = 9, ()  # before MixedPrecision, which looks for infinite gradients
@@ -65,11 +66,15 @@ class ShardedTrainer(DistributedTrainer):
         if getattr(self.dl, "world", 1) == 1:
             return
         for metric in self.recorder._valid_mets:
-            if hasattr(metric, "total") and metric.count:
+            if hasattr(metric, "total"):
                 sums = torch.tensor([float(metric.total), float(metric.count)], dtype=torch.float64)
                 sums = sums.to(self.dls.device)
                 distributed.all_reduce(sums)
                 metric.total, metric.count = sums[0].cpu(), int(sums[1])
+            elif isinstance(metric, AccumMetric):
+                shares = [None] * self.world
+                distributed.all_gather_object(shares, (metric.preds, metric.targs))
+                metric.preds, metric.targs = ([x for share in o for x in share] for o in zip(*shares))
 
     def before_train(self):
         "Nothing is wrapped: the loaders have been sharded."

@@ -1,14 +1,14 @@
 """Learners: a model, its own copy of the data, and the defaults that go with it."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
 import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.training import BnFreeze
-from fastai.data.core import DataLoaders
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.imports import noop
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
@@ -17,7 +17,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import trainable_params
 from fastcore.foundation import L
 from fastcore.meta import delegates
-from torch import nn
+from torch import Tensor, nn
 
 from cifar_fast.callbacks import (
     Compiled,
@@ -28,9 +28,10 @@ from cifar_fast.callbacks import (
 )
 from cifar_fast.errors import InputError
 from cifar_fast.frozen import CachedBody
-from cifar_fast.loader import copy_dls
+from cifar_fast.loader import TensorDL, copy_dls
 from cifar_fast.models import CustomCNN
-from cifar_fast.precision import precision_cbs, resolve_precision
+from cifar_fast.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
+from cifar_fast.progress import shows_bars
 
 # torch's own optimizers with torch's defaults, fused into one kernel; fastai's Adam differs in betas, eps and decay.
 OPTIMIZERS = {
@@ -69,6 +70,28 @@ class LeanLearner(Learner):
                 cb("after_failed_fit")
         for cb in self.cbs:
             cb.run = True  # as after any fit
+
+    @property
+    def precision(self) -> str:
+        "What fits compute in: fp32, bf16 or fp16."
+        amp = getattr(self, "mixed_precision", None)
+        return "fp32" if amp is None else amp.amp_mode.value
+
+    def to_fp16(self, **kwargs) -> Learner:
+        "Compute in fp16, in place of what it was; `kwargs` go to torch's GradScaler. For fp32 fastai has `to_fp32`."
+        return self.to_fp32().add_cb(DeviceMixedPrecision("fp16", **kwargs))
+
+    def to_bf16(self) -> Learner:
+        "Compute in bf16, in place of what it was."
+        return self.to_fp32().add_cb(DeviceMixedPrecision("bf16"))
+
+    def tta(self, ds_idx: int = 1, dl: TfmdDL | None = None, **kwargs) -> tuple[Tensor, Tensor]:
+        "fastai's, by the training loader's augmentations: loaders of this package have none elsewhere."
+        dl = self.dls[ds_idx] if dl is None else dl
+        if isinstance(dl, TensorDL):
+            dl = dl.new(shuffle=False, drop_last=False, after_batch=self.dls.train.after_batch)
+        with nullcontext() if shows_bars() else self.no_bar():
+            return super().tta(dl=dl, **kwargs)
 
     def _do_fit(self):
         for epoch in range(self.first_epoch, self.n_epoch):
@@ -190,7 +213,7 @@ def fast_learner(
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
     splitter: Callable = trainable_params,  # model to layer groups
 ) -> Learner:
-    "A Learner with fast precision, fused optimizer and no host syncs; `arch`, `weights`, `precision` stand on it."
+    "A Learner with fast precision, fused optimizer and no host syncs; `arch` and `weights` stand on it."
     if isinstance(opt, str) and opt not in OPTIMIZERS:
         raise InputError(f"opt is {opt!r}: give one of {', '.join(OPTIMIZERS)}")
     precision = resolve_precision(precision, dls.device)
@@ -208,5 +231,5 @@ def fast_learner(
     )
     learn.remove_cb(learn.progress).add_cb(EpochProgress())
     learn.recorder.smooth_loss = DeviceSmoothLoss()
-    learn.arch, learn.weights, learn.precision = arch, weights, precision
+    learn.arch, learn.weights = arch, weights
     return learn

@@ -1,6 +1,7 @@
 """Batches out: fastai DataLoaders that gather whole batches from one uint8 tensor, resident on the device."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import copy, deepcopy
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from cifar_fast.augment import BatchResize, augmentations
 from cifar_fast.data import STORED_SIZE, load_images
+from cifar_fast.device import full_device
 from cifar_fast.errors import InputError
 from cifar_fast.formats import ImageSet, stratified_split
 from cifar_fast.images import decode_image
@@ -88,6 +90,15 @@ class ImageTensors:
         "Other images of the same classes."
         return type(self)(x, y, **{**self._about, **kwargs})
 
+    @contextmanager
+    def set_split_idx(self, i: int) -> Iterator["ImageTensors"]:
+        "Itself, augmented like training images (0) or not (1) within the context; `learn.tta` asks for it."
+        before, self.split_idx = self.split_idx, i
+        try:
+            yield self
+        finally:
+            self.split_idx = before
+
     def subset(self, idxs: Tensor) -> "ImageTensors":
         "The images at `idxs`, not augmented."
         res = self.replace(self.x[idxs], None if self.y is None else self.y[idxs], split_idx=1)
@@ -102,7 +113,9 @@ class ImageTensors:
         "The images on `device`; itself where they are there already."
         if self.x.device == torch.device(device):
             return self
-        return self.replace(self.x.to(device), None if self.y is None else self.y.to(device))
+        res = self.replace(self.x.to(device), None if self.y is None else self.y.to(device))
+        res.parent = self.parent
+        return res
 
     @property
     def _about(self) -> dict:
@@ -152,7 +165,7 @@ class TensorDL(TfmdDL):
         device=None,  # where images and batches live; None: where the images are
         **kwargs,  # of fastai's TfmdDL: after_batch, drop_last, ...
     ):
-        device = torch.device(dataset.x.device if device is None else device)
+        device = dataset.x.device if device is None else full_device(device)
         super().__init__(dataset.to(device), bs=bs, shuffle=shuffle, num_workers=0, device=device, **kwargs)
         self._n_inp, self._types, self.epoch = 1, _UNLABELLED if dataset.y is None else _LABELLED, 0
         self.shard(0, 1)
@@ -269,7 +282,7 @@ def image_dls(
     device=None,  # None: fastai's default device
 ) -> TensorDataLoaders:
     "DataLoaders over a decoded data set, normalised by its own training pixels. Raises `InputError`."
-    device = torch.device(device if device is not None else default_device())
+    device = full_device(device if device is not None else default_device())
     if len(images.train_y) < 2:
         raise InputError("one training image is too few: batch norm needs two")
     if valid == "test":

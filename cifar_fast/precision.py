@@ -37,22 +37,27 @@ def has_fast_bf16(device: torch.device) -> bool:
 class DeviceMixedPrecision(MixedPrecision):
     """fastai's MixedPrecision on whatever device holds the data; fastai's own is silently fp32 without CUDA.
 
-    It keeps fastai's name, `mixed_precision`, by which `load_learner` and `to_fp32` find it.
+    It keeps fastai's name, `mixed_precision`, by which `load_learner` and `to_fp32` find it. Two in one fit would leave
+    autocast on for good: they are refused.
     """
 
     name, entered = "mixed_precision", False
 
     def before_fit(self):
-        "Set up autocast, and a gradient scaler for fp16."
+        "Set up autocast, and a gradient scaler for fp16. Raises `InputError` where there is another of its kind."
+        if sum(isinstance(cb, MixedPrecision) for cb in self.learn.cbs) > 1:
+            raise InputError("the Learner has two precisions: change it by to_bf16(), to_fp16() or to_fp32()")
         device = self.dls.device.type
         if device == "cuda":
             return super().before_fit()
         half = self.amp_mode == AMPMode.FP16
         self.autocast = torch.autocast(device, torch.float16 if half else torch.bfloat16)
-        self.learn.scaler, self.scales = torch.amp.GradScaler(device, enabled=half), []
+        self.learn.scaler, self.scales = torch.amp.GradScaler(device, **{**self.kwargs, "enabled": half}), []
 
     def before_batch(self):
         "Compute in half precision from here."
+        if self.entered:  # a callback has cancelled the batch before
+            self.after_loss()
         super().before_batch()
         vars(self).update(entered=True)  # past fastai's __setattr__, which takes its time
 

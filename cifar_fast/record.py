@@ -24,9 +24,9 @@ from cifar_fast.errors import InputError
 from cifar_fast.learner import fast_learner
 from cifar_fast.loader import BatchCrossEntropy, TensorDL, copy_dls
 from cifar_fast.muon import Muon
-from cifar_fast.recordnet import RecordNet
+from cifar_fast.recordnet import BiasNorm, RecordNet
 
-N_WHITENING = 5_000  # training images whose patches the first layer whitens
+N_WHITENING = 5_000  # training images of 32 pixels whose patches the first layer whitens; fewer where they are larger
 MIN_BATCHES = 25  # an epoch: smaller data sets get smaller batches
 
 
@@ -132,7 +132,7 @@ class GrowingImages(Callback):
     def before_batch(self):
         "Shrink."
         part = int(position(self.learn) * (len(self.sizes) + 1))
-        if part < len(self.sizes) and self.sizes[part] != self.xb[0].shape[-1]:
+        if part < len(self.sizes) and self.sizes[part] < self.xb[0].shape[-1]:
             x = self.xb[0].as_subclass(Tensor)
             self.learn.xb = (F.interpolate(x, size=self.sizes[part], mode="bilinear", antialias=True),)
 
@@ -140,7 +140,7 @@ class GrowingImages(Callback):
 class BriefBias(Callback):
     "Trains the whitening layer's bias in a fit's first part only: without it backward ends before the first layer."
 
-    run_valid = False
+    run_valid, frozen = False, False
 
     def __init__(
         self,
@@ -150,11 +150,16 @@ class BriefBias(Callback):
 
     def before_batch(self):
         "Freeze it in time."
-        self.model.whitening.bias.requires_grad_(position(self.learn) < self.share)
+        bias = self.model.whitening.bias
+        if bias.requires_grad and position(self.learn) >= self.share:
+            bias.requires_grad_(False)
+            self.frozen = True
 
     def after_fit(self):
-        "What follows finds it as any other parameter."
-        self.model.whitening.bias.requires_grad_(True)
+        "What follows finds it as it was."
+        if self.frozen:
+            self.model.whitening.bias.requires_grad_(True)
+            self.frozen = False
 
     after_failed_fit = after_fit
 
@@ -164,7 +169,7 @@ class BriefBias(Callback):
 
 def record_groups(model: RecordNet) -> list[list]:
     "Layer groups of a `RecordNet`: the whitening bias, the batch norms' biases, the filters, the head."
-    biases = [p for p in model.groups.parameters() if p.ndim == 1 and p.requires_grad]
+    biases = [m.bias for m in model.groups.modules() if isinstance(m, BiasNorm)]
     filters = [p for p in model.groups.parameters() if p.ndim == 4]
     return [[model.whitening.bias], biases, filters, list(model.head.parameters())]
 
@@ -193,7 +198,8 @@ def record_learner(
     """A Learner that `fit_record` trains by the record recipe for `target` percent on CIFAR-10.
 
     Batches take the recipe's size and augmentations, whatever `dls` has. The learning rate is a factor of the
-    recipe's rates: 1 is the recipe. Raises `InputError` for another target or data that do not come from this package.
+    recipe's rates: 1 is the recipe. Raises `InputError` for another target, numbers that do not fit, images too small
+    for the network or data that do not come from this package.
     """
     if target not in RECIPES:
         raise InputError(f"there is no recipe for {target} %: give one of {', '.join(map(str, RECIPES))}")
@@ -202,7 +208,11 @@ def record_learner(
     if not isinstance(dls.train, TensorDL):
         raise InputError("record_learner needs DataLoaders of this package: make them with cifar_dls or image_dls")
     recipe = replace(RECIPES[target], **changes)
+    TestTimeViews(recipe.views)  # refuses other numbers, before a training rather than after it
     dls = record_dls(dls, recipe)
+    pixels, least = min([dls.valid.one_batch()[0].shape[-1], *recipe.sizes]), 2 ** len(recipe.widths) + 1
+    if pixels < least:
+        raise InputError(f"images of {pixels} pixels are too small for the network: give {least} or more")
     model = RecordNet(dls.c, recipe.widths, recipe.depth, recipe.bn_momentum)
     bs = dls.train.bs
     opt = partial(OptimWrapper, opt=partial(_muon, recipe=recipe, bs=bs, compile=bool(compile)), convert_groups=False)
@@ -234,12 +244,24 @@ def record_dls(dls: DataLoaders, recipe: Recipe) -> DataLoaders:
 
 @patch
 def whiten(self: Learner) -> None:
-    "Fit a `RecordNet`'s first layer to training images from all over the data set, which may be sorted by class."
+    """Fit a `RecordNet`'s first layer to training images from all over the data set, which may be sorted by class.
+
+    Raises `InputError` where there are no images, as in a Learner that was loaded.
+    """
     images = self.dls.train_ds
-    batch = images.subset(torch.arange(0, len(images), ceil(len(images) / N_WHITENING))).batch(slice(None))
-    for tfm in self.dls.valid.after_batch.fs:
-        batch = tfm(batch)
-    self.model.to(batch[0].device).whiten(batch[0].as_subclass(Tensor))
+    if not len(images):
+        raise InputError("the first layer is fitted to training images, and this Learner has none")
+
+    def fed(idxs: Tensor) -> Tensor:
+        batch = images.batch(idxs)
+        for tfm in self.dls.valid.after_batch.fs:
+            batch = tfm(batch)
+        return batch[0].as_subclass(Tensor)
+
+    pixels = fed(torch.arange(1)).shape[-1]
+    n = max(100, min(N_WHITENING, N_WHITENING * 32**2 // pixels**2))
+    x = fed(torch.arange(0, len(images), ceil(len(images) / n)))
+    self.model.to(x.device).whiten(x)
 
 
 @patch
@@ -261,4 +283,5 @@ def fit_record(
     def rates(pos: float) -> np.ndarray:
         return lr * np.array([max(0.0, 1 - pos / brief), *[1 - pos] * 3])
 
-    self.fit(n_epoch or self.recipe.epochs, cbs=L(ParamScheduler({"lr": rates})) + L(cbs), reset_opt=True)
+    n_epoch = self.recipe.epochs if n_epoch is None else n_epoch
+    self.fit(n_epoch, cbs=L(ParamScheduler({"lr": rates})) + L(cbs), reset_opt=True)

@@ -78,7 +78,7 @@ class ConvGroup(nn.Module):
 
 
 class RecordNet(nn.Module):
-    """The network of the record recipes: float (N, 3, size, size), 16 pixels or more, to logits (N, n_out).
+    """The network of the record recipes: float (N, 3, size, size), 9 pixels or more, to logits (N, n_out).
 
     Images must be normalised; `whiten` fits the first layer to them, before training. Raises `InputError` for a depth
     other than 2 or 3.

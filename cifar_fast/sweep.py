@@ -75,8 +75,8 @@ class Param:
             raise InputError(f"{text!r}: give one value, or {name}=choice({fixed})")
         if KINDS[kind] not in (None, len(values)):
             raise InputError(f"{text!r}: {kind} takes two bounds")
-        if kind != "choice" and not (all(isinstance(o, (int, float)) for o in values) and values[0] < values[1]):
-            raise InputError(f"{text!r}: give two numbers, the smaller first")
+        if kind != "choice":
+            _check_bounds(text, kind, *values)
         return cls(name, kind, values)
 
     def space(self):
@@ -87,6 +87,18 @@ class Param:
             return tune.choice(list(self.values))
         low, high = self.values
         return getattr(tune, self.kind)(low, high + (self.kind == "randint"))
+
+
+def _check_bounds(text: str, kind: str, low, high) -> None:
+    "Raises `InputError`."
+    if not all(type(o) in (int, float) for o in (low, high)) or low >= high:
+        raise InputError(f"{text!r}: give two numbers, the smaller first")
+    if isinstance(low, int) and kind != "randint":
+        raise InputError(f"{text!r}: that is a whole number; try randint or choice")
+    if isinstance(low, float) and kind == "randint":
+        raise InputError(f"{text!r}: that is no whole number; try uniform or loguniform")
+    if kind == "loguniform" and low <= 0:
+        raise InputError(f"{text!r}: loguniform begins above 0")
 
 
 class ReportAccuracy(Callback):
@@ -177,7 +189,7 @@ class Sweep:
                 print(f"{len(done)} trials are finished already.", flush=True)
             if len(done) < o.trials:
                 self.search(done)
-            trials = sorted(self.finished(), key=lambda trial: -trial["accuracy"])
+            trials = self.ranked(self.finished())
             if not trials:
                 raise InputError("no trial came to an end: look at what they printed above")
             self.write(trials)
@@ -251,6 +263,14 @@ class Sweep:
         "All options of the trial that has `config`."
         return script_options(self.options.script, **{**self.fixed, **config})
 
+    def is_whole(self, trial: dict) -> bool:
+        "Whether ASHA has let the trial come to its end: one that it ended early says little about a whole training."
+        return trial["epochs"] >= planned_epochs(self.trial_options(trial["config"]))
+
+    def ranked(self, trials: list[dict]) -> list[dict]:
+        "Best first, and what ASHA ended early last."
+        return sorted(trials, key=lambda trial: (not self.is_whole(trial), -trial["accuracy"]))
+
     def write(self, trials: list[dict]) -> None:
         "sweep.csv, sweep.png, and the table on the screen."
         names = [p.name for p in self.searched]
@@ -262,7 +282,7 @@ class Sweep:
                 csv.writer(out).writerows([header, *rows])
 
         write_atomically(self.run.folder / "sweep.csv", write_csv)
-        whole = [trial["epochs"] >= planned_epochs(self.trial_options(trial["config"])) for trial in trials]
+        whole = [self.is_whole(trial) for trial in trials]
         self.run.write_figure("sweep.png", plot_sweep(trials, whole, self.searched, self.options.script))
         print("  ".join(f"{o:<16}" for o in header))
         for row in rows:
@@ -270,7 +290,8 @@ class Sweep:
 
     def winner(self, trials: list[dict]) -> dict:
         "The best of `trials`, sorted; among equals the one that `winner/` has been trained for."
-        best = [trial for trial in trials if trial["accuracy"] == trials[0]["accuracy"]]
+        first = (self.is_whole(trials[0]), trials[0]["accuracy"])
+        best = [trial for trial in trials if (self.is_whole(trial), trial["accuracy"]) == first]
         return next((trial for trial in best if was_asked(self.run.folder / "winner", trial["config"])), best[0])
 
     def train_winner(self, winner: dict) -> int:

@@ -6,13 +6,15 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback, CancelBatchException, CancelFitException
+from fastai.callback.progress import ShowGraphCallback
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from fastai.learner import load_learner
 from torch import nn
 
 from cifar_fast.callbacks import (
     AdaptiveGradientClip,
+    Compiled,
     Interruptible,
     StopOnNaN,
     Stopwatch,
@@ -66,6 +68,38 @@ def test_layers_compute_in_the_precision_asked_for(digits_dls, precision, dtype,
     assert not hasattr(loaded, "mixed_precision")
     image = digits_dls.valid_ds[0][0]
     torch.testing.assert_close(loaded.predict(image)[2], learn.predict(image)[2], atol=0.02, rtol=0.1)
+
+
+def test_a_cancelled_batch_leaves_half_precision(digits_dls):
+    class Cancels(Callback):
+        order = 20
+
+        def before_batch(self):
+            if self.iter == 1:
+                raise CancelBatchException
+
+    fit(small(digits_dls, precision="bf16"), cbs=[Cancels()])
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_fastais_graph_is_left_out_where_no_bars_show(digits_dls, capsys):
+    learn = small(digits_dls)
+    learn.fit(1, cbs=ShowGraphCallback())
+    assert "valid_loss" in capsys.readouterr().out
+
+
+def test_many_networks_of_a_class_are_compiled(digits):
+    dls, compiled = image_dls(digits.fewer(60, 20), bs=20, device="cpu"), []
+
+    def backend(module, inputs):
+        compiled.append(len(learners))
+        return module.forward
+
+    learners = []
+    for width in range(2, 13):
+        learners.append(small(dls, width=width, cbs=Compiled(backend=backend)))
+        fit(learners[-1])
+    assert set(compiled) == set(range(1, 12))
 
 
 def test_train_accuracy_is_that_of_eval_mode_on_fixed_images(digits_dls):

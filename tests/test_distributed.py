@@ -72,6 +72,7 @@ def test_norms_that_train_are_synchronised_with_their_own_parameters():
 
 CHECK = """
 import json, sys, torch
+from fastai.metrics import F1Score, accuracy
 from fastai.torch_core import rank_distrib, set_seed
 from cifar_fast.data import load_images
 from cifar_fast.distributed import of_first_rank, shared_training, weights_agree
@@ -80,14 +81,14 @@ from cifar_fast.loader import image_dls
 import cifar_fast.schedules
 set_seed(0)
 dls = image_dls(load_images("digits").fewer(301, 59), bs=16, device="cpu", val_bs=10)
-learn = custom_learner(dls, precision="fp32", width=8)
+learn = custom_learner(dls, precision="fp32", width=8, metrics=[accuracy, F1Score(average="macro")])
 if not rank_distrib():
     learn.dls.train.one_batch()  # the first process alone has looked at its data
 with shared_training(learn), learn.no_bar(), learn.no_logging():
     learn.fit_decay(2, 1e-3)
     order = learn.dls.train.rng.getstate()
     agree = weights_agree(learn.model) and of_first_rank(order) == order
-    shared = [float(o) for o in learn.recorder.values[-1][1:3]]
+    shared = [float(o) for o in learn.recorder.values[-1][1:4]]
 with learn.no_bar():
     alone = [float(o) for o in learn.validate()]
 if not rank_distrib():
@@ -103,7 +104,7 @@ def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
     assert process.returncode == 0, err
     result = json.loads(out.splitlines()[-1])
     assert result["agree"] and result["whole"] == 1
-    assert result["shared"] == pytest.approx(result["alone"], abs=1e-6)
+    assert len(result["shared"]) == 3 and result["shared"] == pytest.approx(result["alone"], abs=1e-6)
 
 
 @pytest.mark.slow

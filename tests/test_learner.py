@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fastai.callback.fp16 import MixedPrecision
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
@@ -99,6 +100,35 @@ def test_a_custom_learner_learns_digits(digits):
     with learn.no_logging():
         learn.fit_one_cycle(2, 3e-3)
     assert learn.validate()[1] > 0.8
+
+
+def test_one_precision_replaces_another(digits_dls):
+    learn = custom_learner(digits_dls, precision="bf16", **SMALL)
+    assert learn.precision == "bf16" and learn.to_fp16().precision == "fp16" and learn.to_fp32().precision == "fp32"
+    with learn.no_logging(), learn.no_bar():
+        learn.to_bf16().fit(1)
+        assert not torch.is_autocast_enabled("cpu")
+        learn.add_cb(MixedPrecision("bf16"))
+        with pytest.raises(InputError, match="two precisions"):
+            learn.fit(1)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("make", [custom_learner, transfer_learner])
+def test_tta_sees_training_augmentations_and_leaves_the_data_as_they_were(digits, make, capsys):
+    options = SMALL if make is custom_learner else {"weights": "none"}
+    dls = image_dls(digits.fewer(100, 50), flip="random", translate=4, device="cpu")
+    learn = make(dls, precision="fp32", **options)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+        plain, targs = learn.get_preds()
+        capsys.readouterr()
+    (augmented, _), (mixed, found) = learn.tta(beta=0), learn.tta(n=2, beta=0.5)
+    assert capsys.readouterr().out == ""
+    with learn.no_bar():
+        again = learn.get_preds()[0]
+    assert augmented.shape == mixed.shape == plain.shape and torch.equal(found, targs)
+    assert not torch.allclose(augmented, plain, atol=1e-3) and torch.equal(again, plain)
 
 
 def test_the_same_seed_gives_the_same_weights(digits):

@@ -10,6 +10,7 @@ from fastai.learner import load_learner
 
 import cifar_fast.export  # noqa: F401 - patches the Learner
 from cifar_fast.errors import InputError
+from cifar_fast.loader import fast_bs, image_dls
 from cifar_fast.predict import Predictor
 from cifar_fast.record import RECIPES, TestTimeViews, record_learner, shifts
 
@@ -76,6 +77,40 @@ def test_a_failed_fit_leaves_the_bias_trainable(trained):
     assert trained.model.whitening.bias.requires_grad
 
 
+def test_what_is_frozen_stays_so_and_trains_again_when_unfrozen(trained, tmp_path):
+    def weights(select):
+        return torch.cat([p.detach().flatten() for name, p in trained.model.named_parameters() if select(name)]).clone()
+
+    body, norms = (lambda name: not name.startswith("head")), (lambda name: "norm" in name and name.endswith("bias"))
+    trained.freeze()
+    before = weights(body)
+    with trained.no_bar(), trained.no_logging():
+        trained.fit_record(1)
+        trained.get_preds()
+    assert torch.equal(weights(body), before) and not trained.model.whitening.bias.requires_grad
+    trained.export("frozen.pkl")
+    assert len(trained.dls.train_ds) == 1437 and load_learner(tmp_path / "frozen.pkl").recipe == trained.recipe
+    trained.unfreeze()
+    before = weights(norms)
+    with trained.no_bar(), trained.no_logging():
+        trained.fit_record(1)
+    assert not torch.equal(weights(norms), before)
+
+
+def test_no_epochs_are_none(trained):
+    before = trained.model.head.weight.clone()
+    with trained.no_bar(), trained.no_logging():
+        trained.fit_record(0)
+    assert torch.equal(trained.model.head.weight, before)
+
+
+def test_images_smaller_than_a_recipes_sizes_are_not_enlarged(digits):
+    learn = record_learner(image_dls(digits.fewer(100, 50), size=20, device="cpu"), 90, cbs=Watch(), epochs=4, **TINY)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_record()
+    assert set(learn.watch.sizes) == {16, 20}
+
+
 def test_lr_find_sees_one_kind_of_batch(trained):
     with trained.no_bar(), trained.no_logging():
         trained.lr_find(num_it=2 * len(trained.dls.train), show_plot=False)
@@ -84,7 +119,6 @@ def test_lr_find_sees_one_kind_of_batch(trained):
 
 def test_whitening_sees_images_of_all_classes(digits, monkeypatch):
     from cifar_fast import record
-    from cifar_fast.loader import image_dls
 
     order = digits.train_y.argsort()  # as a folder of images has them
     images = replace(digits, train_x=digits.train_x[order], train_y=digits.train_y[order])
@@ -98,9 +132,16 @@ def test_whitening_sees_images_of_all_classes(digits, monkeypatch):
     assert found == set(range(10))
 
 
-def test_validation_batches_are_sized_by_the_pixels_that_are_fed(digits):
-    from cifar_fast.loader import fast_bs, image_dls
+def test_larger_images_are_whitened_by_fewer(digits, monkeypatch):
+    monkeypatch.setattr("cifar_fast.record.N_WHITENING", 1000)
+    seen = []
+    monkeypatch.setattr("cifar_fast.record.RecordNet.whiten", lambda self, images: seen.append(images.shape))
+    for size in (16, 64):
+        record_learner(image_dls(digits, size=size, device="cpu"), 94, **TINY)
+    assert [shape[-1] for shape in seen] == [16, 64] and seen[0][0] > 700 and seen[1][0] < 360
 
+
+def test_validation_batches_are_sized_by_the_pixels_that_are_fed(digits):
     learn = record_learner(image_dls(digits, size=96, device="cpu"), 94, **TINY)
     assert learn.dls.valid.bs <= fast_bs(96, torch.device("cpu")) < len(digits.test_y)
 
@@ -114,6 +155,8 @@ def test_what_works_on_a_learner_works_on_it(trained, tmp_path):
         preds = trained.get_preds()[0]
     trained.export("record.pkl")
     again = load_learner(tmp_path / "record.pkl")
+    with pytest.raises(InputError, match="has none"):
+        again.whiten()
     with again.no_bar():
         assert torch.allclose(again.get_preds(dl=trained.dls.valid)[0], preds, atol=1e-5)
     predictor = Predictor(trained.export_safe("model"))
@@ -143,7 +186,8 @@ def test_views_are_the_weighted_mean_of_flips_and_shifts(digits_dls):
 
 
 @pytest.mark.parametrize("args, wanted", [
-    ((99, {}), "90, 94, 96"), ((94, {"depths": 3}), "no 'depths'"),
+    ((99, {}), "90, 94, 96"), ((94, {"depths": 3}), "no 'depths'"), ((94, {"views": 5}), "1, 2 or 6"),
+    ((94, {"flip": "never"}), "none, random, alternating"), ((94, {"sizes": (8,)}), "8 pixels are too small"),
 ])  # fmt: skip
 def test_unusable_options_are_refused(digits_dls, args, wanted):
     with pytest.raises(InputError, match=wanted):

@@ -42,6 +42,7 @@ def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(small_recipe, dig
     run = FinishedRun.read(tmp_path / "fast")
     assert run.metrics["accuracy"] == pytest.approx(ours["runs"][-1]["accuracy"])  # the report's views are the record's
     assert "not CIFAR-10" in run.metrics["title"] and len(run.history.epochs) == run.metrics["epochs"]
+    assert run.metrics["train_seconds"] < run.metrics["record_seconds"] == ours["runs"][-1]["seconds"]
     assert run.metrics["train_accuracy"] > 0.5 and (tmp_path / "fast/report.html").exists()
     predictor, test = Predictor(tmp_path / "fast/model"), digits.fewer(500, 100)
     found = [o.label for o in predictor(test.test_x.permute(0, 2, 3, 1).numpy())]
@@ -145,3 +146,6 @@ def test_a_summary_says_mean_interval_and_how_many_reached_the_target():
     assert low < 0.93 < 0.95 < high <= 1
     assert "mean accuracy 94.00%" in line_of(result, 94) and "1 of 2 runs at 94 %" in line_of(result, 94)
     assert summary([Outcome(0.95, 2.0)], 94)["interval"] is None
+    for target in (90, 94, 96):
+        exactly = torch.tensor(target / 100).item()  # 0.9 in float32 is a little less than 0.9
+        assert summary([Outcome(exactly, 1.0), Outcome(exactly - 1e-4, 1.0)], target)["at_target"] == 1

@@ -41,6 +41,9 @@ def test_parameters_are_read(text, wanted):
     ("lr=loguniform(1,2,3)", "two bounds"), ("lr=uniform(2,1)", "smaller first"),
     ("opt=choice(adam,lion)", "adam, sgd"), ("opt=choice(sgd,both)", "by itself"), ("lr=auto", "by itself"),
     ("epochs=1,2", r"epochs=choice\(1,2\)"),
+    ("bs=uniform(16,64)", "randint or choice"), ("epochs=loguniform(1,10)", "randint or choice"),
+    ("lr=randint(1,2)", "uniform or loguniform"), ("conv_dropout=loguniform(0,0.5)", "above 0"),
+    ("no_bn=uniform(false,true)", "two numbers"),
     ("lr=uniform(a,b)", "above 0"), ("flip=uniform(none,random)", "two numbers"), ("no_bn=perhaps", "true or false"),
 ])  # fmt: skip
 def test_what_cannot_be_searched_is_one_clear_line(text, wanted):
@@ -149,6 +152,15 @@ def test_a_sweep_goes_on_with_the_same_images_only(tmp_path):
     with pytest.raises(InputError, match="--data digits"):
         Sweep(asked).execute()
     assert (tmp_path / "run/trials/0.json").exists()
+
+
+def test_a_trial_that_was_ended_early_wins_only_where_none_came_to_its_end(tmp_path):
+    asked = options("epochs=randint(1,8)", "lr=loguniform(1e-4,1e-1)", run=str(tmp_path))
+    early, whole = (
+        {"config": {"epochs": 8, "lr": lr}, "accuracy": a, "epochs": n} for lr, a, n in ((1e-2, 0.9, 2), (1e-3, 0.8, 8))
+    )
+    sweep = Sweep(asked)
+    assert sweep.ranked([early, whole]) == [whole, early] and sweep.ranked([early]) == [early]
 
 
 def test_the_longest_trial_is_what_the_search_may_propose():

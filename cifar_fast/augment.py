@@ -136,8 +136,13 @@ def augmentations(
     flip: str = "none",  # none, random or alternating
     translate: int = 0,  # pixels of `RandomTranslate`, 0 for none
     cutout: int = 0,  # pixels of a side of `Cutout`, 0 for none
+    pixels: int = 32,  # of a side of the images as they are stored
+    fed: int | None = None,  # of a side of the images as the network gets them; None: as stored
 ) -> list[Transform]:
-    "The transforms that these options ask for. Raises `InputError`."
+    "The transforms that these options ask for. Raises `InputError` for what would leave nothing of an image."
+    for name, value, most in (("translate", translate, pixels - 1), ("cutout", cutout, (fed or pixels) - 1)):
+        if not (isinstance(value, int) and 0 <= value <= most):
+            raise InputError(f"{name} is {value!r}: give pixels from 0 to {most}")
     flips = {"none": [], "random": [RandomFlip()], "alternating": [AlternatingFlip()]}
     if flip not in flips:
         raise InputError(f"flip is {flip!r}: give one of {', '.join(flips)}")

@@ -10,7 +10,7 @@ from fastai.learner import Learner
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,15 @@ class History:
         recorder = training.recorder
         names = list(recorder.metric_names)[1:]
         rows = [dict(zip(names, row)) for row in recorder.values]
-        return cls(getattr(training, "arch", type(training.model).__name__), rows, list(recorder.lrs))
+        return cls(getattr(training, "arch", type(training.model).__name__), rows, learning_rates(training))
+
+
+def learning_rates(
+    learn: Learner,  # fitted
+) -> list[float]:  # one a batch
+    "Of the last layer group; of a record recipe, whose recorder holds factors of its rates, those of its filters."
+    recipe = getattr(learn, "recipe", None)
+    return [lr * (recipe.filter_lr if recipe else 1) for lr in learn.recorder.lrs]
 
 
 def plot_curves(
@@ -48,6 +56,8 @@ def plot_curves(
         ax.set_xlabel("batch" if what == "learning rate" else "epoch")
         ax.set_ylabel(what)
         ax.grid(alpha=0.3)
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    within_shares(axes[0])
     if any(o.lrs for o in histories):
         axes[2].set_yscale("log")
     axes[1].set_title("training loss: smoothed, in train mode", fontsize="small")
@@ -59,6 +69,13 @@ def plot_curves(
     fig.legend(lines, labels, loc="outside lower center", ncols=4, fontsize="small")
     fig.suptitle(title, fontsize="medium", wrap=True)
     return fig
+
+
+def within_shares(ax: Axes) -> None:
+    "Show no accuracies below 0 or above 1."
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, -0.02), min(high, 1.02))
+    ax.set_yticks([o for o in ax.get_yticks() if -1e-9 <= o <= 1 + 1e-9])
 
 
 def _plot_epochs(ax: Axes, history: History, color: str, valid: str, train: str) -> None:
@@ -84,6 +101,7 @@ def plot_complexity(
     for axis_formatter in (axes[0].xaxis.set_major_formatter, axes[0].xaxis.set_minor_formatter):
         axis_formatter(LogFormatter(minor_thresholds=(2, 1)))
     axes[0].margins(0.25)
+    within_shares(axes[0])
     axes[0].set_xlabel("million multiply-accumulates an image")
     axes[0].set_ylabel("test accuracy")
     axes[0].set_title("area and label: parameters", fontsize="small")

@@ -131,6 +131,26 @@ def differing_settings(methods: list[Method]) -> list[list[str]]:
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
+def all_settings(method: Method) -> list[list[str]]:
+    "A row an option that says something about the method."
+    return [[name, str(value)] for name, value in method.first.config.items() if name not in HIDDEN]
+
+
+SEED_HEADER = ["run", "seed", "test accuracy", "train accuracy", "training"]
+
+
+def seed_rows(methods: list[Method]) -> list[list[str]]:
+    "A row a run of the methods that have several, under `SEED_HEADER`."
+    runs = [(method, o.metrics) for method in methods if len(method.runs) > 1 for o in method.runs]
+    return [
+        [
+            method.name, str(o["seed"]), percent(o["accuracy"], 2), percent(o["train_accuracy"]),
+            duration(o["train_seconds"]),
+        ]
+        for method, o in runs
+    ]  # fmt: skip
+
+
 def comparison_figures(methods: list[Method]) -> list[Picture]:
     "Curves together, what they cost, and how each confuses otherwise than the first."
     histories = [History(o.name, o.first.history.epochs, o.first.history.lrs) for o in methods]
@@ -151,7 +171,9 @@ def write_comparison(
     path: Path,  # of the page
     heading: str = "Runs side by side",  # of the page
 ) -> Path:
-    "Write the page. Raises `InputError` for runs that cannot be compared."
+    "Write the page. Raises `InputError` for runs that cannot be compared, or a path that cannot be a page."
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"{path} cannot be written: give --out a file in a folder that exists")
     return write_page(
         path,
         "comparison.html",
@@ -160,8 +182,11 @@ def write_comparison(
         result_header=RESULT_HEADER,
         results=result_rows(methods),
         verdicts=verdict_rows(methods),
-        differing_header=["option", *(o.name for o in methods)],
-        differing=differing_settings(methods),
+        seed_header=SEED_HEADER,
+        seeds=seed_rows(methods),
+        settings_title="Settings that differ" if len(methods) > 1 else "Settings",
+        settings_header=["option", *(o.name for o in methods)],
+        settings=differing_settings(methods) if len(methods) > 1 else all_settings(methods[0]),
         figures=comparison_figures(methods),
     )
 

@@ -141,7 +141,8 @@ class Source:
         if path.is_file():
             return cls(path, "archive", None)
         if not path.is_dir():
-            raise InputError(f"{path} does not exist: give the path of an image folder or of {CIFAR10_ARCHIVE}")
+            known = f"auto, cifar10, digits, or the path of an image folder or of {CIFAR10_ARCHIVE}"
+            raise InputError(f"{path} does not exist: give {known}")
         if (path / "data_batch_1").exists():
             return cls(path, "batches", None)
         return cls(path, "folder", list_images(path))

@@ -64,7 +64,7 @@ class Experiment:
         if self.state:
             self.kept = self.state["extra"]
             self.run.history, self.run.batches = self.state["history"], [tuple(o) for o in self.state["batches"]]
-            say(f"Going on after epoch {self.state['epoch']} of the stage {self.state['stage']!r}.")
+            say(f"Going on after {self.state['epoch'] + 1} epochs of the stage {self.state['stage']!r}.")
 
     def _execute(self) -> int:
         matplotlib.use("Agg")
@@ -101,7 +101,7 @@ class Experiment:
         o = self.options
         set_seed(o.seed)
         dls = image_dls(
-            self.images, o.bs, valid, None, o.flip, o.translate, o.cutout, seed=o.seed, device=self.device
+            self.images, o.bs, valid, o.size, o.flip, o.translate, o.cutout, seed=o.seed, device=self.device
         )  # fmt: skip
         learn = self.make_learner(dls, opt or self.opt)
         learn.path = self.run.folder

@@ -5,6 +5,7 @@ from math import ceil, sqrt
 import torch
 from fastai.callback.hook import Hooks
 from fastai.learner import Learner
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ def plot_channel(
     axes[0].imshow(_shown(learn, image))
     axes[0].set_title("image", fontsize=9)
     for ax, (name, pixels) in zip(axes[1:], maps.items()):
-        ax.imshow(pixels, cmap="viridis", interpolation="nearest")
+        _draw_map(ax, pixels)
         ax.set_title(f"{name}, {pixels.shape[0]}x{pixels.shape[1]}", fontsize=9)
     fig.suptitle(title or f"channel {channel} after each layer", fontsize="medium", wrap=True)
     return fig
@@ -88,9 +89,15 @@ def draw_layer(
         raise InputError(f"there is no layer {layer!r} of images: give one of {', '.join(maps)}")
     fig, axes = _grid(len(maps[layer]), 0.9)
     for ax, pixels in zip(axes, maps[layer]):
-        ax.imshow(pixels, cmap="viridis", interpolation="nearest")
+        _draw_map(ax, pixels)
     fig.suptitle(title or f"{layer}: {len(maps[layer])} channels", fontsize="medium", wrap=True)
     return fig
+
+
+def _draw_map(ax: Axes, pixels: Tensor) -> None:
+    "0 is always among the colours: a map of a single pixel, or an even one, would otherwise always be the darkest."
+    low, high = min(0.0, pixels.min().item()), max(0.0, pixels.max().item())
+    ax.imshow(pixels, cmap="viridis", interpolation="nearest", vmin=low, vmax=high)
 
 
 def _shown(learn: Learner, image) -> Tensor:

@@ -105,7 +105,8 @@ def read_cifar_archive(path: Path) -> ImageSet:
             members = {Path(o.name).name: o for o in tar if o.isfile()}
             return _read_batches(path, lambda name: tar.extractfile(members[name]).read())
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputError(f"{path} is not a whole cifar-10-python.tar.gz ({error}): fetch it again") from error
+        said = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
+        raise InputError(f"{path} is not a whole cifar-10-python.tar.gz ({said}): fetch it again") from error
 
 
 def read_cifar_batches(folder: Path) -> ImageSet:
@@ -227,8 +228,11 @@ def stratified_split(
     try:
         parts = train_test_split(np.arange(len(y)), test_size=fraction, stratify=y.numpy(), random_state=seed)
     except ValueError as error:
-        part = f"{fraction:.0%}" if isinstance(fraction, float) else f"{fraction} images"
-        raise InputError(f"{len(y)} images cannot give {part} with all classes: add images") from error
+        if isinstance(fraction, float):
+            raise InputError(f"{len(y)} images cannot give {fraction:.0%} with all classes: add images") from error
+        c = len(y.unique())
+        what = f"{fraction} of {len(y)} images cannot have all {c} classes"
+        raise InputError(f"{what}: ask for {c} to {len(y) - c}, or 0 for all") from error
     return tuple(torch.from_numpy(np.sort(o)) for o in parts)
 
 

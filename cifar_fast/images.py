@@ -28,6 +28,10 @@ def decode_image(
         elif isinstance(source, (bytes, bytearray)):
             source = Image.open(io.BytesIO(source))
         elif not isinstance(source, Image.Image):
+            if isinstance(source, (str, Path)) and not Path(source).is_file():
+                raise ImageError(f"{name} does not exist, or is no file: give an image")
+            if not isinstance(source, (str, Path)) and not hasattr(source, "read"):
+                raise ImageError(f"a {name} is no image: give a path, bytes, a PIL image or an array (H, W, 3)")
             source = Image.open(source)
         if source.width * source.height > MAX_PIXELS:
             raise ImageError(f"{name} has {source.width:,} x {source.height:,} pixels, over {MAX_PIXELS:,}: shrink it")

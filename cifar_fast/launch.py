@@ -16,7 +16,7 @@ from cifar_fast.experiment import Experiment, MakeLearner
 from cifar_fast.learner import custom_learner, transfer_learner
 from cifar_fast.options import script_options
 from cifar_fast.run import Run
-from cifar_fast.stats import mean_interval
+from cifar_fast.stats import mean_interval, share_bounds
 
 
 def custom_from_options(o: SimpleNamespace) -> MakeLearner:
@@ -34,13 +34,16 @@ def custom_from_options(o: SimpleNamespace) -> MakeLearner:
 
 def transfer_from_options(o: SimpleNamespace) -> MakeLearner:
     "What transfer.py trains; the Learners that one of these makes share their frozen body's features."
-    features = {}
+    features, weights = {}, o.weights
 
     def make_learner(dls, opt):
-        return transfer_learner(
-            dls, o.arch, o.weights, o.head, o.size, o.frozen_bn, features, o.cache_features, opt,
+        nonlocal weights
+        learn = transfer_learner(
+            dls, o.arch, weights, o.head, o.size, o.frozen_bn, features, o.cache_features, opt,
             precision=o.precision, compile=o.compile,
         )  # fmt: skip
+        weights = "none" if learn.weights == "none" else weights  # what could not be downloaded is not tried again
+        return learn
 
     return make_learner
 
@@ -91,17 +94,18 @@ class SeedSeries:
         method = Method.read(self.run.folder)
         values = method.accuracies
         mean, half = mean_interval(values)
+        low, high = share_bounds(mean, half)
         result = {
             "accuracies": values,
             "mean": mean,
             "deviation": stdev(values),
-            "interval": [mean - half, mean + half],
+            "interval": [low, high],
         }
         self.run.write_json("seeds.json", result)
         title = f"{method.first.metrics['title'].rpartition(', seed')[0]}, {len(values)} seeds"
         write_comparison([method], self.run.folder / "report.html", title)
         print(f"{title}: test accuracy {mean:.2%}, deviation {stdev(values):.2%}, 95 % interval "
-              f"{mean - half:.2%} to {mean + half:.2%} -> {self.run.folder}", flush=True)  # fmt: skip
+              f"{low:.2%} to {high:.2%} -> {self.run.folder}", flush=True)  # fmt: skip
 
 
 def is_finished(folder: Path) -> bool:

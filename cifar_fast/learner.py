@@ -150,7 +150,7 @@ def custom_learner(
 
 def transfer_learner(
     dls: DataLoaders,  # stays as it is
-    arch: str = "resnet18",  # a torchvision ResNet
+    arch: str | Callable = "resnet18",  # a torchvision ResNet, by its name or as its function
     weights: str | Path = "auto",  # auto, imagenet, none, or the path of a .pth or .safetensors state dict
     head: str = "linear",  # linear: one dense layer on the pooled features; fastai: its default head
     size: int | None = None,  # pixels fed to the network; None: as `dls` gives them
@@ -173,6 +173,7 @@ def transfer_learner(
     # torchvision takes a second to import, which whoever trains the small network need not wait for
     from cifar_fast.resnets import body_split, load_weights, resnet_model, resnet_stats
 
+    arch = getattr(arch, "__name__", arch)
     if frozen_bn not in ("eval", "train"):
         raise InputError(f"frozen_bn is {frozen_bn!r}: give eval or train")
     body_state, weights_name = load_weights(arch, weights)

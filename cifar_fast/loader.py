@@ -282,6 +282,7 @@ def image_dls(
     device=None,  # None: fastai's default device
 ) -> TensorDataLoaders:
     "DataLoaders over a decoded data set, normalised by its own training pixels. Raises `InputError`."
+    _check_numbers(bs=bs, size=size, val_bs=val_bs)
     device = full_device(device if device is not None else default_device())
     if len(images.train_y) < 2:
         raise InputError("one training image is too few: batch norm needs two")
@@ -297,9 +298,8 @@ def image_dls(
     stored = images.train_x.shape[-1]
     fixed = [IntToFloatTensor(), Normalize.from_stats(images.mean, images.std, cuda=False)]
     fixed += [BatchResize(size)] if size not in (None, stored) else []
-    train_dl = TensorDL(
-        train_ds, bs, shuffle=True, device=device, after_batch=fixed + augmentations(flip, translate, cutout)
-    )
+    tfms = fixed + augmentations(flip, translate, cutout, stored, size)
+    train_dl = TensorDL(train_ds, bs, shuffle=True, device=device, after_batch=tfms)
     val_bs = val_bs or fast_bs(size or stored, device)
     valid_dl = TensorDL(valid_ds, val_bs, device=device, after_batch=deepcopy(fixed))
     return TensorDataLoaders(train_dl, valid_dl, device=device)
@@ -311,10 +311,21 @@ def cifar_dls(
     data: str | Path = "auto",  # auto, cifar10, digits, or the path of an archive or a folder
     valid: str = "test",  # test: watch the test images each epoch; holdout: a tenth of the training images
     size: int | None = None,  # pixels fed to the network; a folder's images are stored at it, CIFAR-10 enlarged to it
+    images: int = 0,  # training images to use, as many of each class; 0: all
+    test_images: int = 0,  # test images to use; 0: all
     **kwargs,  # of `image_dls`: flip, translate, cutout, seed, val_bs, device
 ) -> TensorDataLoaders:
     "CIFAR-10, or whatever `data` names, as fastai DataLoaders. Raises `InputError` for data that cannot be used."
-    return image_dls(load_images(data, size or STORED_SIZE), bs, valid, size, **kwargs)
+    _check_numbers(bs=bs, size=size)
+    return image_dls(load_images(data, size or STORED_SIZE).fewer(images, test_images), bs, valid, size, **kwargs)
+
+
+def _check_numbers(**numbers) -> None:
+    "Raises `InputError` for one that is neither None nor a whole number above 0."
+    for name, value in numbers.items():
+        if value is not None and not (isinstance(value, int) and value > 0):
+            where = ", and name images by data=" if isinstance(value, (str, Path)) else ""
+            raise InputError(f"{name} is {value!r}: give a whole number of at least 1{where}")
 
 
 def copy_dls(

@@ -81,7 +81,9 @@ class ModelCard:
                 raise InputError(f"{path} is too large for a card: save the model again")
             return cls.parse(path.read_bytes(), path)
         except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}): give the folder of a saved model") from error
+            inner = path.parent / "model"  # of a run's folder
+            advice = inner if (inner / path.name).is_file() else "the folder of a saved model"
+            raise InputError(f"{path} cannot be read ({error.strerror}): give {advice}") from error
 
     def check_architecture(self, source: str | Path) -> None:
         "Raise `InputError` for a parameter that is missing, unknown, of another type or out of bounds."

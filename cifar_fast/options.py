@@ -39,6 +39,7 @@ def _number(name: str, convert, fits, wanted: str):
 count = _number("count", int, lambda o: o >= 1, "a whole number of at least 1")
 amount = _number("amount", int, lambda o: o >= 0, "a whole number of at least 0")
 rate = _number("rate", float, lambda o: 0 < o < float("inf"), "a number above 0")
+seed_number = _number("seed", int, lambda o: 0 <= o < 2**32, "a whole number from 0 to 4,294,967,295")
 share = _number("share", float, lambda o: 0 <= o < 1, "a number of at least 0 and below 1")
 pixels = _number("pixels", int, lambda o: 8 <= o <= 1024, "a whole number of pixels from 8 to 1024")
 
@@ -76,7 +77,7 @@ def training_options(
     early_stop: amount = 0,  # stop after so many epochs without gain on held-out images, then train on all
     images: amount = 0,  # training images to use, as many of each class; 0: all
     test_images: amount = 0,  # test images to use; 0: all
-    seed: amount = 0,  # of weights, batches and splits
+    seed: seed_number = 0,  # of weights, batches and splits
     seeds: count = 1,  # train so many times, from `seed` on, and report mean and interval
     track: str = "csv",  # log to csv (always), tensorboard, wandb, mlflow; several with commas
     quiet: bool = False,  # say the result alone
@@ -129,7 +130,7 @@ def speedrun_options(
     compile: Annotated[str, choice("auto", "on", "off")] = "auto",  # torch.compile; auto: on a GPU
     images: amount = 0,  # training images to use, as many of each class; 0: all
     test_images: amount = 0,  # test images to use; 0: all
-    seed: amount = 0,  # of the first run's weights and batches
+    seed: seed_number = 0,  # of the first run's weights and batches
     device: str = "auto",  # auto, cpu, cuda or another torch device
     run: str | None = None,  # folder to write; default: runs/speedrun-<date>-<time>
 ):
@@ -180,11 +181,14 @@ def sweep_options(
     trials: count = 16,  # trials in all
     address: str | None = None,  # of a Ray cluster; default: this machine
     per_gpu: count = 1,  # trials that share a GPU
-    seed: amount = 0,  # of the search
+    seed: seed_number = 0,  # of the search
     run: str | None = None,  # folder to write; default: runs/sweep-<date>-<time>
     resume: str | None = None,  # folder of a sweep that was stopped: go on with it
 ):
     "The options of sweep.py."
+
+
+_FASTAIS_LINE = "Exception occured in "  # and the callback's name, above what a callback has raised
 
 
 @contextmanager
@@ -200,8 +204,8 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except (InputError, RunError, OSError) as error:  # OSError: a full disk, a folder that is gone or not for writing
-        message = str(error).splitlines() or [type(error).__name__]
-        print(f"error: {message[-1].strip()}", file=sys.stderr)  # fastai puts the callback's name above it
+        lines = [o for o in str(error).splitlines() if not o.startswith(_FASTAIS_LINE)]
+        print(f"error: {' '.join(' '.join(lines).split()) or type(error).__name__}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except RuntimeError as error:
         if _is_one_of_many() and re.search("connection|gloo|nccl|peer", str(error), re.IGNORECASE):

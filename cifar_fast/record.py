@@ -215,6 +215,7 @@ def record_learner(
         raise InputError(f"images of {pixels} pixels are too small for the network: give {least} or more")
     model = RecordNet(dls.c, recipe.widths, recipe.depth, recipe.bn_momentum)
     bs = dls.train.bs
+    recipe = replace(recipe, bs=bs)  # what small data come to
     opt = partial(OptimWrapper, opt=partial(_muon, recipe=recipe, bs=bs, compile=bool(compile)), convert_groups=False)
     mode = {"mode": compile} if isinstance(compile, str) else {}
     tuned = [Compiled(dynamic=False, **mode)] * bool(compile)
@@ -235,7 +236,7 @@ def record_dls(dls: DataLoaders, recipe: Recipe) -> DataLoaders:
     train = res.train
     fixed = [o for o in train.after_batch.fs if getattr(o, "split_idx", None) != 0]
     bs = max(2, min(recipe.bs, train.n // MIN_BATCHES))
-    tfms = fixed + augmentations(recipe.flip, recipe.translate, recipe.cutout)
+    tfms = fixed + augmentations(recipe.flip, recipe.translate, recipe.cutout, train.dataset.x.shape[-1])
     n_batches = ceil(res.valid.n / res.valid.bs)
     valid = res.valid.new(bs=ceil(res.valid.n / n_batches))  # of one size, for which torch.compile compiles once
     res.loaders = [train.new(bs=bs, drop_last=True, after_batch=tfms), valid, *res.loaders[2:]]

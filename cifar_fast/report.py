@@ -107,6 +107,7 @@ def facts_of(metrics: dict) -> list[tuple[str, str]]:
     speed, train = metrics["images_per_second"], metrics["train_accuracy"]
     return [
         ("training images right", percent(train)),
+        *chosen_facts(metrics.get("choice")),
         ("test loss", f"{metrics['loss']:.3f}"),
         ("calibration error", percent(metrics["calibration_error"])),
         ("training time", duration(metrics["train_seconds"])),
@@ -115,6 +116,15 @@ def facts_of(metrics: dict) -> list[tuple[str, str]]:
         ("parameters", f"{metrics['params']:,}"),
         ("multiply-accumulates", f"{metrics['macs'] / 1e6:,.1f} M an image"),
     ]
+
+
+def chosen_facts(choice: dict | None) -> list[tuple[str, str]]:
+    "What was chosen on held-out images, where anything was."
+    if not choice:
+        return []
+    chosen = choice["chosen"]
+    found = percent(chosen["held_out_accuracy"])
+    return [("chosen on held-out images", f"{chosen['opt']}, {chosen['epochs']} epochs ({found})")]
 
 
 def percent(value: float | None, digits: int = 1) -> str:

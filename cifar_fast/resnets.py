@@ -77,8 +77,8 @@ def load_weights(
             raise
         line = "=" * 78
         print(
-            f"{line}\nImageNet weights are not here: {error}.\nThe body gets RANDOM weights. To use others, give "
-            f"--weights PATH.\n{line}",
+            f"{line}\nImageNet weights are not here: {error}.\nThe body gets RANDOM weights. To use others, name "
+            f"a file: --weights PATH, or weights= in Python.\n{line}",
             flush=True,
         )
         return None, "none"

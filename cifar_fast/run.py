@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_fast.charts import History, plot_curves
+from cifar_fast.charts import History, learning_rates, plot_curves
 from cifar_fast.errors import InputError
 from cifar_fast.featuremaps import feature_maps, plot_channel
 from cifar_fast.files import read_tensors, remove_leftovers, write_atomically, write_tensors
@@ -50,13 +50,15 @@ class Run:
         folder: str | Path | None,  # None: runs/<name>-<date>-<time>
         name: str = "run",  # for the default folder
         resume: bool = False,  # whether to go on with what is in the folder
+        resumable: bool = True,  # whether there is a --resume to advise
     ):
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         self.folder, self.resumed = Path(folder) if folder else Path("runs") / f"{name}-{stamp}", resume
         try:
             used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
             if used and not resume:
-                raise InputError(f"{self.folder} is there already and not empty: give another --run, or --resume it")
+                advice = "give another --run, or --resume it" if resumable else "give another --run"
+                raise InputError(f"{self.folder} is there already and not empty: {advice}")
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = lock_folder(self.folder)
         except OSError as error:
@@ -234,7 +236,7 @@ class HistoryLogger(Callback):
         names, row = self.recorder.metric_names, self.recorder.log
         if len(names) == len(row):  # else the epoch was cancelled
             losses = torch.stack(list(self.recorder.losses[self.n_done :])).tolist()
-            batches = list(zip(self.recorder.lrs[self.n_done :], losses))
+            batches = list(zip(learning_rates(self.learn)[self.n_done :], losses))
             self.n_done += len(batches)
             self.folder_run.add_epoch({**dict(zip(names, row)), "stage": self.stage}, batches)
 
@@ -259,6 +261,8 @@ class FinishedRun:
     def read(cls, folder: str | Path) -> "FinishedRun":
         "Raises `InputError` for a folder that holds no finished run."
         folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(f"{folder} does not exist, or is no folder: name the folder of a finished run")
         try:
             config, metrics = (json.loads((folder / f"{o}.json").read_text()) for o in ("config", "metrics"))
             tensors, about = read_tensors(folder / "predictions.safetensors")

@@ -8,6 +8,8 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from fastcore.foundation import L
 
+from cifar_fast.errors import InputError
+
 
 def SchedStep(start, end, n_steps: int = 3) -> Callable:
     "Schedule function that holds `n_steps` (two or more) levels from `start` to `end`, a constant factor apart."
@@ -34,9 +36,9 @@ class LRDecay(ParamScheduler):
         kind: str = "exp",  # constant, exp, linear, cosine or step
     ):
         if kind not in DECAYS:
-            raise ValueError(f"kind is {kind!r}: give one of {', '.join(DECAYS)}")
+            raise InputError(f"kind is {kind!r}: give one of {', '.join(DECAYS)}")
         if np.min(lr_start) <= 0 or np.min(lr_end) <= 0:
-            raise ValueError(f"learning rates must be above 0, not {lr_start} and {lr_end}")
+            raise InputError(f"learning rates must be above 0, not {lr_start} and {lr_end}")
         super().__init__({"lr": DECAYS[kind](lr_start, lr_end)})
 
     def before_batch(self):
@@ -59,7 +61,7 @@ def fit_decay(
 ) -> None:
     """Fit `self.model` for `n_epoch` while the learning rate decays from `lr_start` to `lr_end`.
 
-    `fit_decay(30, 1e-3, 8e-5)` is the article's schedule. Raises ValueError for an unknown `kind` or a rate of 0.
+    `fit_decay(30, 1e-3, 8e-5)` is the article's schedule. Raises `InputError` for an unknown `kind` or a rate of 0.
     """
     if self.opt is None:
         self.create_opt()

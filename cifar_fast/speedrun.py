@@ -23,7 +23,7 @@ from cifar_fast.loader import image_dls
 from cifar_fast.record import TestTimeViews, record_learner
 from cifar_fast.report import write_report
 from cifar_fast.run import HistoryLogger, Run, versions
-from cifar_fast.stats import mean_interval
+from cifar_fast.stats import mean_interval, share_bounds
 
 
 class RecordRuns:
@@ -86,7 +86,7 @@ class Speedrun:
         options: SimpleNamespace,  # of the script
     ):
         self.options, self.device = options, parse_device(options.device)
-        self.run = Run(options.run, "speedrun")
+        self.run = Run(options.run, "speedrun", resumable=False)
         self.outcomes: dict[str, list[Outcome]] = {}
         self.wall_seconds = 0.0
 
@@ -199,7 +199,7 @@ def summary(
     return {
         "runs": [asdict(o) for o in outcomes],
         "mean_accuracy": mean,
-        "interval": None if half is None else [max(0.0, mean - half), min(1.0, mean + half)],
+        "interval": None if half is None else share_bounds(mean, half),
         "mean_seconds": fmean(o.seconds for o in outcomes),
         "at_target": sum(round(o, 6) >= target / 100 for o in accuracies),  # a float32's 0.9 is a little less
     }

@@ -39,6 +39,11 @@ def mean_interval(
     return fmean(values), half
 
 
+def share_bounds(mean: float, half: float) -> list[float]:
+    "Ends of an interval of accuracies, which lie in [0, 1] whatever Student says of two seeds."
+    return [max(0.0, mean - half), min(1.0, mean + half)]
+
+
 def share_interval(
     hits: int,  # right predictions
     n: int,  # images

@@ -163,7 +163,8 @@ class Sweep:
         self,
         options: SimpleNamespace,  # of the script
     ):
-        self.options = options
+        self.options = as_before(options) if options.resume and not options.param else options
+        options = self.options
         self.params = [Param.parse(o, options.script) for o in options.param or ()]
         if not any(o.kind != "fixed" for o in self.params):
             raise InputError("nothing to search: give --param, as in --param 'lr=loguniform(1e-4,1e-2)'")
@@ -310,6 +311,18 @@ class Sweep:
         if code == 0:
             shutil.rmtree(before, ignore_errors=True)
         return code
+
+
+def as_before(
+    options: SimpleNamespace,  # of the script, --resume alone
+) -> SimpleNamespace:
+    "The options that the sweep was begun with, and more trials where more are asked for. Raises `InputError`."
+    try:
+        before = json.loads((Path(options.resume) / "config.json").read_text())
+        asked = {name: before[name] for name in ("script", "param", "data")}
+        return SimpleNamespace(**{**vars(options), **asked, "trials": max(options.trials, before["trials"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{options.resume} holds no sweep to go on with ({error})") from error
 
 
 def was_asked(

@@ -29,6 +29,7 @@ def main(
         methods = read_methods(list(dict.fromkeys(runs)))
         page = write_comparison(methods, Path(out))
         print(markdown_table(RESULT_HEADER, result_rows(methods)))
+        print("± and ranges are 95 % intervals, over seeds where there are several, else over test images.")
         for row in verdict_rows(methods):
             print("{pair}: {difference} ({interval}), p = {p}: {verdict}. {test}".format(**row))
         print(f"-> {page}")

@@ -22,6 +22,8 @@ def main(
         from cifar_fast.predict import Predictor, find_images
         from cifar_fast.tables import print_predictions
 
+        if json and csv:
+            raise InputError("--json and --csv exclude each other: give one")
         if not images:
             raise InputError("no image is named: give image files or folders")
         files = find_images(images)

@@ -28,6 +28,15 @@ def test_curves_of_a_fitted_learner(digits_dls):
     assert len(fig.axes[2].lines[0].get_ydata()) == 2 * len(learn.dls.train)
 
 
+def test_axes_show_whole_epochs_and_possible_accuracies():
+    perfect = History(
+        "perfect", [{"accuracy": 1.0, "train_accuracy": 1.0, "train_loss": 0.1, "valid_loss": 0.1}], [0.1]
+    )
+    ax = plot_curves(perfect).axes[0]
+    low, high = ax.get_xlim()
+    assert [o for o in ax.get_xticks() if low <= o <= high] == [1] and max(ax.get_yticks()) <= 1 + 1e-9
+
+
 def test_complexity_sets_accuracy_against_operations():
     results = {
         "small": {"params": 1e6, "macs": 10e6, "accuracy": 0.7, "peak_memory_mb": 100, "images_per_second": 5000},

@@ -44,6 +44,14 @@ def test_several_seeds_are_compared_as_methods(digits_run, other_digits_run, tmp
     found = compare(*methods)
     assert "Welch" in found.test and found.verdict == "better" and found.difference == pytest.approx(0.2)
     assert methods[0].accuracy.startswith("50.05 % ±")
+    page = write_comparison(methods[:1], tmp_path / "seeds.html").read_text()
+    assert "50.10 %" in page and "lr_end" in page and "Settings that differ" not in page
+
+
+def test_a_page_that_cannot_be_written_is_one_line(two_runs, tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere/page.html"):
+        with pytest.raises(InputError, match="--out"):
+            write_comparison(two_runs, path)
 
 
 def test_other_test_images_cannot_be_paired(two_runs):
@@ -64,3 +72,5 @@ def test_runs_of_the_same_name_are_called_by_their_paths(digits_run, tmp_path):
 def test_a_folder_that_is_no_run_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no finished run"):
         Method.read(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        Method.read(tmp_path / "nowhere")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cifar_fast.errors import InputError
-from cifar_fast.featuremaps import feature_maps, plot_channel, plot_layer
+from cifar_fast.featuremaps import draw_layer, feature_maps, plot_channel, plot_layer
 from cifar_fast.learner import custom_learner, transfer_learner
 
 
@@ -40,6 +40,13 @@ def test_a_channel_through_custom_cnn_and_resnet(cnn, digits_dls, digits):
 def test_the_image_is_shown_before_the_normalisation(cnn, digits):
     shown = plot_channel(cnn, digits.test_x[0], 0).axes[0].images[0].get_array()
     assert abs(shown.astype(float) - digits.test_x[0].permute(1, 2, 0).numpy()).max() <= 1
+
+
+def test_a_map_of_one_pixel_is_as_bright_as_it_is_far_from_zero():
+    maps = {"layer": torch.tensor([[[0.0]], [[2.0]], [[-2.0]]])}
+    shown = [ax.images[0] for ax in draw_layer(maps, "layer").axes if ax.images]
+    colours = [o.norm(o.get_array()).item() for o in shown]
+    assert colours[1] == 1 and colours[2] == 0 and shown[0].get_clim()[0] <= 0 <= shown[0].get_clim()[1]
 
 
 def test_all_channels_of_a_layer(cnn, digits):

@@ -84,9 +84,9 @@ def test_a_bad_batch_file_is_named(tmp_path, content, message):
         read_cifar_batches(write_batches(tmp_path / "b", files))
 
 
-def test_a_truncated_archive_is_one_line(tmp_path):
-    whole = archive(batches())
-    (tmp_path / "a.tar.gz").write_bytes(whole[: len(whole) // 2])
+@pytest.mark.parametrize("damage", [lambda o: o[: len(o) // 2], lambda o: b"root:x:0:0"])
+def test_what_is_no_whole_archive_is_one_line(tmp_path, damage):
+    (tmp_path / "a.tar.gz").write_bytes(damage(archive(batches())))
     with pytest.raises(InputError, match="not a whole") as error:
         read_cifar_archive(tmp_path / "a.tar.gz")
     assert "\n" not in str(error.value)

@@ -89,6 +89,13 @@ def test_what_is_no_image_is_refused(source):
         decode_image(source, 8)
 
 
+def test_a_file_that_is_not_there_and_what_is_no_image_say_so():
+    with pytest.raises(ImageError, match="does not exist"):
+        decode_image("nowhere.png", 32)
+    with pytest.raises(ImageError, match="give a path, bytes, a PIL image or an array"):
+        decode_image(object(), 32)
+
+
 def test_a_decompression_bomb_is_refused_unopened(tmp_path):
     Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")  # 110 KB that would unpack to 2.7 GB
     with pytest.raises(ImageError, match=r"bomb\.png"):

@@ -79,6 +79,12 @@ def test_options_that_do_not_exist_are_named(digits_dls, make, options, named):
         make(digits_dls, **options)
 
 
+def test_a_resnet_may_be_named_by_its_function_as_in_vision_learner(digits_dls):
+    from torchvision.models import resnet34
+
+    assert transfer_learner(digits_dls, resnet34, weights="none").arch == "resnet34"
+
+
 @pytest.mark.parametrize("opt", ["adam", "sgd"])
 def test_one_step_is_torchs_own_optimizer_with_its_defaults(digits_dls, opt):
     set_seed(0)

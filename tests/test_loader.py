@@ -17,7 +17,7 @@ import cifar_fast.schedules  # noqa: F401 - fit_one_cycle
 from cifar_fast.errors import InputError
 from cifar_fast.formats import ImageSet
 from cifar_fast.learner import custom_learner
-from cifar_fast.loader import ImageTensors, TensorDL, image_dls
+from cifar_fast.loader import ImageTensors, TensorDL, cifar_dls, image_dls
 
 
 def first_images(digits, n):
@@ -209,6 +209,22 @@ def test_a_holdout_and_its_rest_are_all_training_images(digits):
 def test_an_unknown_valid_is_named(digits):
     with pytest.raises(InputError, match="train"):
         image_dls(digits, valid="train", device="cpu")
+
+
+@pytest.mark.parametrize(("changed", "wanted"), [
+    ({"bs": "pets"}, "name images by data="), ({"bs": 0}, "bs is 0"), ({"size": -5}, "size is -5"),
+    ({"translate": 32}, "from 0 to 31"), ({"translate": -1}, "from 0 to 31"), ({"cutout": 32}, "from 0 to 31"),
+    ({"flip": "never"}, "none, random, alternating"), ({"data": "nowhere"}, "auto, cifar10, digits"),
+    ({"images": 5}, "ask for 10 to 1427"),
+])  # fmt: skip
+def test_unusable_options_are_refused_before_any_batch(changed, wanted):
+    with pytest.raises(InputError, match=wanted):
+        cifar_dls(**{"data": "digits", "device": "cpu", **changed})
+
+
+def test_fewer_images_can_be_asked_for():
+    dls = cifar_dls(data="digits", images=200, test_images=50, size=64, cutout=40, device="cpu")
+    assert (len(dls.train_ds), len(dls.valid_ds)) == (200, 50)
 
 
 def test_validation_batches_are_large_and_bounded(digits):

@@ -1,9 +1,11 @@
 """The scripts' options, and how scripts end."""
 
+from argparse import ArgumentTypeError
+
 import pytest
 
 from cifar_fast.errors import ImageError, InputError, MissingExtra, RunError
-from cifar_fast.options import exit_codes, script_options
+from cifar_fast.options import exit_codes, script_options, seed_number
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,7 @@ from cifar_fast.options import exit_codes, script_options
         (RunError("Exception occured in `StopOnNaN`:\n\n\tthe loss is nan"), 1, "error: the loss is nan"),
         (OSError(28, "No space left on device", "x"), 1, "error: [Errno 28] No space left on device: 'x'"),
         (RuntimeError("CUDA error: device lost\nmore"), 1, "error: the GPU failed (CUDA error: device lost)"),
+        (InputError("two\nlines"), 2, "error: two lines"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -28,6 +31,13 @@ def test_scripts_end_with_one_line_and_their_code(error, code, line, capsys):
 def test_bugs_are_not_hidden():
     with pytest.raises(RuntimeError, match="shapes"), exit_codes():
         raise RuntimeError("shapes differ")
+
+
+def test_a_seed_is_what_torch_and_numpy_take():
+    assert seed_number(str(2**32 - 1)) == 2**32 - 1
+    for text in ("4294967296", "-1", "one"):
+        with pytest.raises(ArgumentTypeError, match="from 0 to"):
+            seed_number(text)
 
 
 def test_programs_get_a_scripts_defaults():

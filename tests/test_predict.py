@@ -122,6 +122,13 @@ def test_what_is_no_model_is_one_line(tmp_path):
             Predictor(path)
 
 
+def test_a_runs_folder_in_place_of_its_model_gets_the_right_name(tmp_path):
+    (tmp_path / "run/model").mkdir(parents=True)
+    (tmp_path / "run/model/model.json").write_text("{}")
+    with pytest.raises(InputError, match=r"give .*run/model$"):
+        Predictor(tmp_path / "run")
+
+
 def test_a_missing_onnxruntime_names_the_extra(monkeypatch, digits_dls):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"cifar_fast\[onnx\]"):

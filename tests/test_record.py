@@ -9,6 +9,7 @@ from fastai.interpret import ClassificationInterpretation
 from fastai.learner import load_learner
 
 import cifar_fast.export  # noqa: F401 - patches the Learner
+from cifar_fast.charts import plot_curves
 from cifar_fast.errors import InputError
 from cifar_fast.loader import fast_bs, image_dls
 from cifar_fast.predict import Predictor
@@ -52,6 +53,11 @@ def test_it_learns_by_its_recipe(trained):
     )
     with trained.no_bar(), trained.no_logging():
         assert trained.validate(cbs=TestTimeViews(6))[1] > 0.8
+
+
+def test_curves_show_the_filters_rate(trained):
+    rates = plot_curves(trained).axes[2].lines[0].get_ydata()
+    assert rates[0] == pytest.approx(trained.recipe.filter_lr)
 
 
 def test_a_shorter_fit_still_ends_with_whole_images_and_an_earlier_one_leaves_nothing_behind(trained):

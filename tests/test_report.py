@@ -46,6 +46,11 @@ def test_random_weights_and_interruptions_are_said_first(copied_run):
     assert "random weights, not pretrained" in page and "Interrupted after 1 epochs" in page
 
 
+def test_what_was_chosen_on_held_out_images_is_said(copied_run):
+    edit(copied_run / "metrics.json", choice={"chosen": {"opt": "sgd", "epochs": 7, "held_out_accuracy": 0.505}})
+    assert "sgd, 7 epochs (50.5 %)" in write_report(copied_run).read_text()
+
+
 def test_numbers_as_people_read_them():
     assert percent(0.12345) == "12.3 %" and percent(float("nan")) == percent(None) == "-"
     assert duration(3.21) == "3.2 s" and duration(125) == "2 min 5 s"

@@ -43,6 +43,8 @@ def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(small_recipe, dig
     assert run.metrics["accuracy"] == pytest.approx(ours["runs"][-1]["accuracy"])  # the report's views are the record's
     assert "not CIFAR-10" in run.metrics["title"] and len(run.history.epochs) == run.metrics["epochs"]
     assert run.metrics["train_seconds"] < run.metrics["record_seconds"] == ours["runs"][-1]["seconds"]
+    assert run.history.lrs[0] == pytest.approx(run.metrics["lr"])
+    assert run.config["recipe"]["bs"] == run.metrics["bs"]
     assert run.metrics["train_accuracy"] > 0.5 and (tmp_path / "fast/report.html").exists()
     predictor, test = Predictor(tmp_path / "fast/model"), digits.fewer(500, 100)
     found = [o.label for o in predictor(test.test_x.permute(0, 2, 3, 1).numpy())]
@@ -86,7 +88,7 @@ def test_ctrl_c_in_the_last_run_leaves_nothing_of_it(small_recipe, runs, tmp_pat
 
 def test_a_used_folder_is_refused(tmp_path):
     (tmp_path / "old.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty"):
+    with pytest.raises(InputError, match=r"give another --run$"):
         Speedrun(options(run=str(tmp_path)))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cifar_fast.stats import compare_methods, compare_models, mean_interval, share_interval
+from cifar_fast.stats import compare_methods, compare_models, mean_interval, share_bounds, share_interval
 
 
 def right(*spans, n=1000):
@@ -42,6 +42,10 @@ def test_the_interval_of_a_mean_is_students():
     mean, half = mean_interval([1.0, 2.0, 3.0])
     assert mean == 2 and half == pytest.approx(4.303 / 3**0.5, rel=1e-3)
     assert mean_interval([5.0]) == (5.0, None)
+
+
+def test_an_interval_of_accuracies_goes_from_0_to_1_at_most():
+    assert share_bounds(0.5, 0.9) == [0.0, 1.0] and share_bounds(0.5, 0.25) == [0.25, 0.75]
 
 
 def test_the_interval_of_a_share_stays_within_its_bounds():

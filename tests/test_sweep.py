@@ -183,6 +183,15 @@ def test_trials_fine_tune_where_they_are_asked_to(resnet18_file, monkeypatch):
     assert [o["epoch"] for o in told] == [1, 2, 3]
 
 
+def test_a_sweep_goes_on_with_the_options_it_was_begun_with(tmp_path):
+    finished_sweep(tmp_path / "run", (1e-3, 0.5))
+    alone = options(resume=str(tmp_path / "run"), data="auto", trials=16)
+    alone.param = None
+    assert Sweep(alone).options.data == "digits" and [o.name for o in Sweep(alone).searched] == ["lr"]
+    with pytest.raises(InputError, match="no sweep to go on with"):
+        Sweep(options(resume=str(tmp_path / "nowhere")))
+
+
 def test_nothing_to_search_and_another_search_are_refused(tmp_path):
     with pytest.raises(InputError, match="nothing to search"):
         Sweep(options("epochs=2"))

@@ -74,8 +74,8 @@ def plot_curves(
 def within_shares(ax: Axes) -> None:
     "Show no accuracies below 0 or above 1."
     low, high = ax.get_ylim()
+    ax.set_yticks([o for o in ax.get_yticks() if max(low, -1e-9) <= o <= min(high, 1 + 1e-9)])
     ax.set_ylim(max(low, -0.02), min(high, 1.02))
-    ax.set_yticks([o for o in ax.get_yticks() if -1e-9 <= o <= 1 + 1e-9])
 
 
 def _plot_epochs(ax: Axes, history: History, color: str, valid: str, train: str) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 
 from cifar_fast.charts import History, plot_complexity, plot_curves
 from cifar_fast.errors import InputError
@@ -47,9 +48,10 @@ class Method:
         low, high = self.first.metrics["accuracy_interval"]
         return f"{percent(mean, 2)} ({low * 100:.1f} to {high * 100:.1f})"
 
-    def mean(self, key: str) -> float:
-        "Mean of a number of metrics.json over the runs."
-        return sum(o.metrics[key] or 0 for o in self.runs) / len(self.runs)
+    def mean(self, key: str) -> float | None:
+        "Mean of a number of metrics.json over the runs that have it; None where none has."
+        values = [o.metrics[key] for o in self.runs if o.metrics[key] is not None]
+        return fmean(values) if values else None
 
 
 def seed_folders(folder: Path) -> list[Path]:
@@ -85,7 +87,7 @@ def result_rows(methods: list[Method]) -> list[list[str]]:
             str(len(o.runs)),
             percent(o.mean("train_accuracy")),
             duration(o.mean("train_seconds")),
-            f"{o.mean('images_per_second'):,.0f}",
+            f"{o.mean('images_per_second') or 0:,.0f}",
             f"{o.first.metrics['params'] / 1e6:.2f} M",
             f"{o.first.metrics['macs'] / 1e6:,.1f} M",
             f"{o.mean('peak_memory_mb'):,.0f} MB",

@@ -14,7 +14,7 @@ from cifar_fast.device import be_deterministic
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment, MakeLearner
 from cifar_fast.learner import custom_learner, transfer_learner
-from cifar_fast.options import script_options
+from cifar_fast.options import check_seeds, script_options
 from cifar_fast.run import Run
 from cifar_fast.stats import mean_interval, share_bounds
 
@@ -141,6 +141,7 @@ def train_from_options(
         if is_finished(Path(options.run)):
             print(f"{options.run} is finished already.", flush=True)
             return 0, Path(options.run)
+    check_seeds(options.seed, options.seeds)
     if options.seeds > 1 and num_distrib() > 1:
         raise InputError("many processes train one seed: leave --seeds out, or train without accelerate launch")
     if options.deterministic:

@@ -1,12 +1,13 @@
 """Learners: a model, its own copy of the data, and the defaults that go with it."""
 
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import torch
 from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.progress import ProgressCallback, ShowGraphCallback
 from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.imports import noop
@@ -85,13 +86,14 @@ class LeanLearner(Learner):
         "Compute in bf16, in place of what it was."
         return self.to_fp32().add_cb(DeviceMixedPrecision("bf16"))
 
-    def tta(self, ds_idx: int = 1, dl: TfmdDL | None = None, **kwargs) -> tuple[Tensor, Tensor]:
+    def tta(self, ds_idx: int = 1, dl: TfmdDL | None = None, *args, **kwargs) -> tuple[Tensor, Tensor]:
         "fastai's, by the training loader's augmentations: loaders of this package have none elsewhere."
         dl = self.dls[ds_idx] if dl is None else dl
         if isinstance(dl, TensorDL):
             dl = dl.new(shuffle=False, drop_last=False, after_batch=self.dls.train.after_batch)
-        with nullcontext() if shows_bars() else self.no_bar():
-            return super().tta(dl=dl, **kwargs)
+        bars = () if shows_bars() else (ProgressCallback, ShowGraphCallback)
+        with self.removed_cbs([cb for cb in self.cbs if isinstance(cb, bars)]):
+            return super().tta(ds_idx, dl, *args, **kwargs)
 
     def _do_fit(self):
         for epoch in range(self.first_epoch, self.n_epoch):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -323,7 +324,7 @@ def cifar_dls(
 def _check_numbers(**numbers) -> None:
     "Raises `InputError` for one that is neither None nor a whole number above 0."
     for name, value in numbers.items():
-        if value is not None and not (isinstance(value, int) and value > 0):
+        if value is not None and not (isinstance(value, Integral) and value > 0):
             where = ", and name images by data=" if isinstance(value, (str, Path)) else ""
             raise InputError(f"{name} is {value!r}: give a whole number of at least 1{where}")
 

@@ -52,6 +52,15 @@ def rate_or_auto(text: str) -> float | str:
 rate_or_auto.__name__ = "rate|auto"
 
 
+def check_seeds(
+    seed: int,  # the first
+    n: int,  # how many follow one another
+) -> None:
+    "Raises `InputError` where the last is more than random numbers begin with."
+    if seed + n > 2**32:
+        raise InputError(f"{n} seeds from {seed} on end above {2**32 - 1:,}: begin with a smaller --seed")
+
+
 def choice(*names: str) -> dict:
     "argparse's choices, for an Annotated option."
     return {"choices": list(names)}
@@ -178,12 +187,12 @@ def sweep_options(
     script: Annotated[str, choice("custom", "transfer")] = "custom",  # whose options are searched
     param: Repeated = None,  # try NAME=loguniform(a,b), uniform(a,b), randint(a,b) or choice(x,y); fix NAME=value
     data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
-    trials: count = 16,  # trials in all
+    trials: count = None,  # trials in all; default: 16, or with --resume as many as before
     address: str | None = None,  # of a Ray cluster; default: this machine
     per_gpu: count = 1,  # trials that share a GPU
     seed: seed_number = 0,  # of the search
     run: str | None = None,  # folder to write; default: runs/sweep-<date>-<time>
-    resume: str | None = None,  # folder of a sweep that was stopped: go on with it
+    resume: str | None = None,  # folder of a sweep that was stopped: go on with its options, others are ignored
 ):
     "The options of sweep.py."
 

@@ -209,10 +209,10 @@ def record_learner(
         raise InputError("record_learner needs DataLoaders of this package: make them with cifar_dls or image_dls")
     recipe = replace(RECIPES[target], **changes)
     TestTimeViews(recipe.views)  # refuses other numbers, before a training rather than after it
-    dls = record_dls(dls, recipe)
-    pixels, least = min([dls.valid.one_batch()[0].shape[-1], *recipe.sizes]), 2 ** len(recipe.widths) + 1
-    if pixels < least:
-        raise InputError(f"images of {pixels} pixels are too small for the network: give {least} or more")
+    pixels, least = dls.valid.one_batch()[0].shape[-1], 2 ** len(recipe.widths) + 1
+    if (smallest := min([pixels, *recipe.sizes])) < least:
+        raise InputError(f"images of {smallest} pixels are too small for the network: give {least} or more")
+    dls = record_dls(dls, recipe, pixels)
     model = RecordNet(dls.c, recipe.widths, recipe.depth, recipe.bn_momentum)
     bs = dls.train.bs
     recipe = replace(recipe, bs=bs)  # what small data come to
@@ -230,13 +230,17 @@ def record_learner(
     return learn
 
 
-def record_dls(dls: DataLoaders, recipe: Recipe) -> DataLoaders:
-    "A copy of `dls` with the recipe's batch size and augmentations."
+def record_dls(
+    dls: DataLoaders,  # of this package
+    recipe: Recipe,  # whose batch size and augmentations are wanted
+    pixels: int,  # of a side of the images as the network gets them
+) -> DataLoaders:
+    "A copy of `dls` with the recipe's batch size and augmentations. Raises `InputError` where they do not fit."
     res = copy_dls(dls)
     train = res.train
     fixed = [o for o in train.after_batch.fs if getattr(o, "split_idx", None) != 0]
     bs = max(2, min(recipe.bs, train.n // MIN_BATCHES))
-    tfms = fixed + augmentations(recipe.flip, recipe.translate, recipe.cutout, train.dataset.x.shape[-1])
+    tfms = fixed + augmentations(recipe.flip, recipe.translate, recipe.cutout, train.dataset.x.shape[-1], pixels)
     n_batches = ceil(res.valid.n / res.valid.bs)
     valid = res.valid.new(bs=ceil(res.valid.n / n_batches))  # of one size, for which torch.compile compiles once
     res.loaders = [train.new(bs=bs, drop_last=True, after_batch=tfms), valid, *res.loaders[2:]]

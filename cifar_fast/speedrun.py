@@ -20,6 +20,7 @@ from cifar_fast.experiment import data_line, model_metrics
 from cifar_fast.formats import ImageSet
 from cifar_fast.interpret import TestInterpretation
 from cifar_fast.loader import image_dls
+from cifar_fast.options import check_seeds
 from cifar_fast.record import TestTimeViews, record_learner
 from cifar_fast.report import write_report
 from cifar_fast.run import HistoryLogger, Run, versions
@@ -85,6 +86,7 @@ class Speedrun:
         self,
         options: SimpleNamespace,  # of the script
     ):
+        check_seeds(options.seed, options.runs)
         self.options, self.device = options, parse_device(options.device)
         self.run = Run(options.run, "speedrun", resumable=False)
         self.outcomes: dict[str, list[Outcome]] = {}

@@ -45,6 +45,7 @@ try:
 except ImportError as error:
     raise MissingExtra("sweep", "sweep.py") from error
 
+N_TRIALS = 16  # where nothing is said
 KINDS = {"loguniform": 2, "uniform": 2, "randint": 2, "choice": None}  # and how many arguments they take
 OPEN = {("lr", "auto"), ("opt", "both")}  # what a script finds out by trainings of its own
 
@@ -132,7 +133,7 @@ def train_trial(
     images = load_images(o.data, o.size).fewer(o.images, o.test_images)
     set_seed(o.seed)
     device = parse_device(o.device)
-    dls = image_dls(images, o.bs, "holdout", None, o.flip, o.translate, o.cutout, seed=o.seed, device=device)
+    dls = image_dls(images, o.bs, "holdout", o.size, o.flip, o.translate, o.cutout, seed=o.seed, device=device)
     learn = TRAININGS[script](o)(dls, o.opt)
     cbs = [StopOnNaN(), ReportAccuracy()]
     with learn.no_bar(), learn.no_logging():
@@ -163,8 +164,11 @@ class Sweep:
         self,
         options: SimpleNamespace,  # of the script
     ):
-        self.options = as_before(options) if options.resume and not options.param else options
-        options = self.options
+        before = asked_before(options.resume) if options.resume else {}
+        if before and not options.param:
+            options = SimpleNamespace(**{**before, "trials": options.trials, "run": None, "resume": options.resume})
+        trials = options.trials or before.get("trials") or N_TRIALS
+        self.options = options = SimpleNamespace(**{**vars(options), "trials": trials})
         self.params = [Param.parse(o, options.script) for o in options.param or ()]
         if not any(o.kind != "fixed" for o in self.params):
             raise InputError("nothing to search: give --param, as in --param 'lr=loguniform(1e-4,1e-2)'")
@@ -313,16 +317,17 @@ class Sweep:
         return code
 
 
-def as_before(
-    options: SimpleNamespace,  # of the script, --resume alone
-) -> SimpleNamespace:
-    "The options that the sweep was begun with, and more trials where more are asked for. Raises `InputError`."
+def asked_before(
+    folder: str,  # of a sweep
+) -> dict:
+    "The options that it was begun with. Raises `InputError` where there is none."
     try:
-        before = json.loads((Path(options.resume) / "config.json").read_text())
-        asked = {name: before[name] for name in ("script", "param", "data")}
-        return SimpleNamespace(**{**vars(options), **asked, "trials": max(options.trials, before["trials"])})
+        before = json.loads((Path(folder) / "config.json").read_text())
+        if not before["param"]:
+            raise ValueError("it has no param")
+        return before
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{options.resume} holds no sweep to go on with ({error})") from error
+        raise InputError(f"{folder} holds no sweep to go on with ({error})") from error
 
 
 def was_asked(

@@ -5,7 +5,15 @@ import shutil
 
 import pytest
 
-from cifar_fast.compare import Method, compare, differing_settings, read_methods, verdict_rows, write_comparison
+from cifar_fast.compare import (
+    Method,
+    compare,
+    differing_settings,
+    read_methods,
+    result_rows,
+    verdict_rows,
+    write_comparison,
+)
 from cifar_fast.errors import InputError
 
 
@@ -46,6 +54,14 @@ def test_several_seeds_are_compared_as_methods(digits_run, other_digits_run, tmp
     assert methods[0].accuracy.startswith("50.05 % ±")
     page = write_comparison(methods[:1], tmp_path / "seeds.html").read_text()
     assert "50.10 %" in page and "lr_end" in page and "Settings that differ" not in page
+
+
+def test_a_run_without_an_epoch_has_no_training_accuracy(two_runs):
+    import dataclasses
+
+    first = two_runs[0].first
+    none = Method("none", [dataclasses.replace(first, metrics={**first.metrics, "train_accuracy": None})])
+    assert result_rows([none])[0][3] == "-"
 
 
 def test_a_page_that_cannot_be_written_is_one_line(two_runs, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.progress import ShowGraphCallback
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
@@ -129,7 +130,9 @@ def test_tta_sees_training_augmentations_and_leaves_the_data_as_they_were(digits
         learn.fit(1)
         plain, targs = learn.get_preds()
         capsys.readouterr()
-    (augmented, _), (mixed, found) = learn.tta(beta=0), learn.tta(n=2, beta=0.5)
+    with learn.added_cbs(ShowGraphCallback()):
+        (augmented, _), (mixed, found) = learn.tta(beta=0), learn.tta(1, None, 2, beta=0.5)
+    assert hasattr(learn, "progress")
     assert capsys.readouterr().out == ""
     with learn.no_bar():
         again = learn.get_preds()[0]

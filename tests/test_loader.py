@@ -223,7 +223,7 @@ def test_unusable_options_are_refused_before_any_batch(changed, wanted):
 
 
 def test_fewer_images_can_be_asked_for():
-    dls = cifar_dls(data="digits", images=200, test_images=50, size=64, cutout=40, device="cpu")
+    dls = cifar_dls(np.int64(64), "digits", images=200, test_images=50, size=64, cutout=40, device="cpu")
     assert (len(dls.train_ds), len(dls.valid_ds)) == (200, 50)
 
 

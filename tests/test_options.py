@@ -5,7 +5,7 @@ from argparse import ArgumentTypeError
 import pytest
 
 from cifar_fast.errors import ImageError, InputError, MissingExtra, RunError
-from cifar_fast.options import exit_codes, script_options, seed_number
+from cifar_fast.options import check_seeds, exit_codes, script_options, seed_number
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,12 @@ def test_a_seed_is_what_torch_and_numpy_take():
     for text in ("4294967296", "-1", "one"):
         with pytest.raises(ArgumentTypeError, match="from 0 to"):
             seed_number(text)
+
+
+def test_seeds_that_follow_one_another_stay_seeds():
+    check_seeds(2**32 - 3, 3)
+    with pytest.raises(InputError, match="smaller --seed"):
+        check_seeds(2**32 - 2, 3)
 
 
 def test_programs_get_a_scripts_defaults():

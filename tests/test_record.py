@@ -202,6 +202,12 @@ def test_unusable_options_are_refused(digits_dls, args, wanted):
         TestTimeViews(3)
 
 
+def test_cutout_is_bounded_by_what_the_network_sees(digits):
+    dls = image_dls(digits.fewer(100, 50), size=10, device="cpu")
+    with pytest.raises(InputError, match="from 0 to 9"):
+        record_learner(dls, 96, **TINY)
+
+
 def test_other_learners_have_no_recipe(digits_dls):
     from cifar_fast.learner import custom_learner
 

@@ -176,7 +176,7 @@ def test_trials_fine_tune_where_they_are_asked_to(resnet18_file, monkeypatch):
     threads = torch.get_num_threads()
     fixed = dict(data="digits", weights=str(resnet18_file), images=100, test_images=50, epochs=1, device="cpu")
     try:
-        train_trial({"unfreeze_epochs": 2, "unfreeze_lr": 1e-3}, "transfer", fixed)
+        train_trial({"unfreeze_epochs": 2, "unfreeze_lr": 1e-3, "size": 48, "cutout": 40}, "transfer", fixed)
     finally:
         torch.set_num_threads(threads)
         be_quiet(False)
@@ -185,9 +185,15 @@ def test_trials_fine_tune_where_they_are_asked_to(resnet18_file, monkeypatch):
 
 def test_a_sweep_goes_on_with_the_options_it_was_begun_with(tmp_path):
     finished_sweep(tmp_path / "run", (1e-3, 0.5))
-    alone = options(resume=str(tmp_path / "run"), data="auto", trials=16)
+    alone = options(resume=str(tmp_path / "run"), data="auto", trials=None, seed=7)
     alone.param = None
-    assert Sweep(alone).options.data == "digits" and [o.name for o in Sweep(alone).searched] == ["lr"]
+    found = Sweep(alone)
+    assert vars(found.options) | {"data": "digits", "trials": 2, "seed": 0} == vars(found.options)
+    assert [o.name for o in found.searched] == ["lr"] and Sweep(
+        options("lr=uniform(1,2)", trials=None)
+    ).options.trials == 16
+    alone.trials = 5
+    assert Sweep(alone).options.trials == 5
     with pytest.raises(InputError, match="no sweep to go on with"):
         Sweep(options(resume=str(tmp_path / "nowhere")))
 

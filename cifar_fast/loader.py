@@ -16,7 +16,7 @@ from fastcore.meta import delegates
 from fasttransform import Pipeline
 from torch import Tensor
 
-from cifar_fast.augment import BatchResize, augmentations
+from cifar_fast.augment import BatchResize, Cutout, augmentations
 from cifar_fast.data import STORED_SIZE, load_images
 from cifar_fast.device import full_device
 from cifar_fast.errors import InputError
@@ -334,7 +334,10 @@ def copy_dls(
     size: int | None = None,  # pixels to resize to on the device; None: as they come
     stats: tuple | None = None,  # (mean, std) to normalise by instead; None: as the caller does
 ) -> DataLoaders:
-    "A copy of `dls` whose batches are resized and normalised as a model wants it."
+    """A copy of `dls` whose batches are resized and normalised as a model wants it.
+
+    Raises `InputError` for a `size` that its `Cutout` would blank.
+    """
     loaders = [dl.new(after_batch=_adapted(dl, size, stats)) for dl in dls.loaders]
     res = copy(dls)
     res.loaders = loaders
@@ -350,5 +353,7 @@ def _adapted(dl: TfmdDL, size: int | None, stats: tuple | None) -> Pipeline:
         mean, std = (torch.tensor(o, device=dl.device).view(1, -1, 1, 1) for o in stats)
         tfms = [o for o in tfms if not isinstance(o, Normalize)] + [Normalize(mean, std)]
     if size is not None:
+        if any(isinstance(o, Cutout) and o.size >= size for o in tfms):
+            raise InputError(f"the cutout of these DataLoaders blanks images of {size} pixels: make it smaller")
         tfms = [o for o in tfms if not isinstance(o, BatchResize)] + [BatchResize(size)]
     return Pipeline(tfms)

@@ -9,13 +9,14 @@ import signal
 import sys
 import warnings
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import signature
 from types import SimpleNamespace
 from typing import Annotated
 
 from fastcore.meta import delegates
+from fastcore.script import anno_parser
 
 from cifar_fast.errors import InputError, RunError
 
@@ -195,6 +196,17 @@ def sweep_options(
     resume: str | None = None,  # folder of a sweep that was stopped: go on with its options, others are ignored
 ):
     "The options of sweep.py."
+
+
+def one_line_errors(
+    main: Callable,  # of a script, for fastcore's `call_parse`
+) -> Callable:
+    "`main`, after a look at the command line that ends on a wrong one with one line, where argparse prints its usage."
+    if main.__module__ == "__main__":
+        parser = anno_parser(main)
+        parser.error = lambda message: parser.exit(2, f"error: {message}: see {parser.prog} --help\n")
+        parser.parse_args()
+    return main
 
 
 _FASTAIS_LINE = "Exception occured in "  # and the callback's name, above what a callback has raised

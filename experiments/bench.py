@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastcore.script import call_parse
 
-from cifar_fast.options import amount, choice, count, exit_codes
+from cifar_fast.options import amount, choice, count, exit_codes, one_line_errors
 
 ROWS = ("custom", "finetune", "predict", "transfer32", "transfer128", "startup", "single", "shipped", "accuracy")
 
@@ -25,6 +25,7 @@ def run_soak(trials: int) -> None:
 
 
 @call_parse
+@one_line_errors
 def main(
     data: str = "cifar10",  # cifar10, digits, or the path of an archive or a folder
     weights: str = "none",  # of ResNet-18: imagenet, none or a path; speeds do not depend on it

@@ -2,10 +2,11 @@
 
 from fastcore.script import call_parse
 
-from cifar_fast.options import exit_codes
+from cifar_fast.options import exit_codes, one_line_errors
 
 
 @call_parse
+@one_line_errors
 def main(
     *runs: str,  # run folders, or folders that --seeds has filled
     out: str = "comparison.html",  # page to write

@@ -2,10 +2,11 @@
 
 from fastcore.script import call_parse
 
-from cifar_fast.options import count, exit_codes
+from cifar_fast.options import count, exit_codes, one_line_errors
 
 
-@call_parse(pos=["model"])
+@call_parse
+@one_line_errors
 def main(
     model: str,  # folder of a saved model, or .onnx file
     *images: str,  # image files, and folders to look through

@@ -4,10 +4,11 @@ from typing import Annotated
 
 from fastcore.script import call_parse
 
-from cifar_fast.options import amount, choice, count, exit_codes
+from cifar_fast.options import amount, choice, count, exit_codes, one_line_errors, seed_number
 
 
 @call_parse
+@one_line_errors
 def main(
     data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
     weights: str = "auto",  # of ResNet-18: auto, imagenet, none, or the path of a state dict
@@ -16,7 +17,7 @@ def main(
     images: amount = 10_000,  # training images of the study and the next steps; 0: all
     test_images: amount = 2_000,  # test images of the study and the next steps; 0: all
     seeds: count = 3,  # of each next step
-    seed: amount = 0,  # the first one
+    seed: seed_number = 0,  # the first one
     parts: str = "article,memory,study,next",  # which to do, comma-separated; the first two make the table of claims
     precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # auto: bf16 where it is faster
     device: str = "auto",  # auto, cpu, cuda or another torch device

@@ -2,10 +2,11 @@
 
 from fastcore.script import call_parse
 
-from cifar_fast.options import count, exit_codes
+from cifar_fast.options import count, exit_codes, one_line_errors
 
 
-@call_parse(pos=["model"])
+@call_parse
+@one_line_errors
 def main(
     model: str,  # folder of a saved model (a run's model/), or .onnx file
     examples: str | None = None,  # folder of example images; default: examples/ in the model's folder

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 from fastcore.meta import delegates
 from fastcore.script import call_parse
 
-from cifar_fast.options import exit_codes, speedrun_options
+from cifar_fast.options import exit_codes, one_line_errors, speedrun_options
 
 
 @call_parse
+@one_line_errors
 @delegates(speedrun_options)
 def main(**options):
     "Train by a record recipe, timed, as often as asked, and leave a run folder."

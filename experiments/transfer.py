@@ -3,10 +3,11 @@
 from fastcore.meta import delegates
 from fastcore.script import call_parse
 
-from cifar_fast.options import exit_codes, transfer_options
+from cifar_fast.options import exit_codes, one_line_errors, transfer_options
 
 
 @call_parse
+@one_line_errors
 @delegates(transfer_options)
 def main(**options):
     "Train a new head on a frozen pretrained ResNet, and leave a run folder."

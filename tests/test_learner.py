@@ -140,6 +140,12 @@ def test_tta_sees_training_augmentations_and_leaves_the_data_as_they_were(digits
     assert not torch.allclose(augmented, plain, atol=1e-3) and torch.equal(again, plain)
 
 
+def test_a_size_that_the_cutout_would_blank_is_refused(digits):
+    dls = image_dls(digits, cutout=20, device="cpu")
+    with pytest.raises(InputError, match="blanks images of 16 pixels"):
+        custom_learner(dls, size=16)
+
+
 def test_the_same_seed_gives_the_same_weights(digits):
     def weights():
         set_seed(5)

@@ -191,7 +191,7 @@ class Sweep:
             load_images(self.fixed["data"], self.fixed.get("size", 32))  # decoded once, not by every trial
             done = self.finished()
             if done:
-                print(f"{len(done)} trials are finished already.", flush=True)
+                print(f"Finished already: {len(done)} of {o.trials} trials.", flush=True)
             if len(done) < o.trials:
                 self.search(done)
             trials = self.ranked(self.finished())

@@ -84,7 +84,7 @@ def test_a_sweep_killed_halfway_loses_no_finished_trial(tmp_path):
     assert done <= set(kept) and len(kept) < 10
     second = sweep(*args, "--resume", tmp_path / "run")
     out, _ = second.communicate(timeout=400)
-    assert second.returncode == 0 and "trials are finished already" in out, out
+    assert second.returncode == 0 and "Finished already: " in out, out
     trials = list((tmp_path / "run/trials").glob("*.json"))
     assert len(trials) == 10 and all(path.read_text() == text for path, text in kept.items())
     with (tmp_path / "run/sweep.csv").open() as file:

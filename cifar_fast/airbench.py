@@ -40,12 +40,14 @@ class AirbenchScript:
         self,
         checkout: str | Path,  # folder of KellerJordan/cifar10-airbench
         target: int,  # 94 or 96
-        images: ImageSet,  # CIFAR-10
+        images: ImageSet,  # CIFAR-10, or others of ten classes to see whether it runs
     ):
         if not torch.cuda.is_available():
             raise InputError("airbench's scripts need CUDA: without it give --peer recipe")
         if target not in SCRIPTS:
             raise InputError(f"airbench has no script for {target} %: give --target 94 or 96, or --peer recipe")
+        if len(images.vocab) != 10:
+            raise InputError(f"airbench's networks know 10 classes, and these images have {len(images.vocab)}")
         self.script = (Path(checkout) / SCRIPTS[target]).absolute()
         if not self.script.is_file():
             raise InputError(f"{checkout} holds no {SCRIPTS[target]}: name a checkout of cifar10-airbench")

@@ -33,7 +33,9 @@ class Compiled(Callback):
         self.kwargs = kwargs
 
     def before_fit(self):
-        "Compile, when the first batch comes."
+        "Compile, when the first batch comes; a Learner that only predicts, as a loaded one may, stays as it is."
+        if self.learn.lock.locked():  # by `validate` and `get_preds`
+            return
         # torch counts what it compiles for all networks of a class together, and at 8 goes on uncompiled
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         if self.model._compiled_call_impl is None:
@@ -109,7 +111,7 @@ class EpochProgress(ProgressCallback):
         self.after_fit()
 
     def _write_row(self, row):
-        say("  ".join(f"{f'{o:.6f}' if isinstance(o, float) else o:<14}" for o in row).rstrip())
+        say("  ".join(f"{f'{o:.6f}' if isinstance(o, float) else str(o):<14}" for o in row).rstrip())
 
 
 class LossesToCPU(Callback):
@@ -265,6 +267,9 @@ def unit_norm(weight: Tensor) -> Tensor:
     return weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.ndim - 1)) if weight.ndim > 1 else weight.abs()
 
 
+OF_TRAINING = ("train_loss", "train_accuracy")  # columns of the table that test images have no part in
+
+
 class HonestChoice(Callback):
     """Refuses callbacks that choose (EarlyStopping, SaveModel of the best, ReduceLROnPlateau) on the test images.
 
@@ -279,7 +284,7 @@ class HonestChoice(Callback):
             return
         for cb in self.learn.cbs:
             choosing = isinstance(cb, (EarlyStoppingCallback, SaveModelCallback, ReduceLROnPlateau))
-            if choosing and not getattr(cb, "every_epoch", False):
+            if choosing and not getattr(cb, "every_epoch", False) and cb.monitor not in OF_TRAINING:
                 raise InputError(f"{type(cb).__name__} would choose by the test images: make dls with valid='holdout'")
 
 

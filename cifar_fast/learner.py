@@ -1,7 +1,7 @@
 """Learners: a model, its own copy of the data, and the defaults that go with it."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -94,6 +94,12 @@ class LeanLearner(Learner):
         bars = () if shows_bars() else (ProgressCallback, ShowGraphCallback)
         with self.removed_cbs([cb for cb in self.cbs if isinstance(cb, bars)]):
             return super().tta(ds_idx, dl, *args, **kwargs)
+
+    @contextmanager
+    def no_bar(self) -> Iterator[Learner]:
+        "As fastai's, but what comes back afterwards is the callback that was there."
+        with self.removed_cbs(L(getattr(self, "progress", None)).filter()):
+            yield self
 
     def _do_fit(self):
         for epoch in range(self.first_epoch, self.n_epoch):

@@ -1,8 +1,11 @@
 """The record recipes: the numbers of each target, and the Learner that they make."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import ceil
+from math import ceil, inf
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,22 @@ N_WHITENING = 5_000  # training images of 32 pixels whose patches the first laye
 MIN_BATCHES = 25  # an epoch: smaller data sets get smaller batches
 
 
+def _check(name: str, value, fits: Callable, wanted: str) -> None:
+    "Raises `InputError` where `value` does not fit."
+    with suppress(TypeError):  # another type fits neither
+        if fits(value):
+            return
+    raise InputError(f"{name} is {value!r}: give {wanted}")
+
+
+def _is_amount(o) -> bool:
+    return isinstance(o, Integral) and o >= 0
+
+
+def _is_count(o) -> bool:
+    return _is_amount(o) and o > 0
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The numbers of one record recipe. Rates are those of the first batch, and fall to 0 in a straight line.
@@ -55,6 +74,17 @@ class Recipe:
     cutout: int = 0  # pixels
     sizes: tuple[int, ...] = ()  # pixels of a side in as many equal parts of the training; one more follows, unshrunk
     views: int = 6  # of a test image: 1 itself, 2 and its mirror image, 6 and both shifted by a pixel
+
+    def __post_init__(self):
+        "Raises `InputError` for numbers that make no training."
+        _check("epochs", self.epochs, _is_amount, "0 or more")
+        _check("bs", self.bs, _is_count, "1 or more")
+        for name in ("filter_lr", "bias_lr", "head_lr", "wd"):
+            _check(name, getattr(self, name), lambda o: 0 <= o < inf, "a number of at least 0")
+        for name in ("bn_momentum", "filter_momentum", "momentum", "label_smoothing", "whitening_share"):
+            _check(name, getattr(self, name), lambda o: 0 <= o <= 1, "a number from 0 to 1")
+        _check("widths", self.widths, lambda o: len(o) > 0 and all(map(_is_count, o)), "a tuple of one count or more")
+        _check("sizes", self.sizes, lambda o: all(map(_is_count, o)), "a tuple of counts, or ()")
 
 
 # 94: the numbers of airbench94_muon, of March 2025. 96: the network and augmentation of airbench96_faster of the same
@@ -177,9 +207,10 @@ def record_groups(model: RecordNet) -> list[list]:
 def _muon(params: list, lr: float, recipe: Recipe, bs: int, compile: bool) -> Muon:
     "The optimizer of `record_groups`; `lr` multiplies the recipe's rates."
     rates = [recipe.bias_lr * bs, recipe.bias_lr * bs, recipe.filter_lr, recipe.head_lr * bs]
+    decays = [recipe.wd * bs / rate if rate else 0.0 for rate in rates]
     groups = [
-        dict(params=list(group), rate=rate, momentum=recipe.momentum, weight_decay=recipe.wd * bs / rate)
-        for group, rate in zip(params, rates)
+        dict(params=list(group), rate=rate, momentum=recipe.momentum, weight_decay=wd)
+        for group, rate, wd in zip(params, rates, decays)
     ]
     groups[2].update(momentum=recipe.filter_momentum, weight_decay=0.0)
     return Muon(groups, lr, compile=compile)
@@ -279,14 +310,18 @@ def fit_record(
     """Train a `record_learner` by its recipe: every rate falls to 0 in a straight line, the whitening bias's sooner.
 
     The optimizer is made anew, with the recipe's numbers, whatever an earlier fit has left in it. Raises `InputError`
-    for another Learner.
+    for another Learner, one without training images, and numbers that do not fit.
     """
     if not hasattr(self, "recipe"):
         raise InputError("fit_record is for Learners of record_learner: others have fit_decay and fit_one_cycle")
+    n_epoch = self.recipe.epochs if n_epoch is None else n_epoch
+    _check("n_epoch", n_epoch, _is_amount, "0 or more")
+    _check("lr", lr, lambda o: 0 < o < inf, "a factor of the recipe's rates, above 0")
+    if not len(self.dls.train_ds):
+        raise InputError("this Learner has no training images: give it some, as learn.dls")
     brief = max(self.recipe.whitening_share, 1e-9)
 
     def rates(pos: float) -> np.ndarray:
         return lr * np.array([max(0.0, 1 - pos / brief), *[1 - pos] * 3])
 
-    n_epoch = self.recipe.epochs if n_epoch is None else n_epoch
     self.fit(n_epoch, cbs=L(ParamScheduler({"lr": rates})) + L(cbs), reset_opt=True)

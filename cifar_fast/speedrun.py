@@ -16,6 +16,7 @@ from cifar_fast.airbench import AirbenchScript, Outcome, PlainRecipe
 from cifar_fast.callbacks import Stopwatch, some_train_dl
 from cifar_fast.data import load_images
 from cifar_fast.device import now, parse_device
+from cifar_fast.errors import InputError
 from cifar_fast.experiment import data_line, model_metrics
 from cifar_fast.formats import ImageSet
 from cifar_fast.interpret import TestInterpretation
@@ -128,6 +129,9 @@ class Speedrun:
         o = self.options
         if o.peer == "recipe":
             return PlainRecipe(self.images, o.peer_epochs, self.device, self.precision)
+        if self.device.type != "cuda" or self.precision == "fp32":
+            raise InputError("airbench's script computes on a GPU in half precision, and ours is to do so too: give "
+                             "--device cuda and --precision fp16 or bf16, or --peer recipe")  # fmt: skip
         return AirbenchScript(o.peer, o.target, self.images)
 
     def warm_up(self, contenders: list[Contender], compile: bool) -> None:

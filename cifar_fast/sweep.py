@@ -25,7 +25,7 @@ from cifar_fast.callbacks import StopOnNaN
 from cifar_fast.data import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError, MissingExtra
-from cifar_fast.experiment import fit_scheduled, fit_unfrozen, unfreeze_epochs
+from cifar_fast.experiment import data_line, fit_scheduled, fit_unfrozen, unfreeze_epochs
 from cifar_fast.files import write_atomically
 from cifar_fast.launch import TRAININGS, train_from_options
 from cifar_fast.loader import image_dls
@@ -34,6 +34,7 @@ from cifar_fast.progress import be_quiet
 from cifar_fast.run import Run
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before ray is imported: nothing is reported to anybody
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # which takes Ctrl-C for the end of the search
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths mean here what they mean elsewhere
 try:
@@ -164,7 +165,7 @@ class Sweep:
         self,
         options: SimpleNamespace,  # of the script
     ):
-        before = asked_before(options.resume) if options.resume else {}
+        self.before = before = asked_before(options.resume) if options.resume else {}
         if before and not options.param:
             options = SimpleNamespace(**{**before, "trials": options.trials, "run": None, "resume": options.resume})
         trials = options.trials or before.get("trials") or N_TRIALS
@@ -172,10 +173,13 @@ class Sweep:
         self.params = [Param.parse(o, options.script) for o in options.param or ()]
         if not any(o.kind != "fixed" for o in self.params):
             raise InputError("nothing to search: give --param, as in --param 'lr=loguniform(1e-4,1e-2)'")
+        names = [o.name for o in self.params]
+        if twice := {o for o in names if names.count(o) > 1}:
+            raise InputError(f"{twice.pop()} has several --param: give one")
         self.n_failed = 0
         self.searched = [o for o in self.params if o.kind != "fixed"]
         self.fixed = {o.name: o.values[0] for o in self.params if o.kind == "fixed"}
-        if clash := {"data", "run", "resume", "seeds", "early_stop"} & {o.name for o in self.params}:
+        if clash := {"data", "run", "resume", "seeds", "early_stop", "cache_features"} & set(names):
             raise InputError(f"{clash.pop()} is not for trials: leave it out of --param")
         self.fixed |= {"data": options.data} | ({"cache_features": True} if options.script == "transfer" else {})
         script_options(options.script, **self.fixed)
@@ -188,7 +192,8 @@ class Sweep:
             self.folder = self.run.folder / "trials"
             self.folder.mkdir(exist_ok=True)
             self.check_asked()
-            load_images(self.fixed["data"], self.fixed.get("size", 32))  # decoded once, not by every trial
+            images = load_images(self.fixed["data"], self.fixed.get("size", 32))  # decoded once, not by every trial
+            self.check_found(data_line(images))
             done = self.finished()
             if done:
                 print(f"Finished already: {len(done)} of {o.trials} trials.", flush=True)
@@ -208,18 +213,29 @@ class Sweep:
                 self.run.release()
 
     def check_asked(self) -> None:
-        "A sweep that goes on must search the same, on the same images. Raises `InputError`."
-        path = self.run.folder / "config.json"
-        if path.exists():
-            before = json.loads(path.read_text())
-            for name in ("script", "param", "data"):
-                if before.get(name) != getattr(self.options, name):
-                    raise InputError(f"{self.run.folder} was begun with --{name} {before.get(name)}: give the same")
-        self.run.write_json("config.json", vars(self.options))
+        "A sweep that goes on must search the same. Raises `InputError`."
+        for name in ("script", "param", "data") if self.before else ():
+            if self.before.get(name) != getattr(self.options, name):
+                raise InputError(f"{self.run.folder} was begun with --{name} {self.before.get(name)}: give the same")
+
+    def check_found(self, found: str) -> None:
+        "And on the same images, which `auto` and a path may come to have changed. Raises `InputError`."
+        if (before := self.before.get("found", found)) != found:
+            raise InputError(f"{self.run.folder} was begun on {before}, and {self.options.data} is now {found}")
+        self.run.write_json("config.json", {**vars(self.options), "found": found})
 
     def finished(self) -> list[dict]:
-        "All trials that have come to an end, and are still readable."
-        return [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json"))]
+        "All trials that have come to an end; damaged files are renamed, and their trials made up for."
+        res = []
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                trial = json.loads(path.read_text())
+                self.is_whole(trial)
+                res.append({"config": trial["config"], "accuracy": float(trial["accuracy"]), "epochs": trial["epochs"]})
+            except (ValueError, KeyError, TypeError):
+                kept = path.rename(path.with_suffix(".damaged"))
+                print(f"{path} is damaged and left out: it is now {kept.name}.", flush=True)
+        return res
 
     def search(self, done: list[dict]) -> None:
         "Run the trials that are missing."

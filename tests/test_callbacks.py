@@ -102,6 +102,35 @@ def test_many_networks_of_a_class_are_compiled(digits):
     assert set(compiled) == set(range(1, 12))
 
 
+def test_a_loaded_learner_predicts_uncompiled_and_compiles_when_it_trains(digits_dls, tmp_path):
+    learn = fit(small(digits_dls, path=tmp_path, cbs=Compiled(backend="eager")))
+    learn.export()
+    loaded = load_learner(tmp_path / "export.pkl")
+    loaded.predict(digits_dls.valid_ds.x[0])
+    assert loaded.model._compiled_call_impl is None
+    loaded.dls = learn.dls
+    fit(loaded)
+    assert loaded.model._compiled_call_impl is not None
+
+
+def test_rows_show_metrics_of_any_kind(digits_dls, capsys):
+    def rates(pred, targ):
+        return torch.tensor([0.25, 0.5]).numpy()
+
+    small(digits_dls, metrics=rates).fit(1)
+    assert "[0.25 0.5 ]" in capsys.readouterr().out
+
+
+def test_bars_left_out_come_back_as_they_were(digits_dls):
+    learn = small(digits_dls)
+    before = learn.progress
+    with learn.no_bar() as same:
+        assert same is learn and not hasattr(learn, "progress")
+        with learn.no_bar():
+            pass
+    assert learn.progress is before
+
+
 def test_train_accuracy_is_that_of_eval_mode_on_fixed_images(digits_dls):
     learn = small(digits_dls)
     cb = TrainAccuracy(n=100)

@@ -103,6 +103,28 @@ def test_what_is_frozen_stays_so_and_trains_again_when_unfrozen(trained, tmp_pat
     assert not torch.equal(weights(norms), before)
 
 
+@pytest.mark.parametrize("args", [(-1,), (1.5,), (1, "auto"), (1, 0)])
+def test_fits_of_unusable_numbers_are_refused(trained, args):
+    with pytest.raises(InputError, match="give"):
+        trained.fit_record(*args)
+
+
+def test_a_learner_without_images_asks_for_some(trained):
+    trained.export()
+    loaded = load_learner(trained.path / "export.pkl")
+    with pytest.raises(InputError, match="no training images"):
+        loaded.fit_record(1)
+
+
+def test_a_rate_of_0_leaves_its_parameters(digits_dls):
+    learn = record_learner(digits_dls, 94, head_lr=0.0, **TINY)
+    before, filters = learn.model.head.weight.clone(), [o.clone() for o in learn.model.groups.parameters()]
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_record(1)
+    assert torch.equal(learn.model.head.weight, before)
+    assert not any(torch.equal(*pair) for pair in zip(learn.model.groups.parameters(), filters) if pair[1].ndim == 4)
+
+
 def test_no_epochs_are_none(trained):
     before = trained.model.head.weight.clone()
     with trained.no_bar(), trained.no_logging():
@@ -194,6 +216,9 @@ def test_views_are_the_weighted_mean_of_flips_and_shifts(digits_dls):
 @pytest.mark.parametrize("args, wanted", [
     ((99, {}), "90, 94, 96"), ((94, {"depths": 3}), "no 'depths'"), ((94, {"views": 5}), "1, 2 or 6"),
     ((94, {"flip": "never"}), "none, random, alternating"), ((94, {"sizes": (8,)}), "8 pixels are too small"),
+    ((94, {"bs": 0}), "bs is 0: give 1 or more"), ((94, {"epochs": -1}), "epochs is -1"),
+    ((94, {"head_lr": -0.1}), "at least 0"), ((94, {"wd": "no"}), "wd is 'no'"), ((94, {"bn_momentum": 5}), "0 to 1"),
+    ((94, {"widths": ()}), "tuple of one count"), ((94, {"sizes": 16}), "tuple of counts"),
 ])  # fmt: skip
 def test_unusable_options_are_refused(digits_dls, args, wanted):
     with pytest.raises(InputError, match=wanted):
@@ -222,9 +247,11 @@ def test_recipes_are_data():
 def test_the_same_seed_gives_the_same_weights(digits):
     from cifar_fast.speedrun import RecordRuns
 
-    weights = []
-    for _ in range(2):
-        runs = RecordRuns(digits.fewer(300, 60), 90, torch.device("cpu"), epochs=1, **TINY)
-        runs.run(3)
-        weights.append(torch.cat([p.detach().flatten() for p in runs.learn.model.parameters()]))
-    assert torch.equal(*weights)
+    def weights(runs, seed):
+        runs.run(seed)
+        return torch.cat([p.detach().flatten() for p in runs.learn.model.parameters()])
+
+    one, other = (RecordRuns(digits.fewer(300, 60), 90, torch.device("cpu"), epochs=1, **TINY) for _ in range(2))
+    first = weights(one, 3)
+    assert torch.equal(weights(other, 3), first)
+    assert not torch.equal(weights(one, 5), first) and torch.equal(weights(one, 3), first)  # whatever came before

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 pytest.importorskip("ray")
+from cifar_fast.data import load_images
 from cifar_fast.errors import InputError
 from cifar_fast.progress import be_quiet
 from cifar_fast.run import FinishedRun
@@ -154,6 +156,40 @@ def test_a_sweep_goes_on_with_the_same_images_only(tmp_path):
     assert (tmp_path / "run/trials/0.json").exists()
 
 
+def test_auto_may_not_come_to_mean_other_images(tmp_path, monkeypatch):
+    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5))
+    assert Sweep(asked).execute() == 0
+    fewer = load_images("digits").fewer(100, 50)
+    monkeypatch.setattr("cifar_fast.sweep.load_images", lambda data, size: fewer)
+    with pytest.raises(InputError, match=r"begun on digits.*1,437.*digits is now .*100 \+ 50"):
+        Sweep(asked).execute()
+
+
+def test_damaged_trials_are_left_out(tmp_path, capsys):
+    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5))
+    for i, text in enumerate(('{"config": {"lr"', '{"config": {}}', "[]"), 1):
+        (tmp_path / f"run/trials/{i}.json").write_text(text)
+    sweep = Sweep(asked)
+    sweep.folder = tmp_path / "run/trials"
+    assert [o["accuracy"] for o in sweep.finished()] == [0.5] == [o["accuracy"] for o in sweep.finished()]
+    assert capsys.readouterr().out.count("damaged and left out") == 3
+    assert len(list(sweep.folder.glob("*.damaged"))) == 3
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_sweep_without_a_winner(tmp_path):
+    params = ["lr=loguniform(1e-4,1e-2)", "epochs=2", "width=4", "images=300", "test_images=60"]
+    args = [o for param in params for o in ("--param", param)] + ["--data", "digits", "--trials", "200"]
+    process = sweep(*args, "--run", tmp_path / "run")
+    while not list((tmp_path / "run/trials").glob("*.json")):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and out.splitlines()[-1] == "interrupted", out
+    assert list((tmp_path / "run/trials").glob("*.json")) and not (tmp_path / "run/winner").exists()
+
+
 def test_a_trial_that_was_ended_early_wins_only_where_none_came_to_its_end(tmp_path):
     asked = options("epochs=randint(1,8)", "lr=loguniform(1e-4,1e-1)", run=str(tmp_path))
     early, whole = (
@@ -201,6 +237,9 @@ def test_a_sweep_goes_on_with_the_options_it_was_begun_with(tmp_path):
 def test_nothing_to_search_and_another_search_are_refused(tmp_path):
     with pytest.raises(InputError, match="nothing to search"):
         Sweep(options("epochs=2"))
+    for twice in ("lr=1e-3", "lr=uniform(0.1,0.3)"):
+        with pytest.raises(InputError, match="several --param"):
+            Sweep(options("lr=uniform(0.1,0.2)", twice))
     with pytest.raises(InputError, match="not for trials"):
         Sweep(options("lr=uniform(0.1,0.2)", "run=here"))
     (tmp_path / "config.json").write_text(json.dumps({"script": "custom", "param": ["lr=uniform(0.1,0.2)"]}))

@@ -5,15 +5,13 @@ same rectangle in every image; these index pixels instead. All are fastai Transf
 `after_batch` beside fastai's own and run on training batches only, but for `BatchResize`.
 """
 
-from numbers import Integral
-
 import torch
 import torch.nn.functional as F
 from fastai.torch_core import TensorImage
 from fasttransform import Transform
 from torch import Tensor
 
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check, is_whole
 
 
 def _per_image(mask: Tensor) -> Tensor:
@@ -143,8 +141,7 @@ def augmentations(
 ) -> list[Transform]:
     "The transforms that these options ask for. Raises `InputError` for what would leave nothing of an image."
     for name, value, most in (("translate", translate, pixels - 1), ("cutout", cutout, (fed or pixels) - 1)):
-        if not (isinstance(value, Integral) and 0 <= value <= most):
-            raise InputError(f"{name} is {value!r}: give pixels from 0 to {most}")
+        check(name, value, is_whole(value, 0) and value <= most, f"pixels from 0 to {most}")
     flips = {"none": [], "random": [RandomFlip()], "alternating": [AlternatingFlip()]}
     if flip not in flips:
         raise InputError(f"flip is {flip!r}: give one of {', '.join(flips)}")

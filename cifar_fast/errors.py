@@ -1,4 +1,6 @@
-"""The exceptions that mean: what the user gave cannot be used."""
+"""The exceptions that mean that what the user gave cannot be used, and the check that raises the first of them."""
+
+from numbers import Integral
 
 
 class InputError(ValueError):
@@ -25,3 +27,22 @@ class MissingExtra(InputError):
 
 class RunError(RuntimeError):
     "A run cannot go on, through no fault of its input; the message is one line. Scripts end with exit code 1."
+
+
+def check(
+    name: str,  # of an argument
+    value,  # that it has
+    fits: bool,  # whether that can be used
+    wanted: str,  # what to give instead
+) -> None:
+    "Raises `InputError` unless `value` fits."
+    if not fits:
+        raise InputError(f"{name} is {value!r}: give {wanted}")
+
+
+def is_whole(
+    value,  # of any type
+    least: int = 1,
+) -> bool:
+    "Whether `value` is a whole number, numpy's too, of at least `least`."
+    return isinstance(value, Integral) and value >= least

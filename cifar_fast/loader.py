@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from itertools import islice
-from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 from cifar_fast.augment import BatchResize, Cutout, augmentations
 from cifar_fast.data import STORED_SIZE, load_images
 from cifar_fast.device import full_device
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check, is_whole
 from cifar_fast.formats import ImageSet, stratified_split
 from cifar_fast.images import decode_image
 
@@ -324,9 +323,8 @@ def cifar_dls(
 def _check_numbers(**numbers) -> None:
     "Raises `InputError` for one that is neither None nor a whole number above 0."
     for name, value in numbers.items():
-        if value is not None and not (isinstance(value, Integral) and value > 0):
-            where = ", and name images by data=" if isinstance(value, (str, Path)) else ""
-            raise InputError(f"{name} is {value!r}: give a whole number of at least 1{where}")
+        where = ", and name images by data=" if isinstance(value, (str, Path)) else ""
+        check(name, value, value is None or is_whole(value), f"a whole number of at least 1{where}")
 
 
 def copy_dls(

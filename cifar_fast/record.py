@@ -1,11 +1,10 @@
 """The record recipes: the numbers of each target, and the Learner that they make."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import ceil, inf
-from numbers import Integral
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from cifar_fast.augment import augmentations
 from cifar_fast.callbacks import Compiled
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check, is_whole
 from cifar_fast.learner import fast_learner
 from cifar_fast.loader import BatchCrossEntropy, TensorDL, copy_dls
 from cifar_fast.muon import Muon
@@ -31,22 +30,6 @@ from cifar_fast.recordnet import BiasNorm, RecordNet
 
 N_WHITENING = 5_000  # training images of 32 pixels whose patches the first layer whitens; fewer where they are larger
 MIN_BATCHES = 25  # an epoch: smaller data sets get smaller batches
-
-
-def _check(name: str, value, fits: Callable, wanted: str) -> None:
-    "Raises `InputError` where `value` does not fit."
-    with suppress(TypeError):  # another type fits neither
-        if fits(value):
-            return
-    raise InputError(f"{name} is {value!r}: give {wanted}")
-
-
-def _is_amount(o) -> bool:
-    return isinstance(o, Integral) and o >= 0
-
-
-def _is_count(o) -> bool:
-    return _is_amount(o) and o > 0
 
 
 @dataclass(frozen=True)
@@ -77,14 +60,20 @@ class Recipe:
 
     def __post_init__(self):
         "Raises `InputError` for numbers that make no training."
-        _check("epochs", self.epochs, _is_amount, "0 or more")
-        _check("bs", self.bs, _is_count, "1 or more")
+        check("epochs", self.epochs, is_whole(self.epochs, 0), "0 or more")
+        check("bs", self.bs, is_whole(self.bs), "1 or more")
         for name in ("filter_lr", "bias_lr", "head_lr", "wd"):
-            _check(name, getattr(self, name), lambda o: 0 <= o < inf, "a number of at least 0")
+            value = getattr(self, name)
+            check(name, value, isinstance(value, Real) and 0 <= value < inf, "a number of at least 0")
         for name in ("bn_momentum", "filter_momentum", "momentum", "label_smoothing", "whitening_share"):
-            _check(name, getattr(self, name), lambda o: 0 <= o <= 1, "a number from 0 to 1")
-        _check("widths", self.widths, lambda o: len(o) > 0 and all(map(_is_count, o)), "a tuple of one count or more")
-        _check("sizes", self.sizes, lambda o: all(map(_is_count, o)), "a tuple of counts, or ()")
+            value = getattr(self, name)
+            check(name, value, isinstance(value, Real) and 0 <= value <= 1, "a number from 0 to 1")
+        check("widths", self.widths, _are_counts(self.widths) and len(self.widths) > 0, "a tuple of one count or more")
+        check("sizes", self.sizes, _are_counts(self.sizes), "a tuple of counts, or ()")
+
+
+def _are_counts(value) -> bool:
+    return isinstance(value, Sequence) and all(map(is_whole, value))
 
 
 # 94: the numbers of airbench94_muon, of March 2025. 96: the network and augmentation of airbench96_faster of the same
@@ -118,8 +107,7 @@ class TestTimeViews(Callback):
         self,
         views: int = 6,  # 1, 2 or 6
     ):
-        if views not in (1, 2, 6):
-            raise InputError(f"views is {views!r}: give 1, 2 or 6")
+        check("views", views, views in (1, 2, 6), "1, 2 or 6")
         self.views = views
 
     def after_pred(self):
@@ -315,8 +303,8 @@ def fit_record(
     if not hasattr(self, "recipe"):
         raise InputError("fit_record is for Learners of record_learner: others have fit_decay and fit_one_cycle")
     n_epoch = self.recipe.epochs if n_epoch is None else n_epoch
-    _check("n_epoch", n_epoch, _is_amount, "0 or more")
-    _check("lr", lr, lambda o: 0 < o < inf, "a factor of the recipe's rates, above 0")
+    check("n_epoch", n_epoch, is_whole(n_epoch, 0), "0 or more")
+    check("lr", lr, isinstance(lr, Real) and 0 < lr < inf, "a factor of the recipe's rates, above 0")
     if not len(self.dls.train_ds):
         raise InputError("this Learner has no training images: give it some, as learn.dls")
     brief = max(self.recipe.whitening_share, 1e-9)

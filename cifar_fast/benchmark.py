@@ -103,6 +103,8 @@ class Benchmark:
             "ResNet-18, 32 pixels": (self.transfer(32), peers.stock_vision_learner(dls)),
         }
         for model, (ours, stock) in pairs.items():
+            if self.compile:
+                ours.model.compile()  # a fit would have done it
             seconds = self.interleave({f"ours, {self.precision}": preds_of(ours), "stock fastai": preds_of(stock)})
             for name, values in seconds.items():
                 row = f"prediction of {len(self.images.test_y):,} images, {model}"

@@ -12,7 +12,7 @@ from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, Sa
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.imports import noop
-from fastai.learner import AvgSmoothLoss, ValueMetric
+from fastai.learner import AvgSmoothLoss, Learner, ValueMetric
 from fastai.metrics import accuracy
 from torch import Tensor, nn
 
@@ -21,8 +21,18 @@ from cifar_fast.errors import InputError, RunError
 from cifar_fast.progress import say, shows_bars
 
 
+def only_predicts(
+    learn: Learner,  # in `before_fit`, which fastai calls for predictions too
+) -> bool:
+    "Whether this is no fit: `validate` and `get_preds` hold the Learner's lock, `fit` does not."
+    return learn.lock.locked()
+
+
 class Compiled(Callback):
-    "Runs the model through torch.compile; `seconds` is the time of the training batches that had it compile."
+    """Runs the model through torch.compile from the first fit on: a Learner that is loaded to predict stays as it is.
+
+    `seconds` is the time of the training batches that had it compile.
+    """
 
     order, seconds, began, graphs = 9, 0.0, 0.0, 0
 
@@ -33,8 +43,8 @@ class Compiled(Callback):
         self.kwargs = kwargs
 
     def before_fit(self):
-        "Compile, when the first batch comes; a Learner that only predicts, as a loaded one may, stays as it is."
-        if self.learn.lock.locked():  # by `validate` and `get_preds`
+        "Compile, when the first batch comes."
+        if only_predicts(self.learn):
             return
         # torch counts what it compiles for all networks of a class together, and at 8 goes on uncompiled
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
@@ -160,8 +170,8 @@ class TrainAccuracy(FetchPredsCallback):
 
     def before_fit(self):
         "Choose the images and add the column."
-        # `validate` and `get_preds` hold the Learner's lock, which measuring would wait for; `fit` does not.
-        self.run = not hasattr(self.learn, "lr_finder") and not self.learn.lock.locked()
+        # measuring would wait for the lock that predicting holds
+        self.run = not hasattr(self.learn, "lr_finder") and not only_predicts(self.learn)
         if not self.run:
             return
         loader = some_train_dl(self.dls, self.n, self.seed)

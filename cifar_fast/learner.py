@@ -98,7 +98,7 @@ class LeanLearner(Learner):
     @contextmanager
     def no_bar(self) -> Iterator[Learner]:
         "As fastai's, but what comes back afterwards is the callback that was there."
-        with self.removed_cbs(L(getattr(self, "progress", None)).filter()):
+        with self.removed_cbs(L(getattr(self, "progress", None))):
             yield self
 
     def _do_fit(self):

@@ -277,6 +277,12 @@ def test_nothing_chooses_by_the_test_images(digits_dls, choosing):
 
 
 @pytest.mark.parametrize("choosing", CHOOSING)
+def test_what_watches_the_training_images_may_choose(digits_dls, choosing, tmp_path):
+    learn = small(digits_dls, path=tmp_path)
+    assert len(fit(learn, 1, [choosing(monitor="train_loss")]).recorder.values) == 1
+
+
+@pytest.mark.parametrize("choosing", CHOOSING)
 def test_held_out_images_may_choose(digits, choosing, tmp_path):
     learn = small(image_dls(digits, valid="holdout", device="cpu"), path=tmp_path)
     assert len(fit(learn, 1, [choosing()]).recorder.values) == 1

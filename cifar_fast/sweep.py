@@ -217,6 +217,7 @@ class Sweep:
         for name in ("script", "param", "data") if self.before else ():
             if self.before.get(name) != getattr(self.options, name):
                 raise InputError(f"{self.run.folder} was begun with --{name} {self.before.get(name)}: give the same")
+        self.run.write_json("config.json", {**self.before, **vars(self.options)})
 
     def check_found(self, found: str) -> None:
         "And on the same images, which `auto` and a path may come to have changed. Raises `InputError`."
@@ -225,17 +226,21 @@ class Sweep:
         self.run.write_json("config.json", {**vars(self.options), "found": found})
 
     def finished(self) -> list[dict]:
-        "All trials that have come to an end; damaged files are renamed, and their trials made up for."
+        "All trials that have come to an end. Damaged files are renamed, and other trials run in their place."
         res = []
         for path in sorted(self.folder.glob("*.json")):
             try:
-                trial = json.loads(path.read_text())
-                self.is_whole(trial)
-                res.append({"config": trial["config"], "accuracy": float(trial["accuracy"]), "epochs": trial["epochs"]})
+                res.append(self.read_trial(path))
             except (ValueError, KeyError, TypeError):
                 kept = path.rename(path.with_suffix(".damaged"))
                 print(f"{path} is damaged and left out: it is now {kept.name}.", flush=True)
         return res
+
+    def read_trial(self, path: Path) -> dict:
+        "What `KeepTrials` wrote. Raises ValueError, KeyError or TypeError where it is damaged."
+        trial = json.loads(path.read_text())
+        config = {o.name: trial["config"][o.name] for o in self.searched}
+        return {"config": config, "accuracy": float(trial["accuracy"]), "epochs": int(trial["epochs"])}
 
     def search(self, done: list[dict]) -> None:
         "Run the trials that are missing."

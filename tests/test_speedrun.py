@@ -92,12 +92,23 @@ def test_a_used_folder_is_refused(tmp_path):
         Speedrun(options(run=str(tmp_path)))
 
 
-def test_airbench_without_cuda_is_one_clear_error(tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("this machine has CUDA")
+def test_airbench_against_a_cpu_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # its script would run
     with pytest.raises(InputError, match="--peer recipe"):
         Speedrun(options(peer=str(tmp_path), run=str(tmp_path / "run"), images=100, test_images=50)).execute()
     assert not (tmp_path / "run").exists()
+
+
+def test_airbench_races_neither_fp32_nor_without_cuda_nor_over_other_numbers_of_classes(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_a_gpu = SimpleNamespace(options=options(peer=str(tmp_path)), images=digits, device=torch.device("cuda"))
+    with pytest.raises(InputError, match="half precision"):
+        Speedrun.peer(SimpleNamespace(**vars(on_a_gpu), precision="fp32"))
+    with pytest.raises(InputError, match="need CUDA"):
+        Speedrun.peer(SimpleNamespace(**vars(on_a_gpu), precision="bf16"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(InputError, match="10 classes, and these images have 9"):
+        AirbenchScript(tmp_path, 94, replace(digits, vocab=digits.vocab[:9]))
 
 
 def test_airbench_gets_our_images_in_its_own_form(digits, tmp_path):

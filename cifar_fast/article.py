@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from cifar_fast.compare import Method, compare
-from cifar_fast.report import percent
+from cifar_fast.compare import compare
+from cifar_fast.results import Runs, percent
 
 AGREED, NOT_AGREED, NOT_TESTABLE = "agreed", "not agreed", "not testable"
 
@@ -82,7 +82,7 @@ class Claims:
 
     def __init__(
         self,
-        runs: dict[str, Method],  # by `Training.name`: the parts article and memory
+        runs: dict[str, Runs],  # by `Training.name`: the parts article and memory
         epochs: int,  # that the four systems were trained for
     ):
         self.runs, self.epochs = runs, epochs
@@ -128,7 +128,7 @@ class Claims:
             needs = {f"the weights are {self.weights}, not ImageNet's": self.weights == "imagenet"} | needs
         return needs
 
-    def accuracy(self, claim: str, method: Method, test: float, train: float, needs_imagenet: bool = False) -> Claim:
+    def accuracy(self, claim: str, method: Runs, test: float, train: float, needs_imagenet: bool = False) -> Claim:
         "Agreed within two points on test and training images."
         got, got_train = method.accuracies[0], method.mean("train_accuracy")
         measured = f"{percent(got)} ({percent(got_train)}); agreed is within 2 points"
@@ -201,14 +201,14 @@ class Claims:
         return "see the rows of ResNet-34 and ResNet-50 below: deeper is no test of what it sees at 32 pixels"
 
 
-def settled(method: Method, within: float) -> int:
+def settled(method: Runs, within: float) -> int:
     "The first epoch, from 1, after which the test accuracy never leaves the last one's neighbourhood."
     values = [float(o["accuracy"]) for o in method.first.history.epochs]
     far = [i for i, o in enumerate(values) if abs(o - values[-1]) > within]
     return far[-1] + 2 if far else 1
 
 
-def explanation(study: dict[str, Method]) -> list[str]:
+def explanation(study: dict[str, Runs]) -> list[str]:
     "Why the transfer failed, in sentences about what the study measured."
 
     def accuracy(name: str) -> float:

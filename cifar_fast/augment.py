@@ -24,6 +24,27 @@ class TrainTransform(Transform):
     split_idx = 0
 
 
+class FromTorchvision(TrainTransform):
+    """A transform of torchvision's v2, drawn for each training image for itself.
+
+    torchvision draws once for all that it is given, so that a batch would get one draw; image by image takes longer.
+    """
+
+    order = 15  # floats in [0, 1], not yet normalised; 100 is after Normalize
+
+    def __init__(
+        self,
+        tfm,  # of torchvision.transforms.v2: a Tensor (3, H, W) to another of the same size
+        order: int = 15,  # among the batch transforms, as fastai's
+    ):
+        super().__init__()
+        self.tfm, self.order = tfm, order
+
+    def encodes(self, x: TensorImage):
+        plain = x.as_subclass(Tensor)
+        return TensorImage(torch.stack([self.tfm(o) for o in plain]), idxs=x.idxs, epoch=x.epoch)
+
+
 class RandomFlip(TrainTransform):
     "Mirror each image left to right with probability `p`. Works on any dtype."
 

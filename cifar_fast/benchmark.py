@@ -21,7 +21,7 @@ import cifar_fast.schedules  # noqa: F401 - these two patch methods onto Learner
 from cifar_fast import peers
 from cifar_fast.data import load_images
 from cifar_fast.device import parse_device
-from cifar_fast.experiment import data_line
+from cifar_fast.facts import data_line
 from cifar_fast.files import write_atomically
 from cifar_fast.formats import ImageSet
 from cifar_fast.learner import custom_learner, transfer_learner
@@ -311,7 +311,7 @@ class Benchmark:
             {"row": row, "contender": contender, "value": value, "unit": unit, "turns": turns, "interval": interval}
         )
         about = {
-            "data": data_line(self.whole), "bs": self.bs, "device": str(self.device),
+            "data": data_line(image_dls(self.whole, device="cpu")), "bs": self.bs, "device": str(self.device),
             "threads": torch.get_num_threads(), "precision": self.precision, "compile": self.compile,
             "versions": versions(),
         }  # fmt: skip

@@ -36,12 +36,14 @@ def write_checkpoint(path: Path, state: dict) -> None:
 
 
 def _plain(value):
-    "numpy's numbers, which fastai's schedules make, as Python's: no others may be read back."
+    "numpy's numbers and arrays, and fastai's tensors, which schedules and losses make, as what may be read back."
     if isinstance(value, dict):
         return {k: _plain(o) for k, o in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_plain, value))
-    return value.item() if isinstance(value, np.generic) else value
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return value.detach().as_subclass(torch.Tensor) if isinstance(value, torch.Tensor) else value
 
 
 def read_checkpoint(path: Path) -> dict | None:
@@ -64,8 +66,8 @@ def read_checkpoint(path: Path) -> dict | None:
 class Checkpoint(Callback):
     """Writes the run's checkpoint after each epoch, and at the beginning of a fit goes on from one.
 
-    It holds model, optimizer, scaler, recorder, callbacks that choose, random states, the loaders' order, the run's
-    history and what the experiment wants kept.
+    It holds model, optimizer, scaler, recorder, callbacks that choose or that have `state_dict` and `load_state_dict`,
+    random states, the loaders' order, the run's history and what the experiment wants kept.
     """
 
     order = 65  # after the history's row and early stopping
@@ -95,6 +97,8 @@ class Checkpoint(Callback):
         self.recorder.smooth_loss.val, self.recorder.smooth_loss.count = state["smooth_loss"]
         for cb, kept in zip(self._trackers(), state["trackers"]):
             cb.best, cb.wait = kept
+        for cb, kept in zip(self._stateful(), state.get("callbacks", [])):
+            cb.load_state_dict(kept)
         self.learn.first_epoch = state["epoch"] + 1
         self.pending = state["random"]
 
@@ -122,11 +126,12 @@ class Checkpoint(Callback):
             "opt": opt.state_dict(),
             "scaler": self.learn.scaler.state_dict() if hasattr(self.learn, "scaler") else {},
             "recorder": {
-                "values": [[float(o) if o is not None else None for o in row] for row in recorder.values],
+                "values": list(map(list, recorder.values)),
                 "iters": [int(o) for o in recorder.iters],
             },
             "smooth_loss": (recorder.smooth_loss.val, recorder.smooth_loss.count),
             "trackers": [(float(cb.best), getattr(cb, "wait", 0)) for cb in self._trackers()],
+            "callbacks": [cb.state_dict() for cb in self._stateful()],
             "random": self._random(),
             "history": self.folder_run.history,
             "batches": self.folder_run.batches,
@@ -137,6 +142,9 @@ class Checkpoint(Callback):
 
     def _trackers(self) -> list[TrackerCallback]:
         return [cb for cb in self.learn.cbs if isinstance(cb, TrackerCallback)]
+
+    def _stateful(self) -> list[Callback]:
+        return [cb for cb in self.learn.cbs if hasattr(type(cb), "state_dict") and hasattr(type(cb), "load_state_dict")]
 
     def _watch(self) -> tuple[float, int]:
         watch = getattr(self.learn, "stopwatch", None)

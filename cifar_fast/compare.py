@@ -1,95 +1,59 @@
 """Several runs side by side: one page and one table, with a verdict on every pair."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from statistics import fmean
 
 from cifar_fast.charts import History, plot_complexity, plot_curves
 from cifar_fast.errors import InputError
 from cifar_fast.interpret import plot_confusion_difference
-from cifar_fast.report import Picture, duration, percent, warnings_of, write_page
-from cifar_fast.run import FinishedRun
-from cifar_fast.stats import Comparison, compare_methods, compare_models, mean_interval
+from cifar_fast.report import NO_SETTINGS, Picture, warnings_of, write_page
+from cifar_fast.results import Runs, duration, known, percent
+from cifar_fast.stats import Comparison, compare_methods, compare_models, holm, seeds_needed
 
-SEED_FOLDER = "seed-"
-HIDDEN = ("run", "asked", "seed", "seeds", "device")  # options that say nothing about the method
-
-
-@dataclass(frozen=True)
-class Method:
-    "One way of training: a run, or the runs of several seeds."
-
-    name: str
-    runs: list[FinishedRun]
-
-    @classmethod
-    def read(cls, folder: str | Path, name: str | None = None) -> "Method":
-        "A run folder, or one that `--seeds` has filled. Raises `InputError` where it is neither."
-        folder = Path(folder)
-        return cls(name or folder.resolve().name, [FinishedRun.read(o) for o in seed_folders(folder) or [folder]])
-
-    @property
-    def first(self) -> FinishedRun:
-        "The run of the first seed."
-        return self.runs[0]
-
-    @property
-    def accuracies(self) -> list[float]:
-        "Test accuracy of each run, in [0, 1]."
-        return [o.metrics["accuracy"] for o in self.runs]
-
-    @property
-    def accuracy(self) -> str:
-        "Mean and interval, in words."
-        mean, half = mean_interval(self.accuracies)
-        if half is not None:
-            return f"{percent(mean, 2)} ± {half * 100:.2f}"
-        low, high = self.first.metrics["accuracy_interval"]
-        return f"{percent(mean, 2)} ({low * 100:.1f} to {high * 100:.1f})"
-
-    def mean(self, key: str) -> float | None:
-        "Mean of a number of metrics.json over the runs that have it; None where none has."
-        values = [o.metrics[key] for o in self.runs if o.metrics[key] is not None]
-        return fmean(values) if values else None
+HIDDEN = ("run", "seed", "seeds", "device", *NO_SETTINGS)  # entries of config.json that say nothing about the method
+HALF_A_POINT = 0.005
 
 
-def seed_folders(folder: Path) -> list[Path]:
-    "The runs that `--seeds` has made in `folder`, in the order of their seeds."
-    return sorted(folder.glob(f"{SEED_FOLDER}[0-9]*"), key=lambda o: int(o.name.removeprefix(SEED_FOLDER)))
-
-
-def read_methods(folders: list[str | Path]) -> list[Method]:
+def read_methods(folders: list[str | Path]) -> list[Runs]:
     "A method a folder, called by the folder's name, or by its path where two have the same name."
-    methods = [Method.read(o) for o in folders]
+    methods = [Runs.read(o) for o in folders]
     names = [o.name for o in methods]
     return [replace(o, name=str(path)) if names.count(o.name) > 1 else o for o, path in zip(methods, folders)]
 
 
-def compare(first: Method, second: Method) -> Comparison:
+def compare(
+    first: Runs | str | Path,  # runs, or their folder
+    second: Runs | str | Path,
+) -> Comparison:  # which a notebook shows
     """Welch's test where both have several seeds, else McNemar's on the first runs.
 
-    Raises `InputError` where McNemar's has no pairs: the test images are not the same.
+    Raises `InputError` where McNemar's has no pairs: the test images or the classes are not the same.
     """
+    first, second = (o if isinstance(o, Runs) else Runs.read(o) for o in (first, second))
+    names = f"{second.name} against {first.name}"
     if len(first.runs) > 1 and len(second.runs) > 1:
-        return compare_methods(first.accuracies, second.accuracies)
-    if first.first.images != second.first.images:
+        return replace(compare_methods(first.accuracies, second.accuracies), names=names)
+    one, other = first.first, second.first
+    if one.test_images != other.test_images or len(one.predictions.targs) != len(other.predictions.targs):
         raise InputError(f"{first.name} and {second.name} were tested on different images: compare like with like")
-    return compare_models(first.first.predictions.right, second.first.predictions.right)
+    if list(one.predictions.vocab) != list(other.predictions.vocab):
+        raise InputError(f"{first.name} and {second.name} know different classes: compare like with like")
+    return replace(compare_models(one.predictions.right, other.predictions.right), names=names)
 
 
-def result_rows(methods: list[Method]) -> list[list[str]]:
+def result_rows(methods: list[Runs]) -> list[list[str]]:
     "A row a method, under `RESULT_HEADER`."
     return [
         [
             o.name,
-            o.accuracy,
+            o.accuracy_text,
             str(len(o.runs)),
             percent(o.mean("train_accuracy")),
             duration(o.mean("train_seconds")),
-            f"{o.mean('images_per_second') or 0:,.0f}",
-            f"{o.first.metrics['params'] / 1e6:.2f} M",
-            f"{o.first.metrics['macs'] / 1e6:,.1f} M",
+            known(o.mean("images_per_second"), "{:,.0f}"),
+            f"{o.metrics['params'] / 1e6:.2f} M",
+            known(o.metrics["macs"] and o.metrics["macs"] / 1e6, "{:,.1f} M"),
             f"{o.mean('peak_memory_mb'):,.0f} MB",
         ]
         for o in methods
@@ -109,23 +73,41 @@ RESULT_HEADER = [
 ]
 
 
-def verdict_rows(methods: list[Method]) -> list[dict[str, str]]:
-    "A dict a pair: pair, test, difference, interval, p, verdict."
-    rows = []
-    for first, second in combinations(methods, 2):
-        found = compare(first, second)
-        rows.append({
-            "pair": f"{second.name} against {first.name}",
-            "test": found.test,
-            "difference": f"{found.difference * 100:+.2f} points",
-            "interval": f"{found.low * 100:+.2f} to {found.high * 100:+.2f}",
-            "p": f"{found.p:.3f}" if found.p >= 0.001 else f"{found.p:.0e}",
-            "verdict": found.verdict,
-        })  # fmt: skip
-    return rows
+def verdict_rows(methods: list[Runs]) -> list[dict[str, str]]:
+    "A dict a pair: pair, test, difference, interval, p, verdict, seeds. Several pairs are corrected for being many."
+    found = [compare(*pair) for pair in combinations(methods, 2)]
+    return [
+        {
+            "pair": o.names,
+            "test": o.test,
+            "difference": f"{o.difference * 100:+.2f} points",
+            "interval": f"{o.low * 100:+.2f} to {o.high * 100:+.2f}",
+            "p": f"{p:.3f}" if p >= 0.001 else f"{p:.0e}",
+            "verdict": replace(o, p=p).verdict,
+            "seeds": seeds_line(o),
+        }
+        for o, p in zip(found, holm([o.p for o in found]))
+    ]
 
 
-def differing_settings(methods: list[Method]) -> list[list[str]]:
+def seeds_line(found: Comparison) -> str:
+    "How many seeds it would take to see the difference at hand, and one of half a point."
+    if found.deviation is None:
+        return "Two trained models: whether the ways of training differ, several seeds of each would say (--seeds 5)."
+    asked = {"this difference": abs(found.difference), "half a point": HALF_A_POINT}
+    needed = {what: seeds_needed(o, found.deviation) for what, o in asked.items()}
+    said = [f"{what}, {f'{n:,} seeds' if n else 'more than 1,000 seeds'}" for what, n in needed.items()]
+    return f"To see it with 80 % probability, each side needs: for {'; for '.join(said)}."
+
+
+def correction_line(n_pairs: int) -> str:
+    "How several verdicts on one page were corrected; empty for one."
+    if n_pairs < 2:
+        return ""
+    return f"p and verdicts are corrected for {n_pairs} comparisons (Holm 1979); intervals are not."
+
+
+def differing_settings(methods: list[Runs]) -> list[list[str]]:
     "A row an option that is not the same everywhere: its name, then each method's value."
     configs = [o.first.config for o in methods]
     names = [name for name in dict.fromkeys(name for o in configs for name in o) if name not in HIDDEN]
@@ -133,7 +115,7 @@ def differing_settings(methods: list[Method]) -> list[list[str]]:
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
-def all_settings(method: Method) -> list[list[str]]:
+def all_settings(method: Runs) -> list[list[str]]:
     "A row an option that says something about the method."
     return [[name, str(value)] for name, value in method.first.config.items() if name not in HIDDEN]
 
@@ -141,19 +123,19 @@ def all_settings(method: Method) -> list[list[str]]:
 SEED_HEADER = ["run", "seed", "test accuracy", "train accuracy", "training"]
 
 
-def seed_rows(methods: list[Method]) -> list[list[str]]:
+def seed_rows(methods: list[Runs]) -> list[list[str]]:
     "A row a run of the methods that have several, under `SEED_HEADER`."
     runs = [(method, o.metrics) for method in methods if len(method.runs) > 1 for o in method.runs]
     return [
         [
-            method.name, str(o["seed"]), percent(o["accuracy"], 2), percent(o["train_accuracy"]),
-            duration(o["train_seconds"]),
+            method.name, str(o["seed"]), percent(o["accuracy"], 2), percent(o.get("train_accuracy")),
+            duration(o.get("train_seconds")),
         ]
         for method, o in runs
     ]  # fmt: skip
 
 
-def comparison_figures(methods: list[Method]) -> list[Picture]:
+def comparison_figures(methods: list[Runs]) -> list[Picture]:
     "Curves together, what they cost, and how each confuses otherwise than the first."
     histories = [History(o.name, o.first.history.epochs, o.first.history.lrs) for o in methods]
     figures = [
@@ -161,7 +143,7 @@ def comparison_figures(methods: list[Method]) -> list[Picture]:
         Picture.of(plot_complexity({o.name: o.first.metrics for o in methods}), "What accuracy costs."),
     ]
     for other in methods[1:]:
-        if other.first.images == methods[0].first.images:
+        if other.first.test_images == methods[0].first.test_images:
             text = f"{other.name} against {methods[0].name}, in images: red is worse, blue is better."
             figure = plot_confusion_difference(methods[0].first.predictions, other.first.predictions)
             figures.append(Picture.of(figure, text))
@@ -169,7 +151,7 @@ def comparison_figures(methods: list[Method]) -> list[Picture]:
 
 
 def write_comparison(
-    methods: list[Method],  # two or more, or the seeds of one
+    methods: list[Runs],  # two or more, or the seeds of one
     path: Path,  # of the page
     heading: str = "Runs side by side",  # of the page
 ) -> Path:
@@ -183,7 +165,8 @@ def write_comparison(
         warnings=list(dict.fromkeys(w for o in methods for w in warnings_of(o.first.metrics))),
         result_header=RESULT_HEADER,
         results=result_rows(methods),
-        verdicts=verdict_rows(methods),
+        verdicts=(verdicts := verdict_rows(methods)),
+        correction=correction_line(len(verdicts)),
         seed_header=SEED_HEADER,
         seeds=seed_rows(methods),
         settings_title="Settings that differ" if len(methods) > 1 else "Settings",

@@ -1,294 +1,316 @@
-"""A training script's work: from options to a run folder, choosing on held-out images and testing once."""
+"""The one door: a function `(dls, own parameters...) -> Learner` is an experiment, on a command line and in Python.
 
+It is light itself: torch and fastai are imported when an experiment is called.
+"""
+
+import ast
+import hashlib
+import inspect
+import sys
+from argparse import Namespace
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial, update_wrapper
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from fastai.callback.schedule import SuggestionMethod
-from fastai.callback.tracker import EarlyStoppingCallback
-from fastai.learner import Learner
-from fastai.torch_core import distrib_barrier, num_distrib, rank_distrib, set_seed
-from fastcore.foundation import L
-from matplotlib import pyplot as plt
-
-import cifar_fast.export
-import cifar_fast.schedules  # noqa: F401 - this and the one above patch methods onto Learner
-from cifar_fast.callbacks import Interruptible, StopOnNaN, Stopwatch, TrainAccuracy
-from cifar_fast.checkpoint import NAME as CHECKPOINT
-from cifar_fast.checkpoint import Checkpoint, read_checkpoint
-from cifar_fast.data import load_images
-from cifar_fast.device import parse_device
+from cifar_fast.cli import exit_codes, one_line_parser
 from cifar_fast.errors import InputError
-from cifar_fast.formats import ImageSet
-from cifar_fast.loader import image_dls
-from cifar_fast.progress import be_quiet, say
-from cifar_fast.report import write_report
-from cifar_fast.run import HistoryLogger, Run, SilentRun
-from cifar_fast.tracking import make_trackers
+from cifar_fast.options import OF_A_START, SHARED, Option, as_function, options_of
 
-MakeLearner = Callable[..., Learner]
+if TYPE_CHECKING:
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+
+    from cifar_fast.results import Runs
+
+BUILT_IN = "cifar_fast.baselines"  # the module of the experiments that come with the package
+FITTING = ("lr", "lr_end", "schedule", "decay")  # shared options that say how to fit
+
+
+@dataclass(frozen=True)
+class Stage:
+    "A part of an experiment's training: its own fit, checkpoints and place in the history."
+
+    name: str  # in the history
+    epochs: int  # 0 leaves the stage out
+    fit: Callable | None = (
+        None  # (learn, cbs), which fits for `epochs` with these callbacks; None: by the shared options
+    )
+
+
+def shared_stage(epochs: int) -> list[Stage]:
+    "The stages of an experiment that brings none: one fit, as the shared options say."
+    return [Stage("train", epochs)]
 
 
 class Experiment:
-    "One training, as its options describe it: `choose` what is open on held-out images, then `train` and test."
+    "A function that makes a Learner, and all that can be done with it. `experiment` makes one."
 
     def __init__(
         self,
-        name: str,  # of the script
-        options: SimpleNamespace,  # of `training_options` and the script's own
-        make_learner: MakeLearner,  # (dls, opt) -> Learner
+        function: Callable,  # (dls, own parameters...) -> Learner
+        stages: Callable = shared_stage,  # (options by name...) -> list[Stage]
     ):
-        self.options, self.make_learner = options, make_learner
-        be_quiet(options.quiet or rank_distrib() > 0)
-        self.device = parse_device(options.device)
-        self.run = (SilentRun if rank_distrib() else Run)(options.run, name, bool(options.resume))
-        self.stopwatch, self.interruptible = Stopwatch(), Interruptible()
-        self.opt, self.epochs, self.lr, self.choice = options.opt, options.epochs, options.lr, {}
-        self.state: dict | None = None  # of the checkpoint that the run goes on from, until its fit takes it
-        self.kept = {"results": [], "lrs": {}}  # of fits that are done: what each checkpoint carries on
-
-    def execute(self) -> int:
-        "Do all of it; the script's exit code. Raises `InputError`, and leaves no folder of its own then."
+        self.function, self.make_stages, self.name = function, stages, function.__name__
+        update_wrapper(self, function)
         try:
-            return self._execute()
-        except InputError:
-            self.run.discard()
-            raise
-        finally:
-            self.run.release()
+            if next(iter(inspect.signature(function).parameters), None) != "dls":
+                raise InputError("its first parameter is to be dls: the DataLoaders")
+            self.own = options_of(function, leave_out=("dls",))
+            if clash := set(self.own) & {*OF_A_START, "run", "track", "quiet", "seeds"}:
+                raise InputError(
+                    f"its parameter {min(clash)!r} has the name of an option of every experiment: rename it"
+                )
+            self.all = {**self.own, **{k: v for k, v in SHARED.items() if k not in self.own}}
+            if twice := [o for o in self.all if o.startswith("no_") and o[3:] in self.all]:
+                raise InputError(f"its parameter {twice[0]!r} is what --no-{twice[0][3:]} stands for: rename it")
+            self.for_stages = list(inspect.signature(stages).parameters)
+            if unknown := [o for o in self.for_stages if o not in self.all]:
+                raise InputError(f"its stages ask for {unknown[0]!r}, which is none of its options")
+        except InputError as error:
+            raise InputError(f"{self.name} makes no experiment: {error}") from error
 
-    def go_on(self) -> None:
-        "Take up the checkpoint of a run that was stopped; without one the run begins anew."
-        self.state = read_checkpoint(self.run.folder / CHECKPOINT)
-        if self.state:
-            self.kept = self.state["extra"]
-            self.run.history, self.run.batches = self.state["history"], [tuple(o) for o in self.state["batches"]]
-            say(f"Going on after {self.state['epoch'] + 1} epochs of the stage {self.state['stage']!r}.")
+    def __call__(self, dls: "DataLoaders", **own) -> "Learner":
+        "The Learner that the function makes, as a LeanLearner that reports accuracy. Raises `InputError`."
+        from cifar_fast.adapt import as_lean
 
-    def _execute(self) -> int:
-        matplotlib.use("Agg")
-        self.trackers = [] if rank_distrib() else make_trackers(self.options.track, self.run.folder)
-        if self.run.resumed:
-            self.go_on()
-        self.images = load_images(self.options.data, self.options.size)
-        self.images = self.images.fewer(self.options.images, self.options.test_images)
-        if num_distrib() > 1:
-            bs = self.options.bs
-            say(f"{num_distrib()} processes: {bs} images a batch each, {bs * num_distrib()} a step")
-        asked = {k: v for k, v in vars(self.options).items() if k != "resume"}
-        self.run.write_json("config.json", {**asked, "run": str(self.run.folder), "asked": asked})
-        unfinished = self.choose() if self.options.opt == "both" or self.options.early_stop else None
-        learn = self.learner(valid="test")
-        if unfinished:
-            learn.model.load_state_dict(unfinished.model.state_dict())
-        resolved = {"precision": learn.precision, "device": str(self.device), "weights": learn.weights, "opt": self.opt}
-        options = {**asked, **resolved, "run": str(self.run.folder), "data": self.images.name}
-        self.run.write_json("config.json", {**options, "asked": asked})
-        if not self.interrupted:
-            self.train(learn)
-        if not rank_distrib():
-            self.report(learn)
-        return 130 if self.interrupted else 0
+        return as_lean(self.function(dls, **own))
+
+    def __reduce__(self):
+        if self.file is None:  # of a notebook: by value, where the pickler can
+            return Experiment, (self.function, self.make_stages)
+        return load_experiment, (f"{self.file}:{self.name}" if self.module != BUILT_IN else self.name,)
+
+    # What it is
 
     @property
-    def interrupted(self) -> bool:
-        "Whether Ctrl-C has ended a fit."
-        return self.interruptible.interrupted
+    def module(self) -> str:
+        "Where the function is from."
+        return self.function.__module__
 
-    def learner(self, valid: str, opt: str | None = None) -> Learner:
-        "A fresh Learner on fresh DataLoaders, both from the seed alone."
-        o = self.options
-        set_seed(o.seed)
-        dls = image_dls(
-            self.images, o.bs, valid, o.size, o.flip, o.translate, o.cutout, seed=o.seed, device=self.device
-        )  # fmt: skip
-        learn = self.make_learner(dls, opt or self.opt)
-        learn.path = self.run.folder
+    @property
+    def file(self) -> Path | None:
+        "The file that holds the function; None for a notebook's cell."
+        file = Path(self.function.__code__.co_filename)
+        return file.resolve() if file.is_file() and "ipykernel" not in str(file) else None
+
+    @property
+    def source(self) -> str | None:
+        "A hash of the file's text, or of the cell's function; None for experiments of the package."
+        if self.module == BUILT_IN:
+            return None
+        try:
+            text = self.file.read_text() if self.file else inspect.getsource(self.function)
+        except (OSError, TypeError):
+            return None
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    # Options
+
+    def options(self, **changed: Any) -> SimpleNamespace:
+        "All options; those that are not given have their defaults. Raises `InputError` for what does not fit."
+        values = {name: o.default for name, o in self.all.items()}
+        for name, value in changed.items():
+            if negated := name.startswith("no_") and name[3:] in self.all:
+                name, value = name[3:], not value
+            values[name] = self.option(name).check(value) if not negated else value
+        options = SimpleNamespace(**values)
+        self.check_fitting(options)
+        return options
+
+    def option(self, name: str) -> Option:
+        "The option `name`. Raises `InputError` where there is none."
+        if name not in self.all:
+            raise InputError(f"{self.name} has no option {name!r}: see {self.name} --help")
+        return self.all[name]
+
+    def parse_option(self, name: str, text: str) -> tuple[str, Any]:
+        "Name and value of an option given as text; `no_bn` is `bn`, negated. Raises `InputError`."
+        name = name.replace("-", "_")
+        if name.startswith("no_") and name[3:] in self.all:
+            return name[3:], not self.option(name[3:]).parse(text)
+        return name, self.option(name).parse(text)
+
+    def check_fitting(self, options: SimpleNamespace) -> None:
+        "Raises `InputError` for an option that stages of its own would not look at."
+        if any(o.fit is None for o in self.stages(options)):
+            return
+        for name in (o for o in FITTING if o not in self.own and o not in self.for_stages):
+            if getattr(options, name) != self.all[name].default:
+                raise InputError(f"{self.name} has stages of its own, which do not look at --{name}: leave it out")
+
+    def defaults(self) -> dict[str, Any]:
+        "Each option's default, but of those that only say how a run is started."
+        return {name: o.default for name, o in self.all.items() if name not in OF_A_START}
+
+    def stages(self, options: SimpleNamespace) -> list[Stage]:
+        "What a training with these options goes through."
+        return [o for o in self.make_stages(**{name: getattr(options, name) for name in self.for_stages}) if o.epochs]
+
+    def learner(self, dls: "DataLoaders", options: SimpleNamespace) -> "Learner":
+        "The Learner for these options: what the function does not ask for is done here."
+        from cifar_fast.adapt import as_lean, with_opt, with_precision
+
+        learn = self.function(dls, **{name: getattr(options, name) for name in self.own})
+        learn = as_lean(learn, options.precision)
+        if "precision" not in self.own:
+            with_precision(learn, options.precision)
+        if "opt" not in self.own and options.opt is not None:
+            with_opt(learn, options.opt)
+        if options.compile and "compile" not in self.own:
+            from cifar_fast.callbacks import Compiled
+
+            learn.add_cb(Compiled())
         return learn
 
-    def choose(self) -> Learner | None:
-        """Train on nine tenths of the training images; the last tenth picks the optimizer and the number of epochs.
+    # Doing it
 
-        Gives the Learner that Ctrl-C has interrupted, else None.
+    def run(self, **changed: Any) -> "Runs":
+        """Train, test and write the run's folder, as the shell does; options by name.
+
+        `mixer.run(epochs=10, seeds=3, width=256)`. Gives the finished run, or the seeds' runs. Raises `InputError`
+        for what does not fit, KeyboardInterrupt where Ctrl-C has ended it before there was anything to report.
         """
-        results = self.kept["results"]
-        for opt in ("adam", "sgd") if self.options.opt == "both" else (self.options.opt,):
-            if any(o["opt"] == opt for o in results):
-                continue
-            say(f"Choosing on held-out training images: {opt}")
-            learn = self.learner("holdout", opt)
-            stop = []
-            if self.options.early_stop:
-                stop = [EarlyStoppingCallback(monitor="accuracy", patience=self.options.early_stop)]
-            self.fit(learn, self.epochs, f"choose-{opt}", stop)
-            if self.interrupted:
-                self.opt = opt
-                return learn
-            col = list(learn.recorder.metric_names).index("accuracy") - 1
-            held_out = [row[col] for row in learn.recorder.values]
-            # without early stopping the last epoch counts: it is the one that the final training ends with
-            best = max(range(len(held_out)), key=held_out.__getitem__) if stop else len(held_out) - 1
-            results.append({"opt": opt, "epochs": best + 1, "held_out_accuracy": held_out[best]})
-        winner = max(results, key=lambda o: o["held_out_accuracy"])
-        self.opt, self.epochs = winner["opt"], winner["epochs"]
-        self.choice = {"candidates": results, "chosen": winner}
-        say(f"Chosen: {self.opt}, {self.epochs} epochs. Training on all training images.")
-        return None
+        from cifar_fast.launch import train
+        from cifar_fast.results import Runs
 
-    def train(self, learn: Learner) -> None:
-        "The training that counts, and after it the fine-tuning, where it is asked for."
-        self.stopwatch = Stopwatch()  # choosing does not count
-        if self.state:
-            self.stopwatch.seconds, self.stopwatch.images = self.state["watch"]
-        if not self.state or self.state["stage"] == "train":
-            self.fit(learn, self.epochs, "train")
-        self.lr = self.kept["lrs"].get("train", self.lr)
-        if unfreeze_epochs(self.options) and not self.interrupted:
-            callbacks = self.callbacks("fine-tune", [])
-            with self.shared(learn):
-                fit_unfrozen(learn, self.options, callbacks)
+        code, folder, learn = train(self, self.options(**changed), given=set(changed))
+        if code and not (folder / "report.html").exists():
+            raise KeyboardInterrupt
+        runs = Runs.read(folder)
+        runs.learn = learn
+        return runs
 
-    def callbacks(self, stage: str, extra: list) -> L:
-        "What every fit of a run carries."
-        state = None
-        if self.state and self.state["stage"] == stage:
-            state, self.state = self.state, None
-        checkpoint = Checkpoint(self.run, stage, state, self.kept)
-        logger = HistoryLogger(self.run, stage)
-        tracking = [cb for tracker in self.trackers for cb in tracker.cbs(stage)]
-        cbs = [self.stopwatch, TrainAccuracy(), logger, StopOnNaN(), checkpoint, self.interruptible]
-        return L([*cbs, *tracking, *extra])
+    def sweep(self, param: list[str], **changed: Any) -> "Runs":
+        "Search options on held-out images, as `cifar-fast sweep` does; the winner's run. Raises `InputError`."
+        from cifar_fast.results import Runs
+        from cifar_fast.sweep import Sweep, sweep_options
 
-    def fit(self, learn: Learner, epochs: int, stage: str, extra: list = ()) -> None:
-        "One fit by the schedule that the options name."
-        o, lr = self.options, self.lr
-        if lr == "auto":
-            lr = self.kept["lrs"][stage] = self.kept["lrs"].get(stage) or self.find_lr(learn)
-        cbs = self.callbacks(stage, list(extra))
-        with self.shared(learn):
-            fit_scheduled(learn, o, epochs, lr, cbs)
+        search = Sweep(self, sweep_options(param=param, **changed))
+        search.execute()
+        return Runs.read(search.run.folder / "winner")
 
-    def shared(self, learn: Learner) -> AbstractContextManager:
-        "The context of a fit: with other processes, where `accelerate launch` has started several."
-        if num_distrib() < 2:
-            return nullcontext()
-        from cifar_fast.distributed import shared_training  # accelerate, which one process does not need
-
-        return shared_training(learn)
-
-    def find_lr(self, learn: Learner) -> float:
-        "fastai's valley suggestion, from training losses alone; its plot is saved as lr_find.png."
-        lr = self.lr_of_first_rank(learn)
-        self.run.write_figure("lr_find.png", plt.gcf())
-        say(f"Learning rate found: {lr:.2e}")
-        return lr
-
-    def lr_of_first_rank(self, learn: Learner) -> float:
-        "What lr_find suggests; of many processes the first searches, for all."
-        if rank_distrib():
-            lr = 0.0
-            distrib_barrier()  # where fastai's LRFinder, of which only the first rank saves weights, waits to load them
-        else:
-            lr = float(learn.lr_find(suggest_funcs=SuggestionMethod.Valley).valley)
-        if num_distrib() < 2:
-            return lr
-        from cifar_fast.distributed import of_first_rank  # accelerate, which one process does not need
-
-        with self.shared(learn):
-            return of_first_rank(lr)
-
-    def report(self, learn: Learner) -> None:
-        "Test, write what is left to write, and say in one line what came out."
-        o, watch = self.options, self.stopwatch
-        compile_seconds = learn.compiled.seconds if o.compile else 0.0
-        seconds = watch.seconds - compile_seconds
-        processes = max(num_distrib(), 1)
-        title = f"{data_line(self.images)}, {learn.arch}{weights_line(learn)}, seed {o.seed}"
-        trained = [row for row in self.run.history if not row["stage"].startswith("choose")]
-        metrics = self.run.finish(learn, title, {
-            "data": self.images.name,
-            "data_is_cifar10": self.images.is_cifar10,
-            "model": learn.arch,
-            "weights": learn.weights,
-            "epochs": len(trained),
-            "bs": o.bs,
-            "opt": self.opt,
-            "lr": self.lr,
-            "schedule": o.schedule,
-            "size": o.size,
-            "seed": o.seed,
-            "device": str(self.device),
-            "precision": learn.precision,
-            "train_accuracy": trained[-1]["train_accuracy"] if trained else None,
-            "train_seconds": seconds,
-            "compile_seconds": compile_seconds,
-            "images_per_second": watch.images * processes / seconds if seconds else None,
-            "processes": processes,
-            "choice": self.choice,
-            "interrupted": self.interrupted,
-        })  # fmt: skip
-        self.run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)
-        write_report(self.run.folder)
-        for tracker in self.trackers:
-            tracker.finish(metrics, sorted(self.run.folder.glob("*.png")))
-        done = f"interrupted after {len(trained)} epochs, " if self.interrupted else ""
-        print(
-            f"{title}: {done}test accuracy {metrics['accuracy']:.2%} after {seconds:.0f} s of training "
-            f"-> {self.run.folder}",
-            flush=True,
+    def main(
+        self,
+        args: list[str] | None = None,  # None: those of the process
+        prog: str | None = None,  # the script's name in messages; None: as it was called
+    ) -> None:
+        "The command line: train, and end the process with the exit code."
+        parser = one_line_parser(
+            as_function([o.parameter for o in self.all.values()], self.name, self.__doc__ or ""), prog
         )
+        unset = object()  # in place of defaults, which argparse leaves out where there is a value
+        found = vars(parser.parse_args(args, Namespace(**dict.fromkeys(self.all, unset))))
+        given = {name: found[name] for name in self.all if found[name] is not unset}
+        with exit_codes():
+            from cifar_fast.launch import train
+
+            code = train(self, self.options(**given), given=set(given))[0]
+        sys.exit(code)
 
 
-def fit_scheduled(
-    learn: Learner,
-    options: SimpleNamespace,  # of a training script: schedule, decay, lr_end
-    epochs: int,
-    lr: float,  # the schedule's first, or one_cycle's highest
-    cbs: list,  # of the fit
-) -> None:
-    "A fit by the schedule that the options name."
-    if options.schedule == "one_cycle":
-        learn.fit_one_cycle(epochs, lr, cbs=cbs)
-    else:
-        kind = "constant" if options.schedule == "constant" else options.decay
-        learn.fit_decay(epochs, lr, options.lr_end, kind, cbs=cbs)
+def experiment(
+    function: Callable | None = None,  # (dls, own parameters...) -> Learner; its own parameters have defaults
+    *,
+    stages: Callable = shared_stage,  # (options by name...) -> list[Stage]: how it is fitted
+) -> Experiment:
+    """Make an experiment of a function `(dls, own parameters...) -> Learner`.
+
+    Own parameters become command-line options beside the shared ones: the comment is the help, the annotation the
+    check (int, float, str, bool, Path, a Literal, or `count`, `share`, `pixels`, ... of cifar_fast.options). One with
+    the name of a shared option is handed its value, and its default replaces the shared one. A script that holds
+    experiments runs when it is started, whatever stands below; with several, its first argument is the one's name.
+    A script with an `if __name__ == "__main__"` starts itself. Raises `InputError` for a function that makes none.
+    """
+    if function is None:
+        return partial(experiment, stages=stages)
+    if function.__module__ != "__main__":
+        return Experiment(function, stages)
+    with exit_codes() if _is_script(function) else nullcontext():
+        made = Experiment(function, stages)
+    if _is_script(function):
+        _run_script(made.file)
+    return made
 
 
-def unfreeze_epochs(
-    options: SimpleNamespace,  # of a training script
-) -> int:
-    "Epochs of fine-tuning after the training; 0 for a script without it."
-    return getattr(options, "unfreeze_epochs", 0)
+def _is_script(function: Callable) -> bool:
+    "Whether `function` stands in the file that this process was started with, and that file does not start itself."
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    return (
+        bool(file)
+        and Path(file).resolve() == Path(function.__code__.co_filename).resolve()
+        and not _starts_itself(file)
+    )
 
 
-def fit_unfrozen(
-    learn: Learner,
-    options: SimpleNamespace,  # of transfer.py: unfreeze_epochs, unfreeze_lr
-    cbs: list,  # of the fit
-) -> None:
-    "Fine-tune the whole network, the body's first layers at a hundredth of the rate."
-    learn.unfreeze()
-    lr = options.unfreeze_lr
-    learn.fit_one_cycle(options.unfreeze_epochs, slice(lr / 100, lr), cbs=cbs, reset_opt=True)
+def _starts_itself(file: str | Path) -> bool:
+    "Whether `file` has an `if __name__ == '__main__'`."
+    tests = [o.test for o in ast.parse(Path(file).read_text()).body if isinstance(o, ast.If)]
+    return any(isinstance(o, ast.Name) and o.id == "__name__" for test in tests for o in ast.walk(test))
 
 
-def data_line(images: ImageSet) -> str:
-    "What the images are, never more than they are."
-    counts = f"{len(images.train_y):,} + {len(images.test_y):,} images"
-    if images.is_cifar10 or images.name == "part of cifar10":
-        return f"{'CIFAR-10' if images.is_cifar10 else 'a part of CIFAR-10'} ({counts})"
-    return f"{images.name}, not CIFAR-10 ({counts})"
+def _run_script(file: Path) -> None:
+    "The experiment of `file`, or the one that the first argument names, from the command line."
+    with exit_codes():
+        found = load_file(file)
+        args, names = sys.argv[1:], ", ".join(found)
+        if len(found) == 1:
+            chosen = next(iter(found.values()))
+        elif args and args[0] in found:
+            chosen, args = found[args[0]], args[1:]
+        else:
+            raise InputError(f"{file.name} holds several experiments: name one first ({names})")
+    chosen.main(args)
 
 
-def model_metrics(metrics: dict) -> dict:
-    "What a saved model carries of a run's metrics.json."
-    names = "title data_is_cifar10 accuracy train_accuracy loss per_class_accuracy taken_for epochs seed".split()
-    return {name: metrics[name] for name in names}
+def load_file(
+    file: str | Path,  # Python, which is run
+) -> dict[str, Experiment]:
+    "The experiments of a file, by name. Raises `InputError` where there are none."
+    file = Path(file).expanduser().resolve()
+    if not file.is_file():
+        raise InputError(f"{file} does not exist: give the Python file of an experiment")
+    module = sys.modules.get(file.stem)
+    if module is None or Path(getattr(module, "__file__", None) or "").resolve() != file:
+        name = file.stem if module is None else f"experiments_of_{file.stem}"
+        spec = spec_from_file_location(name, file)
+        module = sys.modules[name] = module_from_spec(spec)
+        if str(file.parent) not in sys.path:
+            sys.path.insert(0, str(file.parent))  # what it imports lies beside it
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    found = {o.name: o for o in vars(module).values() if isinstance(o, Experiment)}
+    if not found:
+        raise InputError(f"{file} holds no experiment: decorate a function (dls, ...) -> Learner with @experiment")
+    own = {name: o for name, o in found.items() if o.file == file}
+    return own or found
 
 
-def weights_line(learn: Learner) -> str:
-    "Which weights a transfer started from."
-    if learn.arch == "CustomCNN":
-        return ""
-    return " with random weights" if learn.weights == "none" else f" with {learn.weights} weights"
+def load_experiment(
+    name: str | Path,  # of one of the package (custom, transfer, record), a file, or file.py:function
+) -> Experiment:
+    "The experiment that `name` means. Raises `InputError`."
+    from cifar_fast import baselines
+
+    text = str(name)
+    if isinstance(made := getattr(baselines, text, None), Experiment):
+        return made
+    file, _, function = (text, "", "") if Path(text).is_file() else text.rpartition(":")
+    if not (file or function).endswith(".py"):
+        built_in = [k for k, o in vars(baselines).items() if isinstance(o, Experiment)]
+        raise InputError(f"there is no experiment {text!r}: give {', '.join(built_in)}, file.py or file.py:function")
+    found = load_file(file or function)
+    if not file or not function:
+        if len(found) > 1:
+            raise InputError(f"{text} holds several experiments: give {text}:NAME with one of {', '.join(found)}")
+        return next(iter(found.values()))
+    if function not in found:
+        raise InputError(f"{file} holds no experiment {function!r}, but {', '.join(found)}")
+    return found[function]

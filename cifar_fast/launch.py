@@ -1,54 +1,23 @@
-"""Starting a training script's work: one seed or several, a new run or one that was stopped."""
+"""Starting an experiment: one seed or several, a new run or one that was stopped."""
 
 import json
-import sys
 from pathlib import Path
 from statistics import stdev
 from types import SimpleNamespace
 
+from fastai.learner import Learner
 from fastai.torch_core import num_distrib
 
-from cifar_fast.callbacks import AdaptiveGradientClip
-from cifar_fast.compare import SEED_FOLDER, Method, seed_folders, write_comparison
+from cifar_fast.compare import write_comparison
 from cifar_fast.device import be_deterministic
 from cifar_fast.errors import InputError
-from cifar_fast.experiment import Experiment, MakeLearner
-from cifar_fast.learner import custom_learner, transfer_learner
-from cifar_fast.options import check_seeds, script_options
-from cifar_fast.run import Run
+from cifar_fast.experiment import Experiment
+from cifar_fast.formats import ImageSet
+from cifar_fast.options import OF_A_PLACE, OF_A_START, check_seeds
+from cifar_fast.results import SEED_FOLDER, Runs, seed_folders
+from cifar_fast.run import Run, check_begun
 from cifar_fast.stats import mean_interval, share_bounds
-
-
-def custom_from_options(o: SimpleNamespace) -> MakeLearner:
-    "What custom.py trains, as (dls, opt) -> Learner."
-
-    def make_learner(dls, opt):
-        return custom_learner(
-            dls, o.size, opt, precision=o.precision, compile=o.compile, n_convs=o.convs, width=o.width,
-            n_dense=o.dense, conv_dropout=o.conv_dropout, dropout=o.dropout, logit_dropout=o.logit_dropout,
-            bn=not o.no_bn, cbs=AdaptiveGradientClip(o.agc) if o.agc else None,
-        )  # fmt: skip
-
-    return make_learner
-
-
-def transfer_from_options(o: SimpleNamespace) -> MakeLearner:
-    "What transfer.py trains; the Learners that one of these makes share their frozen body's features."
-    features, weights = {}, o.weights
-
-    def make_learner(dls, opt):
-        nonlocal weights
-        learn = transfer_learner(
-            dls, o.arch, weights, o.head, o.size, o.frozen_bn, features, o.cache_features, opt,
-            precision=o.precision, compile=o.compile,
-        )  # fmt: skip
-        weights = "none" if learn.weights == "none" else weights  # what could not be downloaded is not tried again
-        return learn
-
-    return make_learner
-
-
-TRAININGS = {"custom": custom_from_options, "transfer": transfer_from_options}
+from cifar_fast.training import Training, images_from_options, run_identity
 
 
 class SeedSeries:
@@ -56,19 +25,24 @@ class SeedSeries:
 
     def __init__(
         self,
-        name: str,  # of the script
-        options: SimpleNamespace,  # of the script; `seeds` says how many
-        make_learner: MakeLearner,  # (dls, opt) -> Learner
+        experiment: Experiment,
+        options: SimpleNamespace,  # of the experiment; `seeds` says how many
+        images: ImageSet | None = None,  # read where they are needed
+        identity: dict | None = None,  # of `run_identity`, where the seeds go on
     ):
-        self.name, self.options, self.make_learner = name, options, make_learner
-        self.run = Run(options.run, name, bool(options.resume))
+        self.experiment, self.options, self.images, self.identity = experiment, options, images, identity
+        self.run = Run(options.run, experiment.name, bool(options.resume))
+        self.learn: Learner | None = None
 
     def execute(self) -> int:
-        "Train all that are not done; the script's exit code. Raises `InputError`."
+        "Train all that are not done; the exit code. Raises `InputError`."
         o = self.options
-        asked = {k: v for k, v in vars(o).items() if k != "resume"}
+        asked = {k: v for k, v in vars(o).items() if k not in OF_A_START}
         try:
-            self.run.write_json("config.json", {**asked, "asked": asked})
+            self.images = images_from_options(o)
+            self.identity = run_identity(self.experiment, self.images, self.identity)
+            about = {"asked": asked, "defaults": self.experiment.defaults(), "experiment": self.identity}
+            self.run.write_json("config.json", {**asked, **about})
             for seed in range(o.seed, o.seed + o.seeds):
                 if code := self.train(seed):
                     return code
@@ -87,23 +61,22 @@ class SeedSeries:
         if is_finished(folder):
             return 0
         own = {"seed": seed, "seeds": 1, "run": str(folder), "resume": str(folder) if folder.exists() else None}
-        return Experiment(self.name, SimpleNamespace(**{**vars(self.options), **own}), self.make_learner).execute()
+        options = SimpleNamespace(**{**vars(self.options), **own})
+        training = Training(self.experiment, options, self.images, self.identity)
+        code = training.execute()
+        self.learn = training.learn
+        return code
 
     def report(self) -> None:
         "Write what came out, and say it."
-        method = Method.read(self.run.folder)
-        values = method.accuracies
+        runs = Runs.read(self.run.folder)
+        values = runs.accuracies
         mean, half = mean_interval(values)
         low, high = share_bounds(mean, half)
-        result = {
-            "accuracies": values,
-            "mean": mean,
-            "deviation": stdev(values),
-            "interval": [low, high],
-        }
+        result = {"accuracies": values, "mean": mean, "deviation": stdev(values), "interval": [low, high]}
         self.run.write_json("seeds.json", result)
-        title = f"{method.first.metrics['title'].rpartition(', seed')[0]}, {len(values)} seeds"
-        write_comparison([method], self.run.folder / "report.html", title)
+        title = f"{runs.metrics.get('about', runs.name)}, {len(values)} seeds"
+        write_comparison([runs], self.run.folder / "report.html", title)
         print(f"{title}: test accuracy {mean:.2%}, deviation {stdev(values):.2%}, 95 % interval "
               f"{low:.2%} to {high:.2%} -> {self.run.folder}", flush=True)  # fmt: skip
 
@@ -121,36 +94,49 @@ def is_finished(folder: Path) -> bool:
         return False
 
 
-def resumed_options(script: str, folder: str) -> SimpleNamespace:
-    "The options that the run in `folder` was begun with. Raises `InputError` where there is none of this script."
+def resumed_options(
+    experiment: Experiment,
+    folder: str,  # of the run
+    options: SimpleNamespace,  # as given now
+    given: set[str],  # names of those that were given
+) -> tuple[SimpleNamespace, dict]:  # the options it was begun with, and its identity
+    "What the run in `folder` was begun with. Raises `InputError` where there is none of this experiment."
     try:
-        asked = json.loads((Path(folder) / "config.json").read_text())["asked"]
-        return script_options(script, **{**asked, "run": folder, "resume": folder})
+        config = json.loads((Path(folder) / "config.json").read_text())
+        asked, before = dict(config["asked"]), config.get("experiment") or {}
+        begun = experiment.options(**{**asked, "run": folder, "resume": folder})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} holds no run of {script}.py to go on with ({error})") from error
+        raise InputError(f"{folder} holds no run of {experiment.name} to go on with ({error})") from error
+    check_begun(folder, before, {"name": experiment.name}, "resume it with that experiment")
+    advice = "--resume with --anyway goes on all the same, and is no longer one experiment"
+    if before.get("source") and not options.anyway and before["source"] != experiment.source:
+        raise InputError(
+            f"the source of {experiment.name} has changed since {folder} was begun: undo that, or {advice}"
+        )
+    free = {*OF_A_START, *OF_A_PLACE, "data"}
+    check_begun(folder, vars(begun), {o: getattr(options, o) for o in given - free}, "leave it out")
+    for name in given & {"device", "track", "quiet", "data"}:
+        setattr(begun, name, getattr(options, name))
+    return begun, before
 
 
-def train_from_options(
-    script: str,  # custom or transfer
-    options: SimpleNamespace,  # of the script, from `options.script_options`
-    make_learner: MakeLearner | None = None,  # None: what the script trains
-) -> tuple[int, Path]:  # exit code and run folder
+def train(
+    experiment: Experiment,
+    options: SimpleNamespace,  # all of the experiment's, from `Experiment.options`
+    given: set[str] = frozenset(),  # names of the options that were given, for a run that goes on
+) -> tuple[int, Path, Learner | None]:  # exit code, run folder, and the Learner where one was trained
     "One training, or one for each seed. Raises `InputError`."
+    before: dict = {}
     if options.resume:
-        options = resumed_options(script, options.resume)
+        options, before = resumed_options(experiment, options.resume, options, set(given))
         if is_finished(Path(options.run)):
             print(f"{options.run} is finished already.", flush=True)
-            return 0, Path(options.run)
+            return 0, Path(options.run), None
     check_seeds(options.seed, options.seeds)
     if options.seeds > 1 and num_distrib() > 1:
         raise InputError("many processes train one seed: leave --seeds out, or train without accelerate launch")
     if options.deterministic:
         be_deterministic()
-    work = SeedSeries if options.seeds > 1 else Experiment
-    experiment = work(script, options, make_learner or TRAININGS[script](options))
-    return experiment.execute(), experiment.run.folder
-
-
-def run_experiment(script: str, options: dict) -> None:
-    "Do a script's work and end the process with its exit code."
-    sys.exit(train_from_options(script, SimpleNamespace(**options))[0])
+    work = SeedSeries if options.seeds > 1 else Training
+    made = work(experiment, options, identity=before)
+    return made.execute(), made.run.folder, made.learn

@@ -211,8 +211,8 @@ def transfer_learner(
 def fast_learner(
     dls: DataLoaders,  # used as it is
     model: nn.Module,  # takes the batches of `dls`
-    arch: str,  # the model's name
-    weights: str,  # the name of the weights it starts from
+    arch: str | None = None,  # the model's name; None: its class's
+    weights: str | None = None,  # the name of the weights it starts from
     opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
     lr: float = 1e-3,  # default learning rate
     precision: str = "auto",  # auto, fp32, bf16 or fp16
@@ -221,6 +221,7 @@ def fast_learner(
     cbs: Callback | list | None = None,  # further callbacks
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
     splitter: Callable = trainable_params,  # model to layer groups
+    loss_func: Callable | None = None,  # None: that of `dls`
 ) -> Learner:
     "A Learner with fast precision, fused optimizer and no host syncs; `arch` and `weights` stand on it."
     if isinstance(opt, str) and opt not in OPTIMIZERS:
@@ -229,7 +230,7 @@ def fast_learner(
     learn = LeanLearner(
         dls,
         model,
-        loss_func=getattr(dls.train_ds, "loss_func", None) or CrossEntropyLossFlat(),
+        loss_func=loss_func or getattr(dls.train_ds, "loss_func", None) or CrossEntropyLossFlat(),
         opt_func=OPTIMIZERS[opt] if isinstance(opt, str) else opt,
         lr=lr,
         splitter=splitter,
@@ -240,5 +241,5 @@ def fast_learner(
     )
     learn.remove_cb(learn.progress).add_cb(EpochProgress())
     learn.recorder.smooth_loss = DeviceSmoothLoss()
-    learn.arch, learn.weights = arch, weights
+    learn.arch, learn.weights = arch or type(model).__name__, weights
     return learn

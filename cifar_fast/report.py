@@ -3,15 +3,15 @@
 import base64
 import io
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
 import cifar_fast
+from cifar_fast.facts import FROM_SCRATCH
 from cifar_fast.files import write_atomically
-from cifar_fast.run import FinishedRun
+from cifar_fast.results import FinishedRun, duration, known, percent
 
 SECTIONS = {
     "Training": {"curves.png": "Accuracy, loss and learning rate."},
@@ -28,6 +28,9 @@ SECTIONS = {
         "channel11.png": "The same image: channel 11.",
     },
 }
+
+
+NO_SETTINGS = ("asked", "defaults", "experiment")  # entries of config.json that are no options
 
 
 @dataclass(frozen=True)
@@ -83,19 +86,21 @@ def write_report(
             [name, f"{o.images:,}", percent(o.precision), percent(o.recall), percent(o.f1)]
             for name, o in classes.items()
         ],
-        settings=[(name, value) for name, value in run.config.items() if name not in ("asked", "run")],
+        settings=[(name, value) for name, value in run.config.items() if name not in (*NO_SETTINGS, "run")],
         environment=list(metrics["versions"].items()),
     )
 
 
 def warnings_of(metrics: dict) -> list[str]:
     "What a reader must know before the number."
-    warnings = []
-    if "CIFAR-10" not in metrics["title"] or "not CIFAR-10" in metrics["title"]:
+    warnings, data = [], metrics["data"].removeprefix("part of ")
+    if data == "digits":  # which stand in where CIFAR-10 is not to be had
         warnings.append(f"These are not CIFAR-10 results: the data is {metrics['data']}.")
-    elif not metrics["data_is_cifar10"]:
+    elif data == "cifar10" and not metrics["data_is_cifar10"]:
         warnings.append("Only a part of CIFAR-10 was used.")
-    if metrics["model"] not in ("CustomCNN", "RecordNet") and metrics["weights"] == "none":
+    if metrics.get("tested_on", "test images") != "test images":
+        warnings.append(f"Tested on {metrics['tested_on']}, not on test images.")
+    if metrics["model"] not in FROM_SCRATCH and metrics["weights"] == "none":
         warnings.append("The body has random weights, not pretrained ones.")
     if metrics["interrupted"]:
         warnings.append(f"Interrupted after {metrics['epochs']} epochs.")
@@ -104,17 +109,17 @@ def warnings_of(metrics: dict) -> list[str]:
 
 def facts_of(metrics: dict) -> list[tuple[str, str]]:
     "The numbers beside the headline."
-    speed, train = metrics["images_per_second"], metrics["train_accuracy"]
+    macs = metrics["macs"]
     return [
-        ("training images right", percent(train)),
+        ("training images right", percent(metrics.get("train_accuracy"))),
         *chosen_facts(metrics.get("choice")),
         ("test loss", f"{metrics['loss']:.3f}"),
         ("calibration error", percent(metrics["calibration_error"])),
-        ("training time", duration(metrics["train_seconds"])),
-        ("training speed", f"{speed:,.0f} images/s" if speed else "-"),
+        ("training time", duration(metrics.get("train_seconds"))),
+        ("training speed", known(metrics.get("images_per_second"), "{:,.0f} images/s")),
         ("peak memory", f"{metrics['peak_memory_mb']:,.0f} MB"),
         ("parameters", f"{metrics['params']:,}"),
-        ("multiply-accumulates", f"{metrics['macs'] / 1e6:,.1f} M an image"),
+        ("multiply-accumulates", known(macs and macs / 1e6, "{:,.1f} M an image")),
     ]
 
 
@@ -124,14 +129,5 @@ def chosen_facts(choice: dict | None) -> list[tuple[str, str]]:
         return []
     chosen = choice["chosen"]
     found = percent(chosen["held_out_accuracy"])
-    return [("chosen on held-out images", f"{chosen['opt']}, {chosen['epochs']} epochs ({found})")]
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    "A share as per cent; a dash for none."
-    return "-" if value is None or isnan(value) else f"{value * 100:.{digits}f} %"
-
-
-def duration(seconds: float) -> str:
-    "Seconds as people say them."
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    what = ", ".join(filter(None, [chosen["opt"], f"{chosen['epochs']} epochs"]))
+    return [("chosen on held-out images", f"{what} ({found})")]

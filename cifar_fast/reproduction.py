@@ -10,12 +10,15 @@ from types import SimpleNamespace
 from cifar_fast import article
 from cifar_fast.article import Claims, Training, explanation
 from cifar_fast.charts import History, plot_complexity, plot_curves
-from cifar_fast.compare import RESULT_HEADER, Method, result_rows, verdict_rows
+from cifar_fast.compare import RESULT_HEADER, result_rows, verdict_rows
 from cifar_fast.errors import InputError
+from cifar_fast.experiment import load_experiment
 from cifar_fast.files import write_atomically
-from cifar_fast.launch import is_finished, train_from_options
-from cifar_fast.options import script_options
+from cifar_fast.launch import is_finished
+from cifar_fast.launch import train as launch
 from cifar_fast.report import Picture, warnings_of, write_page
+from cifar_fast.results import Runs
+from cifar_fast.run import check_begun
 
 PARTS = ("article", "memory", "study", "next")
 
@@ -27,8 +30,8 @@ class Reproduction:
         self.folder, self.parts, self.options = Path(folder), parts, SimpleNamespace(**options)
         self.trainings = self.wanted()
         path = self.folder / "reproduce.json"
-        if path.exists() and json.loads(path.read_text()) != options:
-            raise InputError(f"{folder} was begun with other options ({path.name} has them): give --run another folder")
+        if path.exists():
+            check_begun(folder, json.loads(path.read_text()), options, "give the same, or --run another folder")
         if not path.exists() and self.folder.exists() and any(self.folder.iterdir()):
             raise InputError(f"{folder} is there already and holds something else: give --run another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -80,17 +83,16 @@ class Reproduction:
             changed = {"resume": str(folder)}
         else:
             shutil.rmtree(folder, ignore_errors=True)
-        options = script_options(training.script, **changed)
         if training.part in ("study", "next"):
-            return train_from_options(training.script, options)[0]
+            return exit_code(training.script, changed)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(train_from_options, training.script, options).result()[0]
+            return pool.submit(exit_code, training.script, changed).result()
 
     # The page
 
-    def methods(self, part: str) -> dict[str, Method]:
+    def methods(self, part: str) -> dict[str, Runs]:
         "The part's runs by the training's name."
-        return {o.name: Method.read(self.folder_of(o), o.what) for o in self.trainings if o.part == part}
+        return {o.name: Runs.read(self.folder_of(o), o.what) for o in self.trainings if o.part == part}
 
     def write(self) -> Path:
         "Write index.html from the runs in the folder."
@@ -128,7 +130,7 @@ class Reproduction:
         images = f"{train} training images, {test} test images"
         return f"{images}, {o.study_epochs} epochs, {what}."
 
-    def figures(self, main: dict[str, Method], claims: Claims) -> list[Picture]:
+    def figures(self, main: dict[str, Runs], claims: Claims) -> list[Picture]:
         "The article's pictures."
         histories = [History(o.name, o.first.history.epochs, o.first.history.lrs) for o in main.values()]
         complexity = plot_complexity({o.name: o.first.metrics for o in main.values()})
@@ -148,13 +150,22 @@ class Reproduction:
                     figures.append(Picture.of(path, f"{text}: {method.name}."))
         return figures
 
-    def next_rows(self, methods: list[Method]) -> list[dict[str, str]]:
+    def next_rows(self, methods: list[Runs]) -> list[dict[str, str]]:
         "A dict a next step; the baseline first, without a verdict."
         if not methods:
             return []
         baseline, *others = methods
         nothing = dict.fromkeys(("difference", "interval", "p", "verdict"), "-")
-        rows = [{"name": baseline.name, "accuracy": baseline.accuracy, **nothing}]
+        rows = [{"name": baseline.name, "accuracy": baseline.accuracy_text, **nothing}]
         for other in others:
-            rows.append({"name": other.name, "accuracy": other.accuracy, **verdict_rows([baseline, other])[0]})
+            rows.append({"name": other.name, "accuracy": other.accuracy_text, **verdict_rows([baseline, other])[0]})
         return rows
+
+
+def exit_code(
+    name: str,  # of an experiment of the package
+    options: dict,  # that differ from its defaults
+) -> int:
+    "Train it, in whatever process this is."
+    made = load_experiment(name)
+    return launch(made, made.options(**options))[0]

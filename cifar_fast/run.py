@@ -3,17 +3,19 @@
 import csv
 import hashlib
 import json
+import pickle
 import platform
 import re
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
@@ -24,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cifar_fast.charts import History, learning_rates, plot_curves
 from cifar_fast.errors import InputError
 from cifar_fast.featuremaps import feature_maps, plot_channel
-from cifar_fast.files import read_tensors, remove_leftovers, write_atomically, write_tensors
+from cifar_fast.files import remove_leftovers, write_atomically, write_tensors
 from cifar_fast.interpret import (
     TestInterpretation,
     plot_calibration,
@@ -33,13 +35,44 @@ from cifar_fast.interpret import (
     plot_per_class,
     plot_top_losses,
 )
-from cifar_fast.predictions import Predictions
+from cifar_fast.progress import say
 
 LOCK = ".lock"
 CHANNELS = (6, 11)  # of the feature maps: those that the article shows
 
 
-class Run:
+class EpochRows:
+    "The history of a run's fits, kept."
+
+    def __init__(self):
+        self.history: list[dict] = []
+        self.batches: list[tuple] = []
+        self.memory_before = memory_after_imports()
+
+    def add_epoch(
+        self,
+        row: dict,  # of fastai's table, and `stage`
+        batches: list[tuple[float, float]] = (),  # learning rate and smoothed loss of each training batch
+    ) -> None:
+        "Append an epoch to the history."
+        self.history.append({**row, "epoch": len(self.history)})
+        self.batches += [(len(self.batches) + i, row["stage"], *o) for i, o in enumerate(batches)]
+
+
+class SilentRun(EpochRows):
+    "The run as processes other than the first see it: they keep the history, and write nothing."
+
+    def __init__(self, folder: str | Path | None, name: str = "run", resume: bool = False):
+        super().__init__()
+        self.folder, self.resumed = Path(folder or name), resume
+
+    def nothing(self, *args) -> None:
+        "What the first process does, this one leaves."
+
+    discard = release = write_json = write_figure = nothing
+
+
+class Run(EpochRows):
     """A folder that one training fills. A folder that holds anything is refused, never overwritten.
 
     One process at a time: the folder is locked until the run is finished, or its process is gone.
@@ -64,9 +97,7 @@ class Run:
         except OSError as error:
             raise InputError(f"{self.folder} cannot be made ({error.strerror}): give --run another folder") from error
         remove_leftovers(self.folder)
-        self.history: list[dict] = []
-        self.batches: list[tuple] = []
-        self.memory_before = memory_after_imports()
+        super().__init__()
 
     def discard(self) -> None:
         "Remove the folder and what is in it, where unusable input ends the run before anything was learnt."
@@ -94,14 +125,9 @@ class Run:
         write_atomically(self.folder / name, lambda tmp: figure.savefig(tmp, dpi=110))
         matplotlib.pyplot.close(figure)
 
-    def add_epoch(
-        self,
-        row: dict,  # of fastai's table, and `stage`
-        batches: list[tuple[float, float]] = (),  # learning rate and smoothed loss of each training batch
-    ) -> None:
-        "Append an epoch to the history, and write history.csv and batches.csv anew."
-        self.history.append({**row, "epoch": len(self.history)})
-        self.batches += [(len(self.batches) + i, row["stage"], *o) for i, o in enumerate(batches)]
+    def add_epoch(self, row: dict, batches: list[tuple[float, float]] = ()) -> None:
+        "As of `EpochRows`, and write history.csv and batches.csv anew."
+        super().add_epoch(row, batches)
         names = list(self.history[0])
         self._write_csv("history.csv", names, [[o.get(name, "") for name in names] for o in self.history])
         self._write_csv("batches.csv", ["batch", "stage", "lr", "loss"], self.batches)
@@ -116,18 +142,16 @@ class Run:
     def finish(
         self,
         learn: Learner,  # trained
-        title: str,  # what data, model, weights and seed these are
-        about: dict,  # further entries of metrics.json
+        facts: dict,  # entries of metrics.json that are known: those of `run_facts`, and how it was trained
     ) -> dict:  # the metrics
         "Export the Learner, test it, and write predictions, figures and metrics.json, the last of all."
         learn.path = self.folder
-        write_atomically(self.folder / "export.pkl", lambda tmp: learn.export(tmp.absolute()))
+        self.write_export(learn)
         interp = TestInterpretation.from_learner(learn)
         self.write_predictions(interp)
-        self.write_figures(learn, interp, title)
+        self.write_figures(learn, interp, facts["title"])
         metrics = {
-            "title": title,
-            **about,
+            **facts,
             **interp.metrics(),
             "params": sum(p.numel() for p in learn.model.parameters()),
             "macs": count_macs(learn),
@@ -136,6 +160,13 @@ class Run:
         }
         self.write_json("metrics.json", metrics)
         return metrics
+
+    def write_export(self, learn: Learner) -> None:
+        "Write export.pkl; where something in the Learner cannot be pickled, say so: the model is kept in model/."
+        try:
+            write_atomically(self.folder / "export.pkl", lambda tmp: learn.export(tmp.absolute()))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            say(f"export.pkl is left out ({error}): model/ and checkpoint.pt hold the weights.")
 
     def write_predictions(self, interp: TestInterpretation) -> None:
         "Write predictions.safetensors: what the model said of each test image, by which runs can be paired."
@@ -166,7 +197,7 @@ class Run:
         self.write_figure("confused.png", plot_confused(interp, title=title))
         self.write_figure("calibration.png", plot_calibration(interp, title=title))
         image = interp.dl.dataset.x[0]
-        most = max(map(len, feature_maps(learn, image).values()))
+        most = max(map(len, feature_maps(learn, image).values()), default=0)
         for channel in (o for o in CHANNELS if o < most):
             about = f"{title}: channel {channel} after each layer"
             self.write_figure(f"channel{channel}.png", plot_channel(learn, image, channel, about))
@@ -178,25 +209,16 @@ class Run:
         return peak_memory_mb() - self.memory_before
 
 
-class SilentRun(Run):
-    "The run as processes other than the first see it: they keep the history, and write nothing."
-
-    def __init__(self, folder: str | Path | None, name: str = "run", resume: bool = False):
-        self.folder, self.resumed = Path(folder or name), resume
-        self.history, self.batches, self.memory_before = [], [], memory_after_imports()
-
-    def discard(self) -> None:
-        "There is nothing to remove."
-
-    release = discard
-
-    def write_json(self, name: str, content: dict) -> None:
-        "Nothing."
-
-    write_figure = write_json
-
-    def _write_csv(self, name: str, header: list[str], rows: list) -> None:
-        "Nothing."
+def check_begun(
+    what: str | Path,  # that was begun, for the message
+    before: dict[str, Any],  # what it was begun with
+    now: dict[str, Any],  # what is asked for; a name that `before` lacks is not compared
+    advice: str = "give the same, or another --run",
+) -> None:
+    "Raises `InputError`, naming the first thing in which the two differ."
+    for name, value in now.items():
+        if name in before and before[name] != value:
+            raise InputError(f"{what} was begun with {name} {before[name]}, and now it is {value}: {advice}")
 
 
 def lock_folder(folder: Path):
@@ -238,48 +260,12 @@ class HistoryLogger(Callback):
             losses = torch.stack(list(self.recorder.losses[self.n_done :])).tolist()
             batches = list(zip(learning_rates(self.learn)[self.n_done :], losses))
             self.n_done += len(batches)
-            self.folder_run.add_epoch({**dict(zip(names, row)), "stage": self.stage}, batches)
+            self.folder_run.add_epoch({**dict(zip(names, map(plain, row))), "stage": self.stage}, batches)
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    "A run folder, read back. Nothing in it is executed: the exported pickle is left alone."
-
-    folder: Path
-    config: dict
-    metrics: dict
-    history: History
-    predictions: Predictions
-    images: str  # a hash of the test images: runs that share it can be paired
-
-    @property
-    def name(self) -> str:
-        "The folder's name."
-        return self.folder.resolve().name
-
-    @classmethod
-    def read(cls, folder: str | Path) -> "FinishedRun":
-        "Raises `InputError` for a folder that holds no finished run."
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise InputError(f"{folder} does not exist, or is no folder: name the folder of a finished run")
-        try:
-            config, metrics = (json.loads((folder / f"{o}.json").read_text()) for o in ("config", "metrics"))
-            tensors, about = read_tensors(folder / "predictions.safetensors")
-            preds = Predictions(tensors["preds"], tensors["targs"], json.loads(about["vocab"]))
-            rows, batches = (_read_csv(folder / f"{o}.csv") for o in ("history", "batches"))
-            history = History(folder.resolve().name, rows, [float(o["lr"]) for o in batches])
-            return cls(folder, config, metrics, history, preds, about["images"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder} holds no finished run ({error}): name the folder of one") from error
-
-
-def _read_csv(path: Path) -> list[dict]:
-    "Rows of the training that counts; none where the file is missing: Ctrl-C came before the first epoch ended."
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if not row["stage"].startswith("choose")]
+def plain(value):
+    "A metric's value as Python has it: fastai's metrics may give tensors, arrays, and several values at once."
+    return value.tolist() if isinstance(value, (torch.Tensor, np.ndarray, np.generic)) else value
 
 
 def count_macs(learn: Learner) -> int:

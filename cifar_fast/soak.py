@@ -19,14 +19,14 @@ from fastai.torch_core import set_seed
 from safetensors.torch import load_file
 
 from cifar_fast import files
+from cifar_fast.baselines import custom
 from cifar_fast.checkpoint import NAME, read_checkpoint, write_checkpoint
 from cifar_fast.data import load_images
 from cifar_fast.errors import InputError
-from cifar_fast.launch import train_from_options
+from cifar_fast.launch import train
 from cifar_fast.learner import custom_learner
 from cifar_fast.loader import image_dls
-from cifar_fast.options import script_options
-from cifar_fast.run import FinishedRun
+from cifar_fast.results import FinishedRun
 from cifar_fast.safemodel import load_safe
 
 SMALL = {"data": "digits", "epochs": 4, "width": 4, "images": 600, "test_images": 100, "flip": "random"}
@@ -44,7 +44,7 @@ class Soak:
     def train(self, name: str) -> Path:
         "A small run in this process."
         folder = self.folder / name
-        train_from_options("custom", script_options("custom", **SMALL, run=str(folder)))
+        train(custom, custom.options(**SMALL, run=str(folder)))
         return folder
 
     def all(self) -> Iterator[str]:
@@ -121,13 +121,13 @@ class Soak:
 
             files.replace = replace
             try:
-                train_from_options("custom", script_options("custom", **SMALL, run=str(folder)))
+                train(custom, custom.options(**SMALL, run=str(folder)))
             except OSError:
                 pass
             finally:
                 files.replace = _REPLACE
             if (folder / "config.json").exists():
-                train_from_options("custom", script_options("custom", resume=str(folder)))
+                train(custom, custom.options(resume=str(folder)))
             else:
                 shutil.rmtree(folder)
                 self.train(folder.name)

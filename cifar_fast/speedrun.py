@@ -17,7 +17,7 @@ from cifar_fast.callbacks import Stopwatch, some_train_dl
 from cifar_fast.data import load_images
 from cifar_fast.device import now, parse_device
 from cifar_fast.errors import InputError
-from cifar_fast.experiment import data_line, model_metrics
+from cifar_fast.facts import data_line, model_metrics, run_facts
 from cifar_fast.formats import ImageSet
 from cifar_fast.interpret import TestInterpretation
 from cifar_fast.loader import image_dls
@@ -113,7 +113,7 @@ class Speedrun:
         compile = o.compile == "on" or (o.compile == "auto" and self.device.type == "cuda")
         mode = "reduce-overhead" if compile and self.device.type == "cuda" else compile  # CUDA graphs
         ours = RecordRuns(self.images, o.target, self.device, o.precision, mode)
-        self.title = f"{data_line(self.images)}, RecordNet for {o.target} %"
+        self.title = f"{data_line(ours.learn.dls)}, RecordNet for {o.target} %"
         self.precision = ours.learn.precision
         resolved = {"run": str(self.run.folder), "precision": self.precision, "device": str(self.device)}
         self.run.write_json("config.json", {**vars(o), **resolved, "recipe": asdict(ours.learn.recipe)})
@@ -166,16 +166,13 @@ class Speedrun:
     def report(self, ours: RecordRuns) -> None:
         "Write the last run's folder, and say what came out."
         o, learn, last = self.options, ours.learn, self.outcomes[ours.name][-1]
-        title = f"{self.title}, seed {o.seed + o.runs - 1}"
+        facts = run_facts(learn, f"speedrun to {o.target} %", o.seed + o.runs - 1)
         some_train = some_train_dl(learn.dls)
         one_view = TestInterpretation.from_learner(learn).metrics()  # as whoever loads model/ will predict
         one_view["train_accuracy"] = learn.validate(dl=some_train)[1]
         learn.add_cb(TestTimeViews(learn.recipe.views))  # what is reported and exported predicts as the record does
-        metrics = self.run.finish(learn, title, {
-            "data": self.images.name, "data_is_cifar10": self.images.is_cifar10, "model": learn.arch,
-            "weights": learn.weights, "epochs": learn.recipe.epochs, "bs": learn.dls.train.bs, "opt": "muon",
-            "lr": learn.recipe.filter_lr, "schedule": "linear", "size": self.images.train_x.shape[-1],
-            "seed": o.seed + o.runs - 1, "device": str(self.device), "precision": learn.precision,
+        metrics = self.run.finish(learn, {
+            **facts, "epochs": learn.recipe.epochs, "opt": "muon", "lr": learn.recipe.filter_lr, "schedule": "linear",
             "views": learn.recipe.views, "one_view_accuracy": one_view["accuracy"],
             "train_accuracy": learn.validate(dl=some_train)[1], "record_seconds": last.seconds,
             "train_seconds": ours.watch.seconds, "images_per_second": ours.watch.images / ours.watch.seconds,

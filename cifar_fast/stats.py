@@ -1,9 +1,11 @@
 """Is a difference real? Intervals over seeds and over test images, and tests for two models or two methods."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import fmean, stdev
+from html import escape
+from math import inf, isnan, sqrt
+from statistics import fmean, stdev, variance
 
 from torch import Tensor
 
@@ -19,6 +21,8 @@ class Comparison:
     low: float  # of the 95 % interval
     high: float
     p: float  # chance of such a difference, or a larger one, without any reason
+    deviation: float | None = None  # over the seeds of one method, pooled; None for two trained models
+    names: str = "the second against the first"
 
     @property
     def verdict(self) -> str:
@@ -26,6 +30,13 @@ class Comparison:
         if not self.p < 1 - CONFIDENCE:
             return "no detectable difference"
         return "better" if self.difference > 0 else "worse"
+
+    def __str__(self) -> str:
+        points = f"{self.difference * 100:+.2f} points ({self.low * 100:+.2f} to {self.high * 100:+.2f})"
+        return f"{self.names}: {points}, p = {self.p:.3g}: {self.verdict}. {self.test}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(str(self))}</p>"
 
 
 def mean_interval(
@@ -90,4 +101,46 @@ def compare_methods(
     result = ttest_ind(second, first, equal_var=False)
     low, high = result.confidence_interval(CONFIDENCE)
     test = f"Welch's test over seeds ({len(first)} and {len(second)}), two methods"
-    return Comparison(test, fmean(second) - fmean(first), float(low), float(high), float(result.pvalue))
+    deviation = sqrt((variance(first) + variance(second)) / 2)
+    p = 1.0 if isnan(result.pvalue) else float(result.pvalue)  # equal accuracies without any spread
+    low, high = (0.0, 0.0) if isnan(low) else (float(low), float(high))
+    return Comparison(test, fmean(second) - fmean(first), low, high, p, deviation)
+
+
+def holm(
+    ps: Sequence[float],  # of several tests
+) -> list[float]:  # in the same order
+    """p-values corrected for being several: the chance of any false alarm among all of them stays at 5 %.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    res, largest = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
+        res[i] = largest
+    return res
+
+
+MOST_SEEDS = 1000
+
+
+def seeds_needed(
+    difference: float,  # of two mean accuracies, in [0, 1]
+    deviation: float,  # of one method's accuracy over seeds
+    power: float = 0.8,  # chance of seeing the difference
+) -> int | None:  # seeds of each of the two methods; None: more than 1,000
+    """How many seeds a two-sided t-test at 5 % needs to see a difference that is really there.
+
+    Source: Cohen 1988, "Statistical Power Analysis for the Behavioral Sciences", by the noncentral t distribution.
+    """
+    from scipy.stats import nct, t
+
+    if not difference:
+        return None
+
+    def power_of(n: int) -> float:
+        shift = difference / deviation * sqrt(n / 2) if deviation else inf
+        return 1.0 if shift > 30 else nct.sf(t.ppf((1 + CONFIDENCE) / 2, 2 * n - 2), 2 * n - 2, shift)
+
+    found = 2 + bisect_left(range(2, MOST_SEEDS + 1), power, key=power_of)
+    return found if found <= MOST_SEEDS else None

@@ -1,4 +1,4 @@
-"""Many trials: Ray Tune searches options of a training script, on held-out training images alone.
+"""Many trials: Ray Tune searches options of an experiment, on held-out training images alone.
 
 Optuna proposes, ASHA ends early what lags behind. Every finished trial is a file in the sweep's folder, from which a
 sweep that was killed goes on; the winner is trained on all training images, and tested, once.
@@ -18,20 +18,18 @@ from types import SimpleNamespace
 import torch
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
-from fastai.torch_core import set_seed
 from matplotlib.figure import Figure
 
 from cifar_fast.callbacks import StopOnNaN
 from cifar_fast.data import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError, MissingExtra
-from cifar_fast.experiment import data_line, fit_scheduled, fit_unfrozen, unfreeze_epochs
+from cifar_fast.experiment import Experiment
 from cifar_fast.files import write_atomically
-from cifar_fast.launch import TRAININGS, train_from_options
-from cifar_fast.loader import image_dls
-from cifar_fast.options import parse_option, script_options
+from cifar_fast.launch import train
 from cifar_fast.progress import be_quiet
-from cifar_fast.run import Run
+from cifar_fast.run import Run, check_begun
+from cifar_fast.training import fit_stage, images_from_options, learner_from_options, run_identity
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before ray is imported: nothing is reported to anybody
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # which takes Ctrl-C for the end of the search
@@ -48,27 +46,29 @@ except ImportError as error:
 
 N_TRIALS = 16  # where nothing is said
 KINDS = {"loguniform": 2, "uniform": 2, "randint": 2, "choice": None}  # and how many arguments they take
-OPEN = {("lr", "auto"), ("opt", "both")}  # what a script finds out by trainings of its own
+OPEN = {("lr", "auto"), ("opt", "both")}  # what a training finds out by trainings of its own
+NOT_FOR_TRIALS = {"data", "run", "resume", "anyway", "seeds", "early_stop", "cache_features", "track", "quiet"}
 
 
 @dataclass(frozen=True)
 class Param:
-    "An option of a training script and what to try for it."
+    "An option of an experiment and what to try for it."
 
     name: str  # of the option, with underscores
     kind: str  # loguniform, uniform, randint (the end included), choice, or fixed
     values: tuple  # bounds, choices, or the one value
 
     @classmethod
-    def parse(cls, text: str, script: str) -> "Param":
+    def parse(cls, text: str, experiment: Experiment) -> "Param":
         "`lr=loguniform(1e-4,1e-2)`, `head=choice(linear,fastai)`, `epochs=3`. Raises `InputError`."
         found = re.fullmatch(r"\s*([\w-]+)\s*=\s*(?:(\w+)\((.*)\)|([^()]*))\s*", text)
         if not found:
             raise InputError(f"{text!r} is no parameter: write lr=loguniform(1e-4,1e-2), head=choice(a,b) or epochs=3")
-        name, kind, args, fixed = found[1].replace("-", "_"), found[2], found[3], found[4]
+        kind, args, fixed = found[2], found[3], found[4]
         if kind not in (None, *KINDS):
             raise InputError(f"{text!r}: there is no {kind}, but {', '.join(KINDS)}")
-        values = tuple(parse_option(script, name, o.strip()) for o in (fixed if kind is None else args).split(","))
+        parsed = [experiment.parse_option(found[1], o.strip()) for o in (fixed if kind is None else args).split(",")]
+        name, values = parsed[0][0], tuple(value for _, value in parsed)
         if {(name, o) for o in values} & OPEN:
             raise InputError(f"{text!r}: that chooses by itself; trials want a value")
         if kind is None and len(values) == 1:
@@ -115,32 +115,20 @@ class ReportAccuracy(Callback):
         tune.report({"accuracy": float(self.recorder.log[names.index("accuracy")]), "epoch": self.epochs})
 
 
-def planned_epochs(
-    options: SimpleNamespace,  # of a training script
-) -> int:
-    "Epochs of a trial that is not ended early."
-    return options.epochs + unfreeze_epochs(options)
-
-
 def train_trial(
     config: dict,  # options that this trial has
-    script: str,  # custom or transfer
+    experiment: Experiment,
     fixed: dict,  # options that all have
 ) -> None:
     "One trial, in a process of Ray's: nine tenths of the training images, accuracy on the last tenth."
     torch.set_num_threads(1)
     be_quiet()
-    o = script_options(script, **{**fixed, **config})
-    images = load_images(o.data, o.size).fewer(o.images, o.test_images)
-    set_seed(o.seed)
-    device = parse_device(o.device)
-    dls = image_dls(images, o.bs, "holdout", o.size, o.flip, o.translate, o.cutout, seed=o.seed, device=device)
-    learn = TRAININGS[script](o)(dls, o.opt)
+    o = experiment.options(**{**fixed, **config})
+    learn = learner_from_options(experiment, o, images_from_options(o), "holdout", parse_device(o.device))
     cbs = [StopOnNaN(), ReportAccuracy()]
     with learn.no_bar(), learn.no_logging():
-        fit_scheduled(learn, o, o.epochs, o.lr, cbs)
-        if unfreeze_epochs(o):
-            fit_unfrozen(learn, o, cbs)
+        for stage in experiment.stages(o):
+            fit_stage(learn, stage, o, o.lr, cbs)
 
 
 class KeepTrials(tune.Callback):
@@ -159,18 +147,21 @@ class KeepTrials(tune.Callback):
 
 
 class Sweep:
-    "experiments/sweep.py's work."
+    "A search, its folder, and the training of its winner."
 
     def __init__(
         self,
-        options: SimpleNamespace,  # of the script
+        experiment: Experiment,
+        options: SimpleNamespace,  # of `sweep_options`
     ):
+        self.experiment = experiment
         self.before = before = asked_before(options.resume) if options.resume else {}
         if before and not options.param:
-            options = SimpleNamespace(**{**before, "trials": options.trials, "run": None, "resume": options.resume})
+            asked = {name: before.get(name, value) for name, value in vars(options).items()}
+            options = SimpleNamespace(**{**asked, "trials": options.trials, "run": None, "resume": options.resume})
         trials = options.trials or before.get("trials") or N_TRIALS
         self.options = options = SimpleNamespace(**{**vars(options), "trials": trials})
-        self.params = [Param.parse(o, options.script) for o in options.param or ()]
+        self.params = [Param.parse(o, experiment) for o in options.param or ()]
         if not any(o.kind != "fixed" for o in self.params):
             raise InputError("nothing to search: give --param, as in --param 'lr=loguniform(1e-4,1e-2)'")
         names = [o.name for o in self.params]
@@ -179,10 +170,10 @@ class Sweep:
         self.n_failed = 0
         self.searched = [o for o in self.params if o.kind != "fixed"]
         self.fixed = {o.name: o.values[0] for o in self.params if o.kind == "fixed"}
-        if clash := {"data", "run", "resume", "seeds", "early_stop", "cache_features"} & set(names):
+        if clash := NOT_FOR_TRIALS & set(names):
             raise InputError(f"{clash.pop()} is not for trials: leave it out of --param")
-        self.fixed |= {"data": options.data} | ({"cache_features": True} if options.script == "transfer" else {})
-        script_options(options.script, **self.fixed)
+        self.fixed |= {"data": options.data} | ({"cache_features": True} if "cache_features" in experiment.own else {})
+        experiment.options(**self.fixed)
 
     def execute(self) -> int:
         "Search, show, and train the winner; the exit code. Raises `InputError`."
@@ -191,9 +182,7 @@ class Sweep:
         try:
             self.folder = self.run.folder / "trials"
             self.folder.mkdir(exist_ok=True)
-            self.check_asked()
-            images = load_images(self.fixed["data"], self.fixed.get("size", 32))  # decoded once, not by every trial
-            self.check_found(data_line(images))
+            self.check_begun()
             done = self.finished()
             if done:
                 print(f"Finished already: {len(done)} of {o.trials} trials.", flush=True)
@@ -212,18 +201,16 @@ class Sweep:
             if self.run.folder.exists():
                 self.run.release()
 
-    def check_asked(self) -> None:
-        "A sweep that goes on must search the same. Raises `InputError`."
-        for name in ("script", "param", "data") if self.before else ():
-            if self.before.get(name) != getattr(self.options, name):
-                raise InputError(f"{self.run.folder} was begun with --{name} {self.before.get(name)}: give the same")
-        self.run.write_json("config.json", {**self.before, **vars(self.options)})
-
-    def check_found(self, found: str) -> None:
-        "And on the same images, which `auto` and a path may come to have changed. Raises `InputError`."
-        if (before := self.before.get("found", found)) != found:
-            raise InputError(f"{self.run.folder} was begun on {before}, and {self.options.data} is now {found}")
-        self.run.write_json("config.json", {**vars(self.options), "found": found})
+    def check_begun(self) -> None:
+        "A sweep that goes on must search the same, by the same source, on the same images. Raises `InputError`."
+        o, before = self.options, self.before
+        check_begun(self.run.folder, before, {"param": o.param, "data": o.data}, "give the same")
+        same = before.get("experiment") or {}
+        who = {"name": self.experiment.name, "source": self.experiment.source}
+        check_begun(self.run.folder, same, who, "go on with the experiment as it was")
+        self.run.write_json("config.json", {**before, **vars(o)})
+        images = load_images(o.data, self.fixed.get("size", 32))  # decoded once, not by every trial
+        self.run.write_json("config.json", {**vars(o), "experiment": run_identity(self.experiment, images, same)})
 
     def finished(self) -> list[dict]:
         "All trials that have come to an end. Damaged files are renamed, and other trials run in their place."
@@ -260,7 +247,7 @@ class Sweep:
                 points_to_evaluate=points,
                 evaluated_rewards=rewards,
             )
-            trainable = tune.with_parameters(train_trial, script=o.script, fixed=self.fixed)
+            trainable = tune.with_parameters(train_trial, experiment=self.experiment, fixed=self.fixed)
             tuner = tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": min(1, gpus) / o.per_gpu if gpus else 0}),
                 param_space={p.name: p.space() for p in self.searched},
@@ -282,16 +269,20 @@ class Sweep:
 
     def most_epochs(self) -> int:
         "Epochs of the longest trial that the search may propose."
-        longest = {p.name: max(p.values) for p in self.searched if p.name in ("epochs", "unfreeze_epochs")}
-        return planned_epochs(self.trial_options(longest))
+        longest = {p.name: max(p.values) for p in self.searched if p.name.endswith("epochs")}
+        return self.planned_epochs(longest)
+
+    def planned_epochs(self, config: dict) -> int:
+        "Epochs of the trial that has `config`, where it is not ended early."
+        return sum(stage.epochs for stage in self.experiment.stages(self.trial_options(config)))
 
     def trial_options(self, config: dict) -> SimpleNamespace:
         "All options of the trial that has `config`."
-        return script_options(self.options.script, **{**self.fixed, **config})
+        return self.experiment.options(**{**self.fixed, **config})
 
     def is_whole(self, trial: dict) -> bool:
         "Whether ASHA has let the trial come to its end: one that it ended early says little about a whole training."
-        return trial["epochs"] >= planned_epochs(self.trial_options(trial["config"]))
+        return trial["epochs"] >= self.planned_epochs(trial["config"])
 
     def ranked(self, trials: list[dict]) -> list[dict]:
         "Best first, and what ASHA ended early last."
@@ -309,7 +300,7 @@ class Sweep:
 
         write_atomically(self.run.folder / "sweep.csv", write_csv)
         whole = [self.is_whole(trial) for trial in trials]
-        self.run.write_figure("sweep.png", plot_sweep(trials, whole, self.searched, self.options.script))
+        self.run.write_figure("sweep.png", plot_sweep(trials, whole, self.searched, self.experiment.name))
         print("  ".join(f"{o:<16}" for o in header))
         for row in rows:
             print("  ".join(f"{f'{o:.4g}' if isinstance(o, float) else o!s:<16}" for o in row), flush=True)
@@ -332,10 +323,24 @@ class Sweep:
                 folder.rename(before)
         options = self.trial_options(winner["config"])
         options.run, options.resume = str(folder), str(folder) if folder.exists() else None
-        code = train_from_options(self.options.script, options)[0]
+        code = train(self.experiment, options)[0]
         if code == 0:
             shutil.rmtree(before, ignore_errors=True)
         return code
+
+
+def sweep_options(
+    param: list[str],  # as of `Param.parse`
+    data: str = "auto",  # images
+    trials: int | None = None,  # in all; None: 16, or as many as before
+    address: str | None = None,  # of a Ray cluster; None: this machine
+    per_gpu: int = 1,  # trials that share a GPU
+    seed: int = 0,  # of the search
+    run: str | None = None,  # folder to write
+    resume: str | None = None,  # folder of a sweep to go on with
+) -> SimpleNamespace:
+    "The options of a sweep."
+    return SimpleNamespace(**locals())
 
 
 def asked_before(
@@ -349,6 +354,15 @@ def asked_before(
         return before
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} holds no sweep to go on with ({error})") from error
+
+
+def of_sweep(
+    folder: str,  # of a sweep
+) -> str:
+    "What `load_experiment` takes for the sweep's experiment. Raises `InputError` where there is no sweep."
+    before = asked_before(folder)
+    same = before.get("experiment") or {"name": before.get("script", "custom"), "file": None}
+    return f"{same['file']}:{same['name']}" if same["file"] else same["name"]
 
 
 def was_asked(

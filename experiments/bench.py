@@ -3,11 +3,10 @@
 Contenders of a row get the same images, batch size and network, and take turns in one process; the median counts.
 """
 
-from typing import Annotated
+from typing import Literal
 
-from fastcore.script import call_parse
-
-from cifar_fast.options import amount, choice, count, exit_codes, one_line_errors
+from cifar_fast.cli import command
+from cifar_fast.options import amount, count
 
 ROWS = ("custom", "finetune", "predict", "transfer32", "transfer128", "startup", "single", "shipped", "accuracy")
 
@@ -24,8 +23,7 @@ def run_soak(trials: int) -> None:
             print(f"- {line}", flush=True)
 
 
-@call_parse
-@one_line_errors
+@command
 def main(
     data: str = "cifar10",  # cifar10, digits, or the path of an archive or a folder
     weights: str = "none",  # of ResNet-18: imagenet, none or a path; speeds do not depend on it
@@ -38,25 +36,24 @@ def main(
     quick: bool = False,  # 2,000 images, small rows, 3 minutes
     device: str = "auto",  # auto, cpu or cuda
     compile: bool = False,  # torch.compile for ours and for the compute limit
-    precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # of ours beside fp32
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",  # of ours beside fp32
     soak: bool = False,  # in place of timings: kills, damaged files, failing writes, memory (a quarter of an hour)
     trials: count = 50,  # of the soak's kills; twenty times as many damaged files, four times as many fits
     out: str = "bench.json",  # file to write
 ):
     "Time this toolkit against stock fastai, a plain PyTorch script and the compute limit."
-    with exit_codes():
-        if soak:
-            run_soak(trials)
-            return
-        from cifar_fast.benchmark import Benchmark
-        from cifar_fast.errors import InputError
+    if soak:
+        run_soak(trials)
+        return
+    from cifar_fast.benchmark import Benchmark
+    from cifar_fast.errors import InputError
 
-        if unknown := set(rows.split(",")) - set(ROWS):
-            raise InputError(f"there is no row {unknown.pop()!r}: give some of {','.join(ROWS)}")
-        if quick:
-            images, repeats, seeds = min(images, 2_000), min(repeats, 3), 1
-            rows = ",".join(o for o in rows.split(",") if o not in ("transfer128", "accuracy"))
-        bench = Benchmark(data, weights, bs, images, repeats, seeds, workers, device, compile, precision, out)
-        for row in rows.split(","):
-            getattr(bench, row)()
-        print(bench.table())
+    if unknown := set(rows.split(",")) - set(ROWS):
+        raise InputError(f"there is no row {unknown.pop()!r}: give some of {','.join(ROWS)}")
+    if quick:
+        images, repeats, seeds = min(images, 2_000), min(repeats, 3), 1
+        rows = ",".join(o for o in rows.split(",") if o not in ("transfer128", "accuracy"))
+    bench = Benchmark(data, weights, bs, images, repeats, seeds, workers, device, compile, precision, out)
+    for row in rows.split(","):
+        getattr(bench, row)()
+    print(bench.table())

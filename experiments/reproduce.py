@@ -1,14 +1,12 @@
 """Repeat the article: its four trainings, its claims, why its transfer failed, and its next steps, on one page."""
 
-from typing import Annotated
+from typing import Literal
 
-from fastcore.script import call_parse
+from cifar_fast.cli import command
+from cifar_fast.options import amount, count, seed_number
 
-from cifar_fast.options import amount, choice, count, exit_codes, one_line_errors, seed_number
 
-
-@call_parse
-@one_line_errors
+@command
 def main(
     data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
     weights: str = "auto",  # of ResNet-18: auto, imagenet, none, or the path of a state dict
@@ -19,7 +17,7 @@ def main(
     seeds: count = 3,  # of each next step
     seed: seed_number = 0,  # the first one
     parts: str = "article,memory,study,next",  # which to do, comma-separated; the first two make the table of claims
-    precision: Annotated[str, choice("auto", "fp32", "bf16", "fp16")] = "auto",  # auto: bf16 where it is faster
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",  # auto: bf16 where it is faster
     device: str = "auto",  # auto, cpu, cuda or another torch device
     run: str = "runs/reproduce",  # folder to write; where it holds a part of this already, the rest is added
 ):
@@ -27,14 +25,12 @@ def main(
     options = dict(locals())
     for name in ("run", "parts"):
         del options[name]
-    with exit_codes():
-        import sys
 
-        from cifar_fast.errors import InputError
-        from cifar_fast.reproduction import PARTS, Reproduction
+    from cifar_fast.errors import InputError
+    from cifar_fast.reproduction import PARTS, Reproduction
 
-        names = parts.split(",")
-        if unknown := set(names) - set(PARTS):
-            raise InputError(f"there is no part {unknown.pop()!r}: give some of {','.join(PARTS)}")
-        names = [o for o in PARTS if o in {"article", "memory", *names}]
-        sys.exit(Reproduction(run, names, **options).execute())
+    names = parts.split(",")
+    if unknown := set(names) - set(PARTS):
+        raise InputError(f"there is no part {unknown.pop()!r}: give some of {','.join(PARTS)}")
+    names = [o for o in PARTS if o in {"article", "memory", *names}]
+    return Reproduction(run, names, **options).execute()

@@ -94,12 +94,11 @@ def resnet18_file(tmp_path_factory):
 
 def make_run(folder: Path, **changed) -> Path:
     "A finished run of a small network on digits: two epochs of training."
-    from cifar_fast.launch import train_from_options
-    from cifar_fast.options import script_options
+    from cifar_fast.baselines import custom
+    from cifar_fast.launch import train
 
     small = {"data": "digits", "epochs": 2, "width": 8, "precision": "fp32", "device": "cpu"}
-    options = script_options("custom", **{**small, "run": str(folder), **changed})
-    assert train_from_options("custom", options) == (0, folder)
+    assert train(custom, custom.options(**{**small, "run": str(folder), **changed}))[:2] == (0, folder)
     return folder
 
 
@@ -142,3 +141,10 @@ def browser_page():
 
         yield open_page
         browser.close()
+
+
+def with_cbs(experiment, *cbs):
+    "The experiment, whose Learners carry these callbacks too."
+    made = type(experiment)(experiment.function, experiment.make_stages)
+    made.learner = lambda dls, options: experiment.learner(dls, options).add_cbs(cbs)
+    return made

@@ -8,12 +8,11 @@ import torch
 
 from cifar_fast.article import AGREED, NOT_AGREED, NOT_TESTABLE, Claims, explanation, settled
 from cifar_fast.charts import History
-from cifar_fast.compare import Method
 from cifar_fast.errors import InputError
 from cifar_fast.formats import CIFAR10_VOCAB
 from cifar_fast.predictions import Predictions
 from cifar_fast.reproduction import Reproduction
-from cifar_fast.run import FinishedRun
+from cifar_fast.results import FinishedRun, Runs
 
 N = 1000  # images of a class
 
@@ -34,7 +33,7 @@ def method(name, accuracy, train, weights="none", params=4_294_218, mistakes=(),
         "peak_memory_mb": memory,
     }  # fmt: skip
     history = History(name, [{"accuracy": o} for o in epochs or [accuracy] * 30])
-    return Method(name, [FinishedRun(None, {}, metrics, history, preds, "images")])
+    return Runs(name, [FinishedRun(None, {}, metrics, history, preds, "images")])
 
 
 def runs(**changed):
@@ -129,7 +128,7 @@ def test_the_article_is_repeated_and_continued(no_pictures, tmp_path, resnet18_f
 
 def test_other_options_do_not_mix_into_the_folder(tmp_path, resnet18_file):
     reproduction(tmp_path / "article", resnet18_file)
-    with pytest.raises(InputError, match="other options"):
+    with pytest.raises(InputError, match="begun with epochs 2, and now it is 3"):
         reproduction(tmp_path / "article", resnet18_file, epochs=3)
 
 

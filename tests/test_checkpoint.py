@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import with_cbs
 from fastai.callback.core import Callback
 
+from cifar_fast import baselines
+from cifar_fast.baselines import custom
 from cifar_fast.checkpoint import NAME, Checkpoint, read_checkpoint, write_checkpoint
 from cifar_fast.errors import InputError, RunError
-from cifar_fast.launch import TRAININGS, train_from_options
+from cifar_fast.launch import train as launch
 from cifar_fast.learner import custom_learner
-from cifar_fast.options import script_options
 from cifar_fast.run import Run, SilentRun
 from cifar_fast.soak import outcome
 
@@ -48,13 +50,13 @@ class Kill(Callback):
 def train(script, folder, kill_after=None, resume=False, **changed):
     "Train, perhaps until a kill; gives whether it came to the end."
     changed = {"resume": str(folder)} if resume else {**SMALL, **changed, "run": str(folder)}
-    options = script_options(script, **changed)
+    made = getattr(baselines, script)
+    options = made.options(**changed)
     if resume:
-        train_from_options(script, options)
+        launch(made, options)
         return True
-    make, kill = TRAININGS[script](options), Kill(kill_after or 10**9)
     try:
-        train_from_options(script, options, lambda dls, opt: make(dls, opt).add_cb(kill))
+        launch(with_cbs(made, Kill(kill_after or 10**9)), options)
     except Killed:
         return False
     return True
@@ -94,9 +96,8 @@ def test_a_kill_while_the_report_is_written(tmp_path, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("cifar_fast.experiment.write_report", killed)
-        with pytest.raises(Killed):
-            train_from_options("custom", script_options("custom", **SMALL, width=4, run=str(tmp_path / "killed")))
+        patched.setattr("cifar_fast.training.write_report", killed)
+        assert not train("custom", tmp_path / "killed", width=4)
     train("custom", tmp_path / "killed", resume=True)
     assert_same(tmp_path / "whole", tmp_path / "killed")
     assert (tmp_path / "killed/report.html").exists()
@@ -143,15 +144,15 @@ def test_a_resumed_fit_that_fails_leaves_the_next_one_whole(digits_dls, tmp_path
 
 def test_a_finished_run_is_left_alone(digits_run, capsys):
     before = (digits_run / "metrics.json").stat().st_mtime_ns
-    assert train_from_options("custom", script_options("custom", resume=str(digits_run)))[0] == 0
+    assert launch(custom, custom.options(resume=str(digits_run)))[0] == 0
     assert "finished already" in capsys.readouterr().out
     assert (digits_run / "metrics.json").stat().st_mtime_ns == before
 
 
 def test_what_cannot_be_resumed_is_one_line(tmp_path, digits_run):
-    for folder, script in ((tmp_path, "custom"), (tmp_path / "nowhere", "custom"), (digits_run, "transfer")):
+    for folder, made in ((tmp_path, custom), (tmp_path / "nowhere", custom), (digits_run, baselines.transfer)):
         with pytest.raises(InputError, match="no run"):
-            train_from_options(script, script_options(script, resume=str(folder)))
+            launch(made, made.options(resume=str(folder)))
 
 
 def test_a_damaged_checkpoint_is_one_line_and_nothing_is_lost(tmp_path):
@@ -193,10 +194,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tm
             if self.epoch == 1:
                 self.model.conv1.weight.data.fill_(float("nan"))
 
-    options = script_options("custom", **SMALL, width=4, run=str(tmp_path / "run"))
-    make = TRAININGS["custom"](options)
+    options = custom.options(**SMALL, width=4, run=str(tmp_path / "run"))
     with pytest.raises(RunError, match="nan in epoch 1: lower the learning rate"):
-        train_from_options("custom", options, lambda dls, opt: make(dls, opt).add_cb(Spoil()))
+        launch(with_cbs(custom, Spoil()), options)
     state = read_checkpoint(tmp_path / "run" / NAME)
     assert state["epoch"] == 0 and all(o.isfinite().all() for o in state["model"].values())
 

@@ -6,7 +6,6 @@ import shutil
 import pytest
 
 from cifar_fast.compare import (
-    Method,
     compare,
     differing_settings,
     read_methods,
@@ -15,11 +14,12 @@ from cifar_fast.compare import (
     write_comparison,
 )
 from cifar_fast.errors import InputError
+from cifar_fast.results import Runs
 
 
 @pytest.fixture
 def two_runs(digits_run, other_digits_run):
-    return [Method.read(digits_run), Method.read(other_digits_run)]
+    return [Runs.read(digits_run), Runs.read(other_digits_run)]
 
 
 def test_two_trained_models_are_compared_image_by_image(two_runs):
@@ -48,10 +48,10 @@ def test_several_seeds_are_compared_as_methods(digits_run, other_digits_run, tmp
             metrics = json.loads((folder / "metrics.json").read_text())
             metrics["accuracy"] = {"a": 0.5, "b": 0.7}[name] + seed / 1000
             (folder / "metrics.json").write_text(json.dumps(metrics))
-    methods = [Method.read(tmp_path / o) for o in "ab"]
+    methods = [Runs.read(tmp_path / o) for o in "ab"]
     found = compare(*methods)
     assert "Welch" in found.test and found.verdict == "better" and found.difference == pytest.approx(0.2)
-    assert methods[0].accuracy.startswith("50.05 % ±")
+    assert methods[0].accuracy_text.startswith("50.05 % ±")
     page = write_comparison(methods[:1], tmp_path / "seeds.html").read_text()
     assert "50.10 %" in page and "lr_end" in page and "Settings that differ" not in page
 
@@ -60,7 +60,7 @@ def test_a_run_without_an_epoch_has_no_training_accuracy(two_runs):
     import dataclasses
 
     first = two_runs[0].first
-    none = Method("none", [dataclasses.replace(first, metrics={**first.metrics, "train_accuracy": None})])
+    none = Runs("none", [dataclasses.replace(first, metrics={**first.metrics, "train_accuracy": None})])
     assert result_rows([none])[0][3] == "-"
 
 
@@ -73,7 +73,7 @@ def test_a_page_that_cannot_be_written_is_one_line(two_runs, tmp_path):
 def test_other_test_images_cannot_be_paired(two_runs):
     import dataclasses
 
-    other = Method("other", [dataclasses.replace(two_runs[1].first, images="else")])
+    other = Runs("other", [dataclasses.replace(two_runs[1].first, test_images="else")])
     with pytest.raises(InputError, match="different images"):
         compare(two_runs[0], other)
 
@@ -87,6 +87,6 @@ def test_runs_of_the_same_name_are_called_by_their_paths(digits_run, tmp_path):
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no finished run"):
-        Method.read(tmp_path)
+        Runs.read(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
-        Method.read(tmp_path / "nowhere")
+        Runs.read(tmp_path / "nowhere")

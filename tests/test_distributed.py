@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifar_fast.run import FinishedRun
+from cifar_fast.results import FinishedRun
 
 pytest.importorskip("accelerate")
 ROOT = Path(__file__).parent.parent

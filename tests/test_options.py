@@ -4,8 +4,10 @@ from argparse import ArgumentTypeError
 
 import pytest
 
+from cifar_fast.baselines import transfer
+from cifar_fast.cli import exit_codes
 from cifar_fast.errors import ImageError, InputError, MissingExtra, RunError
-from cifar_fast.options import check_seeds, exit_codes, script_options, seed_number
+from cifar_fast.options import check_seeds, seed_number
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def test_seeds_that_follow_one_another_stay_seeds():
 
 
 def test_programs_get_a_scripts_defaults():
-    options = script_options("transfer", epochs=3)
+    options = transfer.options(epochs=3)
     assert (options.epochs, options.bs, options.lr, options.head, options.seeds) == (3, 64, 1e-3, "linear", 1)
-    with pytest.raises(TypeError, match="no option 'width'"):
-        script_options("transfer", width=3)
+    with pytest.raises(InputError, match="no option 'width'"):
+        transfer.options(width=3)

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from cifar_fast.report import duration, percent, write_report
-from cifar_fast.run import FinishedRun
+from cifar_fast.results import FinishedRun
 
 
 def edit(path, **changes):

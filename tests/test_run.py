@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cifar_fast.errors import InputError
-from cifar_fast.run import FinishedRun
+from cifar_fast.results import FinishedRun
 
 
 class Bomb:

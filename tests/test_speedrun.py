@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from cifar_fast.airbench import AirbenchScript, Outcome, PlainRecipe, shifted, write_airbench_data
+from cifar_fast.commands import speedrun
 from cifar_fast.errors import InputError
-from cifar_fast.options import speedrun_options
 from cifar_fast.predict import Predictor
 from cifar_fast.record import RECIPES
-from cifar_fast.run import FinishedRun
+from cifar_fast.results import FinishedRun
 from cifar_fast.speedrun import RecordRuns, Speedrun, line_of, summary
 
 
 def options(**changed):
     from inspect import signature
 
-    defaults = {name: p.default for name, p in signature(speedrun_options).parameters.items()}
+    defaults = {name: p.default for name, p in signature(speedrun.function).parameters.items()}
     return SimpleNamespace(**{**defaults, "data": "digits", "device": "cpu", "precision": "fp32", **changed})
 
 

@@ -15,10 +15,11 @@ import pytest
 import torch
 
 pytest.importorskip("ray")
+from cifar_fast.baselines import custom, transfer
 from cifar_fast.data import load_images
 from cifar_fast.errors import InputError
 from cifar_fast.progress import be_quiet
-from cifar_fast.run import FinishedRun
+from cifar_fast.results import FinishedRun
 from cifar_fast.sweep import Param, Sweep, plot_sweep, train_trial
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -30,11 +31,11 @@ ROOT = Path(__file__).parent.parent
     ("conv-dropout=uniform(0, 0.5)", ("conv_dropout", "uniform", (0.0, 0.5))),
     ("width=randint(4,8)", ("width", "randint", (4, 8))),
     ("opt=choice(adam,sgd)", ("opt", "choice", ("adam", "sgd"))),
-    ("no_bn=choice(true,false)", ("no_bn", "choice", (True, False))),
+    ("no_bn=choice(true,false)", ("bn", "choice", (False, True))),
     ("epochs=3", ("epochs", "fixed", (3,))),
 ])  # fmt: skip
 def test_parameters_are_read(text, wanted):
-    param = Param.parse(text, "custom")
+    param = Param.parse(text, custom)
     assert (param.name, param.kind, param.values) == wanted
 
 
@@ -50,12 +51,12 @@ def test_parameters_are_read(text, wanted):
 ])  # fmt: skip
 def test_what_cannot_be_searched_is_one_clear_line(text, wanted):
     with pytest.raises(InputError, match=wanted) as caught:
-        Param.parse(text, "custom")
+        Param.parse(text, custom)
     assert "\n" not in str(caught.value)
 
 
 def test_the_picture_shows_every_parameter():
-    params = [Param.parse("lr=loguniform(1e-4,1e-2)", "custom"), Param.parse("opt=choice(adam,sgd)", "custom")]
+    params = [Param.parse("lr=loguniform(1e-4,1e-2)", custom), Param.parse("opt=choice(adam,sgd)", custom)]
     trials = [{"config": {"lr": 1e-3, "opt": "sgd"}, "accuracy": 0.5, "epochs": 1},
               {"config": {"lr": 1e-2, "opt": "adam"}, "accuracy": 0.7, "epochs": 2}]  # fmt: skip
     figure = plot_sweep(trials, [False, True], params, "custom")
@@ -100,7 +101,7 @@ def test_a_sweep_killed_halfway_loses_no_finished_trial(tmp_path):
 
 
 def options(*param, **changed):
-    base = dict(script="custom", data="digits", trials=2, address=None, per_gpu=1, seed=0, run=None, resume=None)
+    base = dict(data="digits", trials=2, address=None, per_gpu=1, seed=0, run=None, resume=None)
     return SimpleNamespace(**{**base, "param": list(param), **changed})
 
 
@@ -123,53 +124,53 @@ def add_trial(folder, i, lr, accuracy):
 
 def test_a_sweep_that_goes_on_trains_its_new_winner(tmp_path):
     asked = finished_sweep(tmp_path / "run", (1e-3, 0.5))
-    assert Sweep(asked).execute() == 0
+    assert Sweep(custom, asked).execute() == 0
     metrics = tmp_path / "run/winner/metrics.json"
     before = metrics.stat().st_mtime_ns
     assert FinishedRun.read(metrics.parent).config["lr"] == 1e-3
-    assert Sweep(asked).execute() == 0
+    assert Sweep(custom, asked).execute() == 0
     assert metrics.stat().st_mtime_ns == before  # the same winner is not trained again
     add_trial(tmp_path / "run", 0, 1e-2, 0.5)
     add_trial(tmp_path / "run", 1, 1e-3, 0.5)
-    assert Sweep(asked).execute() == 0
+    assert Sweep(custom, asked).execute() == 0
     assert metrics.stat().st_mtime_ns == before  # nor for one that is as good
     add_trial(tmp_path / "run", 0, 1e-2, 0.9)
-    assert Sweep(asked).execute() == 0
+    assert Sweep(custom, asked).execute() == 0
     assert FinishedRun.read(metrics.parent).config["lr"] == 1e-2
     assert not (tmp_path / "run/winner-before").exists()
 
 
 def test_the_old_winner_stays_until_the_new_one_is_trained(tmp_path, monkeypatch):
     asked = finished_sweep(tmp_path / "run", (1e-3, 0.5))
-    assert Sweep(asked).execute() == 0
+    assert Sweep(custom, asked).execute() == 0
     add_trial(tmp_path / "run", 1, 1e-2, 0.9)
-    monkeypatch.setattr("cifar_fast.sweep.train_from_options", lambda script, options: (1, None))
-    assert Sweep(asked).execute() == 1
+    monkeypatch.setattr("cifar_fast.sweep.train", lambda experiment, options: (1, None, None))
+    assert Sweep(custom, asked).execute() == 1
     assert FinishedRun.read(tmp_path / "run/winner-before").config["lr"] == 1e-3
 
 
 def test_a_sweep_goes_on_with_the_same_images_only(tmp_path):
     asked = finished_sweep(tmp_path / "run", (1e-3, 0.5))
     asked.data = "cifar10"
-    with pytest.raises(InputError, match="--data digits"):
-        Sweep(asked).execute()
+    with pytest.raises(InputError, match="data digits"):
+        Sweep(custom, asked).execute()
     assert (tmp_path / "run/trials/0.json").exists()
 
 
 def test_auto_may_not_come_to_mean_other_images(tmp_path, monkeypatch):
     asked = finished_sweep(tmp_path / "run", (1e-3, 0.5))
-    assert Sweep(asked).execute() == 0
+    assert Sweep(custom, asked).execute() == 0
     fewer = load_images("digits").fewer(100, 50)
     monkeypatch.setattr("cifar_fast.sweep.load_images", lambda data, size: fewer)
-    with pytest.raises(InputError, match=r"begun on digits.*1,437.*digits is now .*100 \+ 50"):
-        Sweep(asked).execute()
+    with pytest.raises(InputError, match="begun on other images"):
+        Sweep(custom, asked).execute()
 
 
 def test_damaged_trials_are_left_out(tmp_path, capsys):
     asked = finished_sweep(tmp_path / "run", (1e-3, 0.5))
     for i, text in enumerate(('{"config": {"lr"', '{"config": {}}', "[]"), 1):
         (tmp_path / f"run/trials/{i}.json").write_text(text)
-    sweep = Sweep(asked)
+    sweep = Sweep(custom, asked)
     sweep.folder = tmp_path / "run/trials"
     assert [o["accuracy"] for o in sweep.finished()] == [0.5] == [o["accuracy"] for o in sweep.finished()]
     assert capsys.readouterr().out.count("damaged and left out") == 3
@@ -195,15 +196,15 @@ def test_a_trial_that_was_ended_early_wins_only_where_none_came_to_its_end(tmp_p
     early, whole = (
         {"config": {"epochs": 8, "lr": lr}, "accuracy": a, "epochs": n} for lr, a, n in ((1e-2, 0.9, 2), (1e-3, 0.8, 8))
     )
-    sweep = Sweep(asked)
+    sweep = Sweep(custom, asked)
     assert sweep.ranked([early, whole]) == [whole, early] and sweep.ranked([early]) == [early]
 
 
 def test_the_longest_trial_is_what_the_search_may_propose():
-    assert Sweep(options("lr=uniform(0.1,0.2)", "epochs=7")).most_epochs() == 7
-    assert Sweep(options("epochs=randint(2,40)")).most_epochs() == 40
-    transfer = options("epochs=choice(3,9)", "unfreeze_epochs=randint(1,4)", script="transfer")
-    assert Sweep(transfer).most_epochs() == 13
+    assert Sweep(custom, options("lr=uniform(0.1,0.2)", "epochs=7")).most_epochs() == 7
+    assert Sweep(custom, options("epochs=randint(2,40)")).most_epochs() == 40
+    longest = options("epochs=choice(3,9)", "unfreeze_epochs=randint(1,4)")
+    assert Sweep(transfer, longest).most_epochs() == 13
 
 
 def test_trials_fine_tune_where_they_are_asked_to(resnet18_file, monkeypatch):
@@ -212,7 +213,7 @@ def test_trials_fine_tune_where_they_are_asked_to(resnet18_file, monkeypatch):
     threads = torch.get_num_threads()
     fixed = dict(data="digits", weights=str(resnet18_file), images=100, test_images=50, epochs=1, device="cpu")
     try:
-        train_trial({"unfreeze_epochs": 2, "unfreeze_lr": 1e-3, "size": 48, "cutout": 40}, "transfer", fixed)
+        train_trial({"unfreeze_epochs": 2, "unfreeze_lr": 1e-3, "size": 48, "cutout": 40}, transfer, fixed)
     finally:
         torch.set_num_threads(threads)
         be_quiet(False)
@@ -223,26 +224,26 @@ def test_a_sweep_goes_on_with_the_options_it_was_begun_with(tmp_path):
     finished_sweep(tmp_path / "run", (1e-3, 0.5))
     alone = options(resume=str(tmp_path / "run"), data="auto", trials=None, seed=7)
     alone.param = None
-    found = Sweep(alone)
+    found = Sweep(custom, alone)
     assert vars(found.options) | {"data": "digits", "trials": 2, "seed": 0} == vars(found.options)
     assert [o.name for o in found.searched] == ["lr"] and Sweep(
-        options("lr=uniform(1,2)", trials=None)
+        custom, options("lr=uniform(1,2)", trials=None)
     ).options.trials == 16
     alone.trials = 5
-    assert Sweep(alone).options.trials == 5
+    assert Sweep(custom, alone).options.trials == 5
     with pytest.raises(InputError, match="no sweep to go on with"):
-        Sweep(options(resume=str(tmp_path / "nowhere")))
+        Sweep(custom, options(resume=str(tmp_path / "nowhere")))
 
 
 def test_nothing_to_search_and_another_search_are_refused(tmp_path):
     with pytest.raises(InputError, match="nothing to search"):
-        Sweep(options("epochs=2"))
+        Sweep(custom, options("epochs=2"))
     for twice in ("lr=1e-3", "lr=uniform(0.1,0.3)"):
         with pytest.raises(InputError, match="several --param"):
-            Sweep(options("lr=uniform(0.1,0.2)", twice))
+            Sweep(custom, options("lr=uniform(0.1,0.2)", twice))
     with pytest.raises(InputError, match="not for trials"):
-        Sweep(options("lr=uniform(0.1,0.2)", "run=here"))
+        Sweep(custom, options("lr=uniform(0.1,0.2)", "run=here"))
     (tmp_path / "config.json").write_text(json.dumps({"script": "custom", "param": ["lr=uniform(0.1,0.2)"]}))
-    with pytest.raises(InputError, match=r"--param .*give the same"):
-        Sweep(options("lr=uniform(0.1,0.3)", resume=str(tmp_path))).execute()
+    with pytest.raises(InputError, match=r"param .*give the same"):
+        Sweep(custom, options("lr=uniform(0.1,0.3)", resume=str(tmp_path))).execute()
     assert (tmp_path / "config.json").exists()

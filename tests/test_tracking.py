@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
+from cifar_fast.baselines import custom
 from cifar_fast.errors import InputError, MissingExtra
-from cifar_fast.launch import train_from_options
-from cifar_fast.options import script_options
+from cifar_fast.launch import train as launch
 from cifar_fast.progress import be_quiet
 from cifar_fast.safemodel import load_safe
 from cifar_fast.soak import outcome
@@ -25,7 +25,7 @@ def loud():
 
 
 def train(folder, **changed):
-    code, _ = train_from_options("custom", script_options("custom", **{**SMALL, "run": str(folder), **changed}))
+    code = launch(custom, custom.options(**{**SMALL, "run": str(folder), **changed}))[0]
     assert code == 0
     return folder
 

@@ -4,20 +4,22 @@ import csv
 import json
 import os
 import signal
-from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 from fastai.callback.core import Callback
 from fastai.learner import load_learner
-from fastcore.docments import docments
 
-import cifar_fast.experiment as experiment_module
+from cifar_fast import baselines
+from cifar_fast.baselines import custom, fine_tuned, transfer
+from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment
-from cifar_fast.launch import train_from_options
+from cifar_fast.launch import train
 from cifar_fast.learner import custom_learner, transfer_learner
-from cifar_fast.options import script_options, training_options
+from cifar_fast.options import amount, rate
 from cifar_fast.run import Run
+from cifar_fast.training import Training
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 METRICS = set(
@@ -26,10 +28,19 @@ METRICS = set(
 )
 
 
-def options(tmp_path, **kwargs):
-    defaults = {k: v.default for k, v in docments(training_options, full=True, returns=False).items()}
-    changed = {"data": "digits", "epochs": 2, "opt": "adam", "device": "cpu", "run": str(tmp_path / "run"), **kwargs}
-    return SimpleNamespace(**{**defaults, **changed})
+def experiment_of(make, stages=None):
+    "The experiment whose Learner `make(dls, opt)` makes."
+
+    def custom(
+        dls, opt: Literal["adam", "sgd", "both"] = "adam", unfreeze_epochs: amount = 0, unfreeze_lr: rate = 1e-3
+    ):
+        return make(dls, opt)
+
+    return Experiment(custom, stages or fine_tuned)
+
+
+def options(tmp_path, made, **kwargs):
+    return made.options(**{"data": "digits", "epochs": 2, "device": "cpu", "run": str(tmp_path / "run"), **kwargs})
 
 
 def small_cnn(dls, opt):
@@ -37,8 +48,8 @@ def small_cnn(dls, opt):
 
 
 def run(tmp_path, make=small_cnn, **kwargs):
-    experiment = Experiment("custom", options(tmp_path, **kwargs), make)
-    code = experiment.execute()
+    made = experiment_of(make)
+    code = Training(made, options(tmp_path, made, **kwargs)).execute()
     folder = tmp_path / "run"
     path = folder / "history.csv"
     history = list(csv.DictReader(path.open())) if path.exists() else []
@@ -103,11 +114,15 @@ def test_both_optimizers_are_compared_on_held_out_images_only(tmp_path, monkeypa
     assert [row["stage"] for row in history] == ["choose-adam", "choose-sgd", "train"]
 
 
-def test_early_stopping_chooses_the_epochs_on_held_out_images(tmp_path):
-    _, metrics, history, _ = run(tmp_path, epochs=4, early_stop=1, lr=1e-6, lr_end=1e-7)
+def test_early_stopping_chooses_the_first_epochs_of_the_schedule_that_was_validated(tmp_path):
+    _, metrics, history, folder = run(tmp_path, epochs=20, early_stop=1, lr=1e-2, lr_end=1e-3)
     held_out = [float(row["accuracy"]) for row in history if row["stage"] == "choose-adam"]
-    assert metrics["epochs"] == held_out.index(max(held_out)) + 1
+    assert metrics["epochs"] == held_out.index(max(held_out)) + 1 < 20
     assert metrics["choice"]["chosen"]["held_out_accuracy"] == pytest.approx(max(held_out))
+    with (folder / "batches.csv").open() as file:
+        lrs = [float(o["lr"]) for o in csv.DictReader(file) if o["stage"] == "train"]
+    done = metrics["epochs"] / 20
+    assert lrs[-1] == pytest.approx(1e-2 * 0.1**done, rel=0.02)  # of the whole decay, not one squeezed into them
 
 
 def test_unfreezing_adds_epochs_that_change_the_body(tmp_path, resnet18_file):
@@ -174,14 +189,15 @@ def test_ctrl_c_while_choosing_keeps_what_has_been_learnt(tmp_path):
 
 @pytest.mark.parametrize("bad", [{"data": "nowhere"}, {"opt": "adagrad"}])
 def test_unusable_input_leaves_no_folder(tmp_path, bad):
+    made = experiment_of(small_cnn)
     with pytest.raises(InputError):
-        Experiment("custom", options(tmp_path, **bad), small_cnn).execute()
+        Training(made, options(tmp_path, made, **bad)).execute()
     assert not (tmp_path / "run").exists()
 
 
 def test_a_device_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(InputError, match="warp"):
-        experiment_module.parse_device("warp")
+        parse_device("warp")
 
 
 @pytest.mark.slow
@@ -196,7 +212,8 @@ def test_compiling_is_timed_apart_from_training(tmp_path):
 
 def test_seeds_give_a_folder_each_and_their_mean(tmp_path, capsys):
     folder = tmp_path / "run"
-    code, where = train_from_options("custom", options(tmp_path, seed=3, seeds=2, epochs=1), small_cnn)
+    made = experiment_of(small_cnn)
+    code, where, _ = train(made, options(tmp_path, made, seed=3, seeds=2, epochs=1))
     found = json.loads((folder / "seeds.json").read_text())
     single = [json.loads((folder / f"seed-{o}" / "metrics.json").read_text()) for o in (3, 4)]
     assert code == 0 and where == folder
@@ -208,15 +225,16 @@ def test_seeds_give_a_folder_each_and_their_mean(tmp_path, capsys):
 
 
 def test_seeds_with_unusable_input_leave_no_folder(tmp_path):
-    asked = script_options("custom", data="digits", seeds=2, images=10**6, device="cpu", run=str(tmp_path / "run"))
+    asked = custom.options(data="digits", seeds=2, images=10**6, device="cpu", run=str(tmp_path / "run"))
     with pytest.raises(InputError, match="ask for fewer"):
-        train_from_options("custom", asked)
+        train(custom, asked)
     assert not (tmp_path / "run").exists()
 
 
-def test_seeds_share_the_features_of_a_frozen_body(tmp_path, resnet18_file, capsys):
+def test_seeds_share_the_features_of_a_frozen_body(tmp_path, resnet18_file, capsys, monkeypatch):
+    monkeypatch.setattr(baselines, "FEATURES", {})
     changed = {"data": "digits", "weights": str(resnet18_file), "epochs": 1, "seeds": 2, "precision": "fp32"}
-    train_from_options("transfer", script_options("transfer", **changed, device="cpu", run=str(tmp_path / "run")))
+    train(transfer, transfer.options(**changed, device="cpu", run=str(tmp_path / "run")))
     assert capsys.readouterr().out.count("Features of 1,437 training images") == 1
 
 
@@ -236,10 +254,10 @@ def test_deterministic_asks_torch_for_it_and_learns_the_same_on_a_cpu(digits_run
 
     from cifar_fast.soak import outcome
 
-    options = script_options("custom", data="digits", epochs=2, width=8, precision="fp32", device="cpu",
-                             deterministic=True, run=str(tmp_path / "run"))  # fmt: skip
+    options = custom.options(data="digits", epochs=2, width=8, precision="fp32", device="cpu", deterministic=True,
+                             run=str(tmp_path / "run"))  # fmt: skip
     try:
-        assert train_from_options("custom", options)[0] == 0
+        assert train(custom, options)[0] == 0
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)

@@ -1,0 +1,112 @@
+"""Command lines: a function's parameters as options, one line for what cannot be used, and exit codes.
+
+Nothing here may import torch or fastai: `--help` and a mistyped option answer at once.
+"""
+
+import os
+import re
+import signal
+import sys
+import warnings
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import update_wrapper
+from inspect import Parameter, signature
+
+from fastcore.script import anno_parser
+
+from cifar_fast.errors import InputError, RunError
+from cifar_fast.options import with_choices
+
+
+def one_line_parser(
+    function: Callable,  # whose parameters are the options, as fastcore's `call_parse` reads them
+    prog: str | None = None,  # its name in messages; None: the script's
+) -> ArgumentParser:
+    "fastcore's parser, which ends on a wrong command line with one line, where argparse prints its usage."
+    parser = anno_parser(function, prog)
+    parser.error = lambda message: parser.exit(2, f"error: {message}: see {parser.prog} --help\n")
+    return parser
+
+
+class Command:
+    "A function as a script: `main` parses the command line, calls it, and ends the process with its exit code."
+
+    def __init__(self, function: Callable):
+        self.function = function
+        update_wrapper(self, function)
+
+    def __call__(self, *args, **kwargs):
+        return self.function(*args, **kwargs)
+
+    def main(
+        self,
+        args: list[str] | None = None,  # None: those of the process
+        prog: str | None = None,  # the script's name in messages; None: as it was called
+    ) -> None:
+        "Do it. The function's int, if it gives one, is the exit code."
+        found = vars(one_line_parser(with_choices(self.function), prog).parse_args(args))
+        given, several = [], ()
+        parameters = signature(self.function).parameters.values()
+        for o in parameters:
+            if o.kind is Parameter.VAR_POSITIONAL:
+                several = found[o.name]
+            elif o.kind is Parameter.POSITIONAL_OR_KEYWORD:
+                given.append(found[o.name])
+        rest = {o.name: found[o.name] for o in parameters if o.kind is Parameter.KEYWORD_ONLY}
+        with exit_codes():
+            code = self.function(*given, *several, **rest)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def command(
+    function: Callable,  # of a script
+) -> Command:
+    "Decorates a function that is a script; one in the script's own file runs at once, as with `call_parse`."
+    made = Command(function)
+    if function.__module__ == "__main__":
+        made.main()
+    return made
+
+
+_FASTAIS_LINE = "Exception occured in "  # and the callback's name, above what a callback has raised
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Ends a script with one line: 2 for an `InputError`, 1 where a run cannot go on, 130 for Ctrl-C.
+
+    Libraries' deprecations stay silent.
+    """
+    for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+        warnings.simplefilter("ignore", category)
+    os.environ.setdefault("MPLBACKEND", "Agg")  # scripts open no windows
+    if _is_one_of_many():
+        signal.signal(signal.SIGTERM, _end_with_the_others)  # by which a launcher ends what is left
+    try:
+        yield
+    except (InputError, RunError, OSError) as error:  # OSError: a full disk, a folder that is gone or not for writing
+        lines = [o for o in str(error).splitlines() if not o.startswith(_FASTAIS_LINE)]
+        print(f"error: {' '.join(' '.join(lines).split()) or type(error).__name__}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except RuntimeError as error:
+        if _is_one_of_many() and re.search("connection|gloo|nccl|peer", str(error), re.IGNORECASE):
+            _end_with_the_others()
+        if "CUDA error" not in str(error):
+            raise
+        print(f"error: the GPU failed ({str(error).splitlines()[0]})", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _is_one_of_many() -> bool:
+    "Whether a launcher has started this process among others."
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def _end_with_the_others(*args) -> None:
+    print("error: another process of this training has ended: look at its message above", file=sys.stderr, flush=True)
+    os._exit(1)  # a normal end would wait for the other processes

@@ -1,0 +1,128 @@
+"""What scripts do, each a function whose parameters are its options; heavy imports stand inside.
+
+`cifar-fast NAME` and `python experiments/NAME.py` are the same.
+"""
+
+import sys
+from types import SimpleNamespace
+from typing import Annotated, Literal
+
+from cifar_fast.cli import Command, command, exit_codes
+from cifar_fast.errors import InputError
+from cifar_fast.options import Repeated, amount, count, rate, seed_number
+
+
+@command
+def sweep(
+    experiment: Annotated[
+        str, {"opt": False, "nargs": "?"}
+    ] = None,  # custom, transfer, record, file.py or file.py:name
+    script: str = "custom",  # the same, as an option
+    param: Repeated = None,  # try NAME=loguniform(a,b), uniform(a,b), randint(a,b) or choice(x,y); fix NAME=value
+    data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
+    trials: count = None,  # trials in all; default: 16, or with --resume as many as before
+    address: str | None = None,  # of a Ray cluster; default: this machine
+    per_gpu: count = 1,  # trials that share a GPU
+    seed: seed_number = 0,  # of the search
+    run: str | None = None,  # folder to write; default: runs/sweep-<date>-<time>
+    resume: str | None = None,  # folder of a sweep that was stopped: go on with its options, others are ignored
+):
+    "Search options of an experiment on held-out images, and leave a table, a picture and the winner's run folder."
+    from cifar_fast.experiment import load_experiment
+    from cifar_fast.sweep import Sweep, of_sweep, sweep_options
+
+    asked = dict(param=param, data=data, trials=trials, address=address, per_gpu=per_gpu, seed=seed, run=run)
+    name = experiment or (of_sweep(resume) if resume else script)
+    return Sweep(load_experiment(name), sweep_options(**asked, resume=resume)).execute()
+
+
+@command
+def predict(
+    model: str,  # folder of a saved model, or .onnx file
+    *images: str,  # image files, and folders to look through
+    json: bool = False,  # print JSON: file, label, probability and all probabilities
+    csv: bool = False,  # print CSV: file, label, probability
+    device: str = "cpu",  # for a folder's model: cpu, cuda or another torch device
+    bs: count = 256,  # images a batch
+):
+    "Say what is in image files. Unreadable ones are listed at the end, and make the exit code 1."
+    from cifar_fast.predict import Predictor, find_images
+    from cifar_fast.tables import print_predictions
+
+    if json and csv:
+        raise InputError("--json and --csv exclude each other: give one")
+    if not images:
+        raise InputError("no image is named: give image files or folders")
+    files = find_images(images)
+    return print_predictions(Predictor(model, device, bs), files, "json" if json else "csv" if csv else "table")
+
+
+@command
+def serve(
+    model: str,  # folder of a saved model (a run's model/), or .onnx file
+    examples: str | None = None,  # folder of example images; default: examples/ in the model's folder
+    host: str = "127.0.0.1",  # address to listen on; 0.0.0.0 lets others in
+    port: count = 7860,  # port to listen on
+    max_upload: count = 10,  # megabytes a picture may have
+):
+    "Serve a page on which a saved model can be tried, until Ctrl-C."
+    from cifar_fast.app import build_app
+    from cifar_fast.app import serve as serve_app
+
+    app = build_app(model, examples)
+    print(f"http://{host}:{port}", flush=True)
+    serve_app(app, host, port, max_upload)
+
+
+@command
+def speedrun(
+    target: Literal[90, 94, 96] = 94,  # percent that the recipe is made for
+    data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
+    runs: count = 1,  # runs that count, from `seed` on
+    peer: str | None = None,  # run in turns with ours: recipe (airbench's, in a plain loop), or an airbench checkout
+    peer_epochs: rate = 8.0,  # epochs of --peer recipe; fractions too
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",  # auto: bf16 where it is faster
+    compile: Literal["auto", "on", "off"] = "auto",  # torch.compile; auto: on a GPU
+    images: amount = 0,  # training images to use, as many of each class; 0: all
+    test_images: amount = 0,  # test images to use; 0: all
+    seed: seed_number = 0,  # of the first run's weights and batches
+    device: str = "auto",  # auto, cpu, cuda or another torch device
+    run: str | None = None,  # folder to write; default: runs/speedrun-<date>-<time>
+):
+    "Train by a record recipe, timed, as often as asked, and leave a run folder."
+    options = SimpleNamespace(**locals())
+    from cifar_fast.speedrun import Speedrun
+
+    Speedrun(options).execute()
+
+
+def run(args: list[str]) -> None:
+    "`cifar-fast run mixer.py --width 256`: an experiment of a file."
+    from cifar_fast.experiment import load_experiment
+
+    with exit_codes():
+        if not args or args[0].startswith("-"):
+            raise InputError("no experiment is named: cifar-fast run file.py, or file.py:name, then its options")
+        made = load_experiment(args[0])
+    made.main(args[1:], f"cifar-fast run {args[0]}")
+
+
+def main() -> None:
+    "The console command `cifar-fast`: a job, then its options."
+    from cifar_fast import baselines
+    from cifar_fast.experiment import Experiment
+
+    jobs = {o.name: o for o in vars(baselines).values() if isinstance(o, Experiment)}
+    jobs |= {name: o for name, o in globals().items() if isinstance(o, Command)}
+    job, args = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
+    if job == "run":
+        run(args)
+    elif job in jobs:
+        jobs[job].main(args, f"cifar-fast {job}")
+    elif job in ("--help", "-h"):
+        print("usage: cifar-fast JOB [options]; cifar-fast JOB --help lists them\n")
+        about = {**{name: o.__doc__ for name, o in jobs.items()}, "run": run.__doc__}
+        print("\n".join(f"  {name:<10} {doc.splitlines()[0]}" for name, doc in about.items()))
+    else:
+        with exit_codes():
+            raise InputError(f"there is no job {job!r}: give one of run, {', '.join(jobs)}")

@@ -94,8 +94,9 @@ def plot_complexity(
     axes = fig.subplots(1, 3, width_ratios=(2, 1, 1))
     for i, o in enumerate(metrics):
         area = 40 + 400 * o["params"] / max(p["params"] for p in metrics)
-        axes[0].scatter(o["macs"] / 1e6, o["accuracy"], s=area, color=f"C{i}", alpha=0.7, label=names[i])
-        axes[0].annotate(f"{o['params'] / 1e6:.1f} M", (o["macs"] / 1e6, o["accuracy"]), fontsize=8,
+        macs = (o["macs"] or np.nan) / 1e6  # not counted: no point
+        axes[0].scatter(macs, o["accuracy"], s=area, color=f"C{i}", alpha=0.7, label=names[i])
+        axes[0].annotate(f"{o['params'] / 1e6:.1f} M", (macs, o["accuracy"]), fontsize=8,
                          xytext=(0, 14), textcoords="offset points", ha="center")  # fmt: skip
     axes[0].set_xscale("log")
     for axis_formatter in (axes[0].xaxis.set_major_formatter, axes[0].xaxis.set_minor_formatter):

@@ -11,6 +11,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import TrackerCallback
 from fastai.torch_core import rank_distrib
+from fastcore.foundation import L
 
 from cifar_fast.errors import InputError
 from cifar_fast.files import write_atomically
@@ -39,8 +40,8 @@ def _plain(value):
     "numpy's numbers and arrays, and fastai's tensors, which schedules and losses make, as what may be read back."
     if isinstance(value, dict):
         return {k: _plain(o) for k, o in value.items()}
-    if isinstance(value, (list, tuple)):
-        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    if isinstance(value, (list, tuple, L)):
+        return (tuple if isinstance(value, tuple) else list)(map(_plain, value))
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     return value.detach().as_subclass(torch.Tensor) if isinstance(value, torch.Tensor) else value

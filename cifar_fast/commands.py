@@ -5,18 +5,16 @@
 
 import sys
 from types import SimpleNamespace
-from typing import Annotated, Literal
+from typing import Literal
 
 from cifar_fast.cli import Command, command, exit_codes
 from cifar_fast.errors import InputError
-from cifar_fast.options import Repeated, amount, count, rate, seed_number
+from cifar_fast.options import Positional, Repeated, amount, count, rate, seed_number
 
 
 @command
 def sweep(
-    experiment: Annotated[
-        str, {"opt": False, "nargs": "?"}
-    ] = None,  # custom, transfer, record, file.py or file.py:name
+    experiment: Positional = None,  # custom, transfer, record, file.py or file.py:name
     script: str = "custom",  # the same, as an option
     param: Repeated = None,  # try NAME=loguniform(a,b), uniform(a,b), randint(a,b) or choice(x,y); fix NAME=value
     data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
@@ -34,6 +32,51 @@ def sweep(
     asked = dict(param=param, data=data, trials=trials, address=address, per_gpu=per_gpu, seed=seed, run=run)
     name = experiment or (of_sweep(resume) if resume else script)
     return Sweep(load_experiment(name), sweep_options(**asked, resume=resume)).execute()
+
+
+@command
+def compare(
+    *runs: str,  # run folders, or folders that --seeds has filled; none: list all runs
+    out: str | None = None,  # page to write; default: comparison.html, or runs.html
+    folder: str = "runs",  # below which to look for runs, where none is named
+    sort: Literal["when", "accuracy", "seconds", "name"] = "when",  # of the list
+    best: amount = 0,  # list so many with the best accuracy; 0: all
+    data: str | None = None,  # list runs on this data set alone
+    where: Repeated = None,  # list runs with this option alone, NAME=VALUE
+):
+    "Put runs side by side, with a verdict on every pair; or list all runs."
+    from pathlib import Path
+
+    if not runs:
+        return _list_runs(Path(folder), sort, best, data, where or [], Path(out or "runs.html"))
+    from cifar_fast.compare import (
+        RESULT_HEADER,
+        correction_line,
+        markdown_table,
+        read_methods,
+        result_rows,
+        verdict_rows,
+        write_comparison,
+    )
+
+    methods = read_methods(list(dict.fromkeys(runs)))
+    page = write_comparison(methods, Path(out or "comparison.html"))
+    print(markdown_table(RESULT_HEADER, result_rows(methods)))
+    print("± and ranges are 95 % intervals, over seeds where there are several, else over test images.")
+    verdicts = verdict_rows(methods)
+    for row in verdicts:
+        print("{pair}: {difference} ({interval}), p = {p}: {verdict}. {test}. {seeds}".format(**row))
+    print(correction_line(len(verdicts)) + "\n" * (len(verdicts) > 1) + f"-> {page}")
+
+
+def _list_runs(folder, sort: str, best: int, data: str | None, where: list[str], out) -> None:
+    from cifar_fast.overview import list_runs, write_overview
+
+    if wrong := [o for o in where if "=" not in o]:
+        raise InputError(f"--where is {wrong[0]!r}: give NAME=VALUE, as in --where width=256")
+    rows = list_runs(folder, sort, best or None, data, dict(o.split("=", 1) for o in where))
+    print(rows)
+    print(f"-> {write_overview(rows, out)}")
 
 
 @command

@@ -267,6 +267,9 @@ def _run_script(file: Path) -> None:
     chosen.main(args)
 
 
+_LOADED: dict[Path, tuple[str, Any]] = {}  # the text of a file when it was run, and the module that it made
+
+
 def load_file(
     file: str | Path,  # Python, which is run
 ) -> dict[str, Experiment]:
@@ -274,9 +277,11 @@ def load_file(
     file = Path(file).expanduser().resolve()
     if not file.is_file():
         raise InputError(f"{file} does not exist: give the Python file of an experiment")
-    module = sys.modules.get(file.stem)
-    if module is None or Path(getattr(module, "__file__", None) or "").resolve() != file:
-        name = file.stem if module is None else f"experiments_of_{file.stem}"
+    text, (read, module) = file.read_text(), _LOADED.get(file, (None, None))
+    if text != read:
+        taken = sys.modules.get(file.stem)
+        is_other = taken is not None and Path(getattr(taken, "__file__", None) or "").resolve() != file
+        name = f"experiments_of_{file.stem}" if is_other else file.stem
         spec = spec_from_file_location(name, file)
         module = sys.modules[name] = module_from_spec(spec)
         if str(file.parent) not in sys.path:
@@ -286,6 +291,7 @@ def load_file(
         except BaseException:
             del sys.modules[name]
             raise
+        _LOADED[file] = text, module
     found = {o.name: o for o in vars(module).values() if isinstance(o, Experiment)}
     if not found:
         raise InputError(f"{file} holds no experiment: decorate a function (dls, ...) -> Learner with @experiment")

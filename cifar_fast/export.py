@@ -1,6 +1,8 @@
 """Models out: `Learner.export_safe` and `Learner.to_onnx`, beside fastai's own `export`."""
 
+import hashlib
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,10 @@ from cifar_fast.augment import BatchResize
 from cifar_fast.errors import InputError, MissingExtra
 from cifar_fast.files import write_atomically
 from cifar_fast.loader import TensorDL
-from cifar_fast.modelcard import ModelCard
+from cifar_fast.modelcard import FOREIGN, FORMAT, ModelCard
+from cifar_fast.progress import say
 from cifar_fast.run import versions
-from cifar_fast.safemodel import normalise, save_safe
+from cifar_fast.safemodel import GRAPH, is_built_by_name, normalise, save_safe
 
 MOST_DIFFERENCE = 1e-4  # of the ONNX graph's logits from torch's
 
@@ -25,24 +28,27 @@ def model_card(
     learn: Learner,  # of this package's learners
     metrics: dict | None = None,  # what was measured
 ) -> ModelCard:
-    "What `learn.model` is and how it is fed. Raises `InputError` for a model or data that this package did not make."
+    "What `learn.model` is and how it is fed. Raises `InputError` for data that this package did not make."
     dl = learn.dls.valid
+    if not isinstance(dl, TensorDL):
+        raise InputError("only models on DataLoaders of this package can be saved so: use learn.export")
     architecture = getattr(learn.model, "architecture", None)
-    if architecture is None or not isinstance(dl, TensorDL):
-        raise InputError("only models and DataLoaders of this package can be saved so: use learn.export")
+    known = architecture is not None and is_built_by_name(learn.model, architecture)
     tfms = list(dl.after_batch.fs)
-    norm = next(o for o in tfms if isinstance(o, Normalize))
+    norm = next((o for o in tfms if isinstance(o, Normalize)), None)
+    mean, std = ([0.0] * 3, [1.0] * 3) if norm is None else (o.flatten().tolist() for o in (norm.mean, norm.std))
     stored = dl.dataset.x.shape[-1]
     return ModelCard(
-        architecture=architecture,
+        architecture=architecture if known else {"name": type(learn.model).__name__, "n_out": len(learn.dls.vocab)},
+        format=FORMAT if known else FOREIGN,
         vocab=list(learn.dls.vocab),
         stored_size=stored,
         size=next((o.size for o in tfms if isinstance(o, BatchResize)), stored),
-        mean=norm.mean.flatten().tolist(),
-        std=norm.std.flatten().tolist(),
+        mean=mean,
+        std=std,
         metrics=metrics or {},
         data=dl.dataset.name,
-        weights=getattr(learn, "weights", "none"),
+        weights=getattr(learn, "weights", None) or "none",
         versions=versions(),
         sha256="",
     )
@@ -54,8 +60,22 @@ def export_safe(
     folder: str | Path,  # to write; a relative one lies in `learn.path`, as with `export`
     metrics: dict | None = None,  # what was measured, to keep with the model
 ) -> Path:  # the folder
-    "Save the model as model.safetensors and model.json, which `load_safe` and `Predictor` read without running code."
-    return save_safe(self.model, model_card(self, metrics), self.path / folder)
+    """Save the model as model.safetensors and model.json, which `load_safe` and `Predictor` read without running code.
+
+    A network that this package cannot build by name gets model.onnx beside them, which `Predictor` takes; where ONNX
+    cannot hold it, a line says so. Raises `InputError` for other DataLoaders than this package's.
+    """
+    card, folder = model_card(self, metrics), self.path / folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / GRAPH).unlink(missing_ok=True)
+    if card.is_foreign:
+        try:
+            self.to_onnx((folder / GRAPH).absolute(), metrics)
+            card = replace(card, onnx_sha256=hashlib.sha256((folder / GRAPH).read_bytes()).hexdigest())
+        except Exception as error:  # torch's exporter raises of every kind, and a finished training is to be kept
+            why = (str(error).strip().splitlines() or [""])[0][:200]
+            say(f"model/{GRAPH} is left out ({type(error).__name__}: {why}): load_safe(folder, build=) reads the rest.")
+    return save_safe(self.model, card, folder)
 
 
 class _Graph(nn.Module):

@@ -16,9 +16,9 @@ _RESNET_NAMES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"
 
 
 def image_layers(model: nn.Module) -> dict[str, nn.Module]:
-    "Layers by name, in the order they run, a ResNet's residual blocks as one each."
+    "Layers by name, a ResNet's residual blocks as one each; of other networks the children, Sequentials unfolded."
     if not isinstance(model, TransferModel):
-        return dict(model.named_children())
+        return _children(model)
     layers = {}
     for name, module in zip(_RESNET_NAMES, model[0].children()):
         blocks = list(module.children()) if name.startswith("layer") else []
@@ -26,17 +26,31 @@ def image_layers(model: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
+def _children(model: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
+    layers = {}
+    for name, module in model.named_children():
+        folds = isinstance(module, nn.ModuleList) or type(module).forward is nn.Sequential.forward
+        layers |= _children(module, f"{prefix}{name}.") if folds else {prefix + name: module}
+    return layers
+
+
 def layer_outputs(
-    model: nn.Module,  # a CustomCNN, a TransferModel or another model of layers in a row
+    model: nn.Module,  # any
     xb: Tensor,  # a batch with one image, as the model takes it
-) -> dict[str, Tensor]:  # float32 (channels, H, W) of each layer that gives images, by the layer's name
-    "What each layer makes of one image, the model in eval mode."
-    layers, was_training = image_layers(model), model.training
+) -> dict[str, Tensor]:  # float32 (channels, H, W) of each layer that gives images, by the layer's name, as they run
+    "What each layer makes of one image, the model in eval mode; a layer that runs several times, the last time."
+    layers, was_training, maps = image_layers(model), model.training, {}
+    names = {id(module): name for name, module in layers.items()}
+
+    def keep(module, inputs, output):
+        if isinstance(output, Tensor) and output.ndim == 4:
+            # cloned: a ReLU that works in place would overwrite what the layer before it gave
+            maps[names[id(module)]] = output[0].detach().float().cpu().clone()
+
     model.eval()
-    # cloned: a ReLU that works in place would overwrite what the layer before it gave
-    with torch.no_grad(), Hooks(layers.values(), lambda m, i, o: o.detach().float().cpu().clone()) as hooks:
-        model(xb.to(next(model.parameters()).device))
-        maps = {name: hook.stored[0] for name, hook in zip(layers, hooks) if hook.stored.ndim == 4}
+    device = next((p.device for p in model.parameters()), xb.device)
+    with torch.no_grad(), Hooks(layers.values(), keep):
+        model(xb.to(device))
     model.train(was_training)
     return maps
 

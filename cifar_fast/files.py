@@ -1,6 +1,7 @@
 """Files written whole or not at all, and tensors in them that are known to be what was written."""
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -26,6 +27,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         _sync(Path(tmp) / path.name)
         replace(Path(tmp) / path.name, path)
     _sync(path.parent)
+
+
+def finite(content):
+    "Plain values, with None for each number that JSON has not: NaN and infinities."
+    if isinstance(content, dict):
+        return {k: finite(o) for k, o in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(o) for o in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_tensors(path: Path, tensors: dict, about: dict[str, str]) -> None:

@@ -6,22 +6,24 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from cifar_fast.errors import InputError
+from cifar_fast.files import finite
 
-FORMAT = 1
-MAX_BYTES = 2**20  # a card is a page of text
-# What an architecture's parameters may be: a type, and the least and the most, so that no file can ask for all memory.
-_SHARE = (float, 0, 1)
+FORMAT = 1  # a network of this package, which is built anew by name
+FOREIGN = 2  # any other: its ONNX graph lies beside the card, and its own code can load the weights
+MAX_BYTES = 2**26  # of a card, nearly all of which are the names of classes
+# What an architecture's parameters may be: a type, and the least and the most. A network is built without memory, and
+# its shapes are then compared with those in the file of weights: only how many layers there may be needs a bound.
+_SHARE, _MANY = (float, 0, 1), (int, 1, 2**24)
 _CNN = {
-    "n_out": (int, 1, 100_000), "size": (int, 1, 4096), "n_in": (int, 1, 64), "n_convs": (int, 1, 12),
-    "width": (int, 1, 4096), "n_dense": (int, 1, 16), "dense_width": (int, 1, 65_536), "conv_dropout": _SHARE,
-    "dropout": _SHARE, "logit_dropout": _SHARE, "bn": (bool, 0, 1),
+    "n_out": _MANY, "size": (int, 1, 4096), "n_in": _MANY, "n_convs": (int, 1, 13), "width": _MANY,
+    "n_dense": (int, 1, 10_000), "dense_width": _MANY, "conv_dropout": _SHARE, "dropout": _SHARE,
+    "logit_dropout": _SHARE, "bn": (bool, 0, 1),
 }  # fmt: skip
-_RECORD = {
-    "n_out": (int, 1, 100_000), "widths": (list, 1, 2048), "depth": (int, 2, 3), "bn_momentum": _SHARE,
-}  # fmt: skip
-_RESNET = {"n_out": (int, 1, 100_000), "head": (str, None, None)}
+_RECORD = {"n_out": _MANY, "widths": (list, 1, 2**24), "depth": (int, 2, 3), "bn_momentum": _SHARE}
+_RESNET = {"n_out": _MANY, "head": (str, None, None)}
 _SCHEMAS = {"CustomCNN": _CNN, "RecordNet": _RECORD}
-N_GROUPS = 3  # entries of a list
+_NOT_BUILT = {"n_out": _MANY}  # of a foreign network
+MOST_GROUPS = 64  # entries of a list
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,18 @@ class ModelCard:
     sha256: str  # of the file of weights
     card_sha256: str = ""  # of the rest of the card
     format: int = FORMAT
+    onnx_sha256: str = ""  # of a foreign network's model.onnx; empty where there is none
+
+    @property
+    def is_foreign(self) -> bool:
+        "Whether this package cannot build the network."
+        return self.format == FOREIGN
 
     def to_json(self) -> str:
-        "As it is written, with its own hash."
-        content = asdict(self)
+        "As it is written, with its own hash; numbers that JSON has not are null."
+        content = finite(asdict(self))
+        if not self.is_foreign:
+            del content["onnx_sha256"]
         return json.dumps({**content, "card_sha256": _digest(content)}, indent=2) + "\n"
 
     @classmethod
@@ -56,16 +66,16 @@ class ModelCard:
             raise InputError(f"{source} is not JSON: save the model again") from error
         if not isinstance(content, dict):
             raise InputError(f"{source} holds no fields: save the model again")
-        if content.get("format") != FORMAT:
-            raise InputError(f"{source}: format is {content.get('format')!r}, and this version reads {FORMAT}")
-        names = {o.name for o in fields(cls)}
+        if content.get("format") not in (FORMAT, FOREIGN) or isinstance(content["format"], bool):
+            raise InputError(f"{source}: format is {content.get('format')!r}, and this version reads 1 and 2")
+        names = {o.name for o in fields(cls)} - ({"onnx_sha256"} if content["format"] == FORMAT else set())
         for problem, found in (("lacks", names - set(content)), ("has the unknown field", set(content) - names)):
             if found:
                 raise InputError(f"{source} {problem} {sorted(found)[0]!r}: save the model again")
         if content["card_sha256"] != _digest(content):
             raise InputError(f"{source} is not as it was written (SHA-256): save the model again")
         for name, fits in _FITS.items():
-            if not fits(content[name]):
+            if name in names and not fits(content[name]):
                 raise InputError(f"{source}: {name} does not fit ({_short(content[name])}): save the model again")
         card = cls(**content)
         card.check_architecture(source)
@@ -90,7 +100,7 @@ class ModelCard:
         options = {k: v for k, v in self.architecture.items() if k != "name"}
         if not isinstance(self.architecture.get("name"), str):
             raise InputError(f"{source}: the architecture has no name")
-        schema = _SCHEMAS.get(self.architecture["name"], _RESNET)
+        schema = _NOT_BUILT if self.is_foreign else _SCHEMAS.get(self.architecture["name"], _RESNET)
         for name in sorted(schema.keys() | options.keys()):
             if name not in schema or name not in options:
                 known = "an unknown" if name not in schema else "no"
@@ -104,7 +114,8 @@ class ModelCard:
 def _fits(value, kind: type, least: float, most: float) -> bool:
     "Whether a parameter is of its type and within its bounds; a list, whether each of its integers is."
     if kind is list:
-        return isinstance(value, list) and len(value) == N_GROUPS and all(_fits(o, int, least, most) for o in value)
+        counts = isinstance(value, list) and all(_fits(o, int, least, most) for o in value)
+        return counts and 1 <= len(value) <= MOST_GROUPS
     right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
     return right and (value in ("linear", "fastai") if kind is str else least <= value <= most)
 
@@ -135,6 +146,7 @@ _FITS = {
     "weights": lambda o: isinstance(o, str),
     "versions": lambda o: isinstance(o, dict),
     "sha256": lambda o: isinstance(o, str),
+    "onnx_sha256": lambda o: isinstance(o, str),
 }
 
 

@@ -58,6 +58,7 @@ def check_seeds(
 
 
 Repeated = Annotated[str, {"action": "append"}]  # an option that may be given several times
+Positional = Annotated[str, {"opt": False, "nargs": "?"}]  # an argument without a name, which may be left out
 
 
 def shared_options(

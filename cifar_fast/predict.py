@@ -1,5 +1,6 @@
 """A saved model on files, bytes, pictures and arrays. Imports no fastai, and for an ONNX file no torch either."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -84,6 +85,9 @@ class Predictor:
 
 
 def _open_folder(path: Path, device: str):
+    card = ModelCard.read(path / "model.json")
+    if card.is_foreign:
+        return card, _open_foreign(path, card), None
     import torch
 
     from cifar_fast.device import parse_device
@@ -96,6 +100,19 @@ def _open_folder(path: Path, device: str):
         return loaded.logits(torch.from_numpy(images).to(device)).float().cpu().numpy()
 
     return loaded.card, logits, loaded.model
+
+
+def _open_foreign(path: Path, card: ModelCard):
+    "What a network of somebody's own says, by its ONNX graph."
+    graph = path / "model.onnx"
+    if not card.onnx_sha256 or not graph.is_file():
+        raise InputError(
+            f"{path} holds a {card.architecture['name']} without {graph.name}: load it by its own code, with "
+            "load_safe(folder, build=)"
+        )
+    if hashlib.sha256(graph.read_bytes()).hexdigest() != card.onnx_sha256:
+        raise InputError(f"{graph} is not the file that model.json names (SHA-256): save the model again")
+    return _open_onnx(graph)[1]
 
 
 def _open_onnx(path: Path):

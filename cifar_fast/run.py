@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cifar_fast.charts import History, learning_rates, plot_curves
 from cifar_fast.errors import InputError
 from cifar_fast.featuremaps import feature_maps, plot_channel
-from cifar_fast.files import remove_leftovers, write_atomically, write_tensors
+from cifar_fast.files import finite, remove_leftovers, write_atomically, write_tensors
 from cifar_fast.interpret import (
     TestInterpretation,
     plot_calibration,
@@ -117,7 +117,7 @@ class Run(EpochRows):
 
     def write_json(self, name: str, content: dict) -> None:
         "Write `content` as `name`, whole or not at all."
-        text = json.dumps(content, indent=2, default=str) + "\n"
+        text = json.dumps(finite(content), indent=2, default=str) + "\n"
         write_atomically(self.folder / name, lambda tmp: tmp.write_text(text))
 
     def write_figure(self, name: str, figure: Figure) -> None:
@@ -268,12 +268,16 @@ def plain(value):
     return value.tolist() if isinstance(value, (torch.Tensor, np.ndarray, np.generic)) else value
 
 
-def count_macs(learn: Learner) -> int:
-    "Multiply-accumulates of the model for one image: torch's count of operations, halved."
+def count_macs(learn: Learner) -> int | None:
+    "Multiply-accumulates of the model for one image: torch's count of operations, halved; None where it cannot count."
     xb = learn.dls.valid.one_batch()[0][:1].as_subclass(torch.Tensor)
     learn.model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        learn.model(xb)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            learn.model(xb)
+    except Exception as error:  # of a network's own code, which has been tested by then
+        say(f"Its operations cannot be counted ({type(error).__name__}).")
+        return None
     return counter.get_total_flops() // 2
 
 

@@ -1,6 +1,7 @@
 """A model as a folder of model.json and model.safetensors: no pickle, no code in it. Needs no fastai."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cifar_fast.files import write_atomically
 from cifar_fast.modelcard import ModelCard
 from cifar_fast.models import build_model
 
-WEIGHTS, CARD = "model.safetensors", "model.json"
+WEIGHTS, CARD, GRAPH = "model.safetensors", "model.json", "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,29 @@ def normalise(x: Tensor, card: ModelCard) -> Tensor:
     return (x - mean) / std
 
 
+def is_built_by_name(
+    model: nn.Module,
+    architecture: dict,  # a card's
+) -> bool:
+    "Whether `build_model` makes a network with the tensors of `model`."
+    try:
+        with torch.device("meta"):
+            built = build_model(architecture).state_dict()
+    except (InputError, RuntimeError, TypeError, KeyError):
+        return False
+    return {k: o.shape for k, o in built.items()} == {k: o.shape for k, o in model.state_dict().items()}
+
+
 def save_safe(
-    model: nn.Module,  # one that knows its `architecture`
+    model: nn.Module,  # of this package, or with a card that is foreign
     card: ModelCard,  # its `sha256` is filled in here
     folder: str | Path,  # made where it is missing; its model files are replaced
 ) -> Path:  # the folder
     "Write the weights, bit for bit, and the card that names their hash."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    content = save({name: o.detach().cpu().contiguous() for name, o in model.state_dict().items()})
+    state = {name: o.detach().as_subclass(Tensor) for name, o in model.state_dict().items()}
+    content = save({name: o.cpu().clone(memory_format=torch.contiguous_format) for name, o in state.items()})
     text = replace(card, sha256=hashlib.sha256(content).hexdigest()).to_json()
     ModelCard.parse(text)  # what could not be loaded is not written
     write_atomically(folder / WEIGHTS, lambda tmp: tmp.write_bytes(content))
@@ -58,13 +73,19 @@ def save_safe(
 def load_safe(
     folder: str | Path,  # that `export_safe` has written
     device: str | torch.device = "cpu",
+    build: Callable[[], nn.Module] | None = None,  # makes the network anew, where this package does not know it
 ) -> SafeModel:
-    """The model in `folder`, rebuilt from its card and weights alone: nothing in the files is run.
+    """The model in `folder`, rebuilt from its card and weights alone: nothing in the files is run or imported.
 
-    Raises `InputError`, naming the field, key or shape that does not fit.
+    Raises `InputError`, naming the field, key or shape that does not fit, and for a network that only `build` can make.
     """
     folder = Path(folder)
     card = ModelCard.read(folder / CARD)
+    if card.is_foreign and build is None:
+        raise InputError(
+            f"{folder} holds a {card.architecture['name']}, which is no network of this package: give "
+            "load_safe(folder, build=) a function that makes it, or ask its model.onnx by Predictor"
+        )
     try:
         content = (folder / WEIGHTS).read_bytes()
         if hashlib.sha256(content).hexdigest() != card.sha256:
@@ -74,10 +95,16 @@ def load_safe(
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder / WEIGHTS} cannot be read ({error}): save the model again") from error
-    with torch.device("meta"):  # nothing is allocated before the shapes are known to fit
-        model = build_model(card.architecture)
+    if build is not None:
+        model = build()
+    else:
+        try:
+            with torch.device("meta"):  # nothing is allocated before the shapes are known to fit
+                model = build_model(card.architecture)
+        except (RuntimeError, TypeError) as error:  # sizes beyond what a tensor can have
+            raise InputError(f"{folder / CARD}: the architecture does not fit: save the model again") from error
     _check_state(state, model.state_dict(), folder / WEIGHTS)
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(state, assign=build is None)  # what `build` has tied together stays so
     return SafeModel(model.eval().requires_grad_(False).to(device), card)
 
 

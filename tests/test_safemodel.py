@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastai.data.core import DataLoaders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -72,9 +73,9 @@ def test_a_model_of_format_1_stays_loadable(digits):
     assert right.float().mean().item() == pytest.approx(loaded.card.metrics["accuracy"], abs=0.01)
 
 
-def test_other_models_are_refused(digits_dls, tmp_path):
+def test_other_loaders_are_refused(digits_dls, tmp_path):
     learn = custom_learner(digits_dls, width=4, precision="fp32")
-    learn.model, learn.path = torch.nn.Linear(3, 3), tmp_path
+    learn.dls, learn.path = DataLoaders.from_dsets(*[[(torch.zeros(3, 8, 8), 0)] * 4] * 2, bs=2), tmp_path
     with pytest.raises(InputError, match=r"learn\.export"):
         learn.export_safe("model")
     assert not (tmp_path / "model").exists()
@@ -105,7 +106,8 @@ ARCHITECTURE = json.loads((KEPT / "model.json").read_text())["architecture"]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format is 2"),
+        ({"format": 2}, "lacks 'onnx_sha256'"),
+        ({"format": 3}, "format is 3"),
         ({"vocab": None}, "lacks 'vocab'"),
         ({"vocab": ["a"]}, "1 names for 10 outputs"),
         ({"vocab": "digits"}, "vocab does not fit"),

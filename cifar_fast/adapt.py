@@ -7,7 +7,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.learner import AvgMetric, Learner
 from fastai.metrics import accuracy
 
-from cifar_fast.callbacks import DeviceSmoothLoss, EpochProgress, HonestChoice, LossesToCPU
+from cifar_fast.callbacks import DeviceSmoothLoss, EpochProgress, HonestChoice, LastFit, LossesToCPU
 from cifar_fast.errors import InputError
 from cifar_fast.learner import OPTIMIZERS, LeanLearner
 from cifar_fast.precision import PRECISIONS, DeviceMixedPrecision, precision_cbs, resolve_precision
@@ -53,6 +53,7 @@ def _make_lean(learn: Learner, precision: str) -> None:
         *precision_cbs(resolve_precision(precision, learn.dls.device)),
         HonestChoice(),
         LossesToCPU(),
+        LastFit(),
         EpochProgress(),
     ]
     learn.add_cbs([cb for cb in added if type(cb) not in known])

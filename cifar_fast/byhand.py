@@ -9,9 +9,20 @@ from cifar_fast.charts import History
 from cifar_fast.errors import InputError
 from cifar_fast.facts import model_metrics, precision_of, run_facts
 from cifar_fast.loader import TensorDL
+from cifar_fast.progress import say
 from cifar_fast.report import write_report
 from cifar_fast.results import Runs
 from cifar_fast.run import Run, plain
+
+
+def _last_fit(learn: Learner, name: str) -> tuple[History, list[float]]:
+    "The history of the last fit, and the loss of each batch; empty where it is not known."
+    try:
+        history = History.of(learn)
+    except (InputError, AttributeError):  # forgotten, or a Learner without Recorder
+        say("How it was trained is not known any more: the report has no curves.")
+        return History(name, []), []
+    return history, [float(o) for o in getattr(learn, "last_fit", learn.recorder).losses]
 
 
 def write_run(
@@ -29,11 +40,10 @@ def write_run(
         raise InputError("write_run tests on DataLoaders of this package: make them with cifar_dls or image_dls")
     run, path = Run(folder, resumable=False), learn.path
     try:
-        history = History.of(learn) if getattr(learn, "recorder", None) else History(name, [])
-        for row in history.epochs:
-            run.add_epoch({**{k: plain(o) for k, o in row.items()}, "stage": "train"})
-        for i, (lr, loss) in enumerate(zip(history.lrs, getattr(learn.recorder, "losses", []))):
-            run.batches.append((i, "train", lr, float(loss)))
+        history, losses = _last_fit(learn, name)
+        for i, row in enumerate(history.epochs):
+            batches = list(zip(history.lrs, losses)) if i == len(history.epochs) - 1 else []
+            run.add_epoch({**{k: plain(o) for k, o in row.items()}, "stage": "train"}, batches)
         facts = run_facts(learn, name, seed)
         settings = {"bs": facts["bs"], "size": facts["size"], "precision": precision_of(learn)}
         identity = {"name": name, "file": None, "source": None, "images": None}

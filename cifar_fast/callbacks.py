@@ -138,6 +138,29 @@ class LossesToCPU(Callback):
     after_failed_fit = after_fit
 
 
+class LastFit(Callback):
+    "Keeps the history of the last fit, which `validate` and `get_preds` take from the Recorder."
+
+    order, fits = 56, False  # after LossesToCPU
+
+    def __init__(self):
+        self.rows, self.lrs, self.losses = [], [], []
+
+    def before_fit(self):
+        "Tell fits from predictions and from lr_find."
+        self.fits = not only_predicts(self.learn) and not hasattr(self.learn, "lr_finder")
+
+    def after_fit(self):
+        "Keep what the Recorder holds."
+        if self.fits:
+            recorder, self.fits = self.recorder, False
+            names = list(recorder.metric_names)[1:]
+            self.rows = [dict(zip(names, row)) for row in recorder.values]
+            self.lrs, self.losses = list(recorder.lrs), list(recorder.losses)
+
+    after_failed_fit = after_fit
+
+
 # Measurements ----------------------------------------------------------------------------------------------------
 
 
@@ -314,25 +337,30 @@ class StopOnNaN(Callback):
 
 
 class Interruptible(Callback):
-    "Ctrl-C ends the fit after the batch, through fastai's own events; a second one ends the program at once."
+    """Ctrl-C ends the fit after the batch, through fastai's own events; a second one ends the program at once.
 
-    order, interrupted, previous = 70, False, None
+    Of many processes, each ends when all have heard of it, else the others would wait for this one.
+    """
+
+    order, interrupted, noted, previous = 70, False, False, None
 
     def before_fit(self):
         "Take over the signal."
-        self.interrupted = False
+        self.interrupted = self.noted = False
         try:
             self.previous = signal.signal(signal.SIGINT, self._note)
         except ValueError:  # only the main thread may
             self.previous = None
 
     def _note(self, signum, frame):
-        self.interrupted = True
+        self.noted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def after_batch(self):
         "End here, if asked to."
-        if self.interrupted:
+        sharded = getattr(self.learn, "sharded_trainer", None)
+        if self.noted if sharded is None else sharded.noted_anywhere:
+            self.interrupted = True
             raise CancelFitException
 
     def after_fit(self):

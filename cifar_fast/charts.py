@@ -3,7 +3,7 @@
 Each function returns a matplotlib Figure and shows none.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from fastai.learner import Learner
@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator
+
+from cifar_fast.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -23,21 +25,30 @@ class History:
 
     @classmethod
     def of(cls, training: "Learner | History") -> "History":
-        "A fitted Learner's last fit; a History stays as it is."
+        """A fitted Learner's last fit; a History stays as it is.
+
+        Raises `InputError` where a plain fastai Learner has validated since: its Recorder has forgotten the fit.
+        """
         if isinstance(training, History):
             return training
-        recorder = training.recorder
+        name = getattr(training, "arch", type(training.model).__name__)
+        kept, recorder = getattr(training, "last_fit", None), training.recorder
+        if kept is not None:
+            return cls(name, kept.rows, learning_rates(training, kept.lrs))
+        if recorder.values and not recorder.lrs:
+            raise InputError("the Recorder holds a validation, no fit: draw before validate, or take a fast_learner")
         names = list(recorder.metric_names)[1:]
         rows = [dict(zip(names, row)) for row in recorder.values]
-        return cls(getattr(training, "arch", type(training.model).__name__), rows, learning_rates(training))
+        return cls(name, rows, learning_rates(training))
 
 
 def learning_rates(
     learn: Learner,  # fitted
+    lrs: list[float] | None = None,  # one a batch, as recorded; None: the Recorder's
 ) -> list[float]:  # one a batch
     "Of the last layer group; of a record recipe, whose recorder holds factors of its rates, those of its filters."
     recipe = getattr(learn, "recipe", None)
-    return [lr * (recipe.filter_lr if recipe else 1) for lr in learn.recorder.lrs]
+    return [lr * (recipe.filter_lr if recipe else 1) for lr in (learn.recorder.lrs if lrs is None else lrs)]
 
 
 def plot_curves(
@@ -45,7 +56,7 @@ def plot_curves(
     title: str = "",  # of the figure
 ) -> Figure:
     "Accuracy and loss, epoch by epoch (training images dashed), and the learning rate, batch by batch."
-    histories = [History.of(o) for o in trainings]
+    histories = _with_names_of_their_own([History.of(o) for o in trainings])
     fig = Figure(figsize=(13, 4), layout="constrained")
     axes = fig.subplots(1, 3)
     for i, history in enumerate(histories):
@@ -69,6 +80,14 @@ def plot_curves(
     fig.legend(lines, labels, loc="outside lower center", ncols=4, fontsize="small")
     fig.suptitle(title, fontsize="medium", wrap=True)
     return fig
+
+
+def _with_names_of_their_own(histories: list[History]) -> list[History]:
+    names = [o.name for o in histories]
+    return [
+        replace(o, name=f"{o.name} ({names[: i + 1].count(o.name)})") if names.count(o.name) > 1 else o
+        for i, o in enumerate(histories)
+    ]
 
 
 def within_shares(ax: Axes) -> None:

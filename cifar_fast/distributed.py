@@ -32,6 +32,7 @@ class ShardedTrainer(DistributedTrainer):
     """
 
     order, plain_norms = 9, ()  # before MixedPrecision, which looks for infinite gradients
+    noted_anywhere = False  # whether Ctrl-C was pressed in any of the processes, as of the last step
 
     def before_fit(self):
         "Give all ranks rank 0's weights and order of images, and each its share of them."
@@ -48,13 +49,17 @@ class ShardedTrainer(DistributedTrainer):
         torch.manual_seed(torch.initial_seed() + self.rank)  # dropout and augmentation differ, orders of images do not
 
     def before_step(self):
-        "Average the gradients."
+        "Average the gradients, and hear with them of Ctrl-C in any process: all end their fits after the same batch."
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in grads])
+        interruptible = getattr(self.learn, "interruptible", None)
+        noted = grads[0].new_tensor([float(interruptible is not None and interruptible.noted)])
+        flat = torch.cat([*(g.flatten() for g in grads), noted])
         distributed.all_reduce(flat)
         flat /= self.world
-        for grad, mean in zip(grads, flat.split([g.numel() for g in grads])):
+        *means, noted = flat.split([*(g.numel() for g in grads), 1])
+        for grad, mean in zip(grads, means):
             grad.copy_(mean.view_as(grad))
+        self.noted_anywhere = bool(noted.item() > 0)
 
     def after_train(self):
         "Statistics that were not synchronised become those of rank 0."

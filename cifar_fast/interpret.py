@@ -3,7 +3,10 @@
 Each function returns a matplotlib Figure that pyplot does not know: a notebook shows it once, and none is left open.
 """
 
+from functools import partial
+
 import numpy as np
+import torch
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
 from matplotlib.axes import Axes
@@ -29,10 +32,22 @@ class TestInterpretation(Predictions, ClassificationInterpretation):
 
     @classmethod
     def from_learner(cls, learn: Learner, ds_idx: int = 1, dl=None, act=None) -> "TestInterpretation":
-        "Predict `learn.dls[ds_idx]`, or `dl`, once."
+        """Predict `learn.dls[ds_idx]`, or `dl`, once.
+
+        Where the loss function says nothing of an activation, as plain functions and torch's classes do, the model's
+        outputs are taken for logits. One that gives no loss for each image is replaced by cross-entropy here.
+        """
         dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False) if dl is None else dl
-        preds, targs, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
-        res = cls(learn, dl, losses, act)
+        if act is None and not hasattr(learn.loss_func, "activation"):
+            act = partial(torch.softmax, dim=-1)
+        try:
+            preds, targs, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
+            if len(losses) != len(targs):
+                raise TypeError("one loss for several images")
+        except (TypeError, RuntimeError):
+            preds, targs = learn.get_preds(dl=dl, act=act)
+            losses = -preds[torch.arange(len(targs)), targs].clamp_min(1e-12).log()
+        res = cls(learn, dl, losses.as_subclass(Tensor), act)
         res.preds, res.targs = preds.float(), targs.as_subclass(Tensor)
         return res
 

@@ -25,6 +25,7 @@ from cifar_fast.callbacks import (
     DeviceSmoothLoss,
     EpochProgress,
     HonestChoice,
+    LastFit,
     LossesToCPU,
 )
 from cifar_fast.errors import InputError
@@ -222,6 +223,7 @@ def fast_learner(
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
     splitter: Callable = trainable_params,  # model to layer groups
     loss_func: Callable | None = None,  # None: that of `dls`
+    **learner_kwargs,  # of fastai's Learner: model_dir, wd, wd_bn_bias, train_bn, moms, default_cbs
 ) -> Learner:
     "A Learner with fast precision, fused optimizer and no host syncs; `arch` and `weights` stand on it."
     if isinstance(opt, str) and opt not in OPTIMIZERS:
@@ -236,8 +238,8 @@ def fast_learner(
         splitter=splitter,
         metrics=metrics,
         path=path,
-        train_bn=False,
-        cbs=[*precision_cbs(precision), *([Compiled()] * compile), HonestChoice(), LossesToCPU(), *L(cbs)],
+        **{"train_bn": False, **learner_kwargs},
+        cbs=[*precision_cbs(precision), *([Compiled()] * compile), HonestChoice(), LossesToCPU(), LastFit(), *L(cbs)],
     )
     learn.remove_cb(learn.progress).add_cb(EpochProgress())
     learn.recorder.smooth_loss = DeviceSmoothLoss()

@@ -144,8 +144,9 @@ class Training:
         self.write_config({**resolved, "run": str(self.run.folder), "data": self.images.name})
         if not self.interrupted:
             self.train(learn)
-        if not rank_distrib():
-            self.report(learn)
+        if rank_distrib():
+            return 0  # a launcher ends the first process, which still writes, where another one failed
+        self.report(learn)
         return 130 if self.interrupted else 0
 
     def write_config(self, resolved: dict) -> None:

@@ -49,3 +49,17 @@ def test_complexity_sets_accuracy_against_operations():
     sizes = [o.get_sizes()[0] for o in fig.axes[0].collections]
     assert sizes[1] > sizes[0]
     assert [o.get_width() for o in fig.axes[1].patches] == [100, 300]
+
+
+def test_predicting_does_not_change_the_curves_of_the_last_fit(digits_dls):
+    from cifar_fast.learner import custom_learner
+
+    learn = custom_learner(digits_dls, width=4, dense_width=8, precision="fp32")
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(2)
+        before = History.of(learn)
+        learn.validate()
+        learn.get_preds()
+    assert History.of(learn) == before and len(before.lrs) == 2 * 23 and "train_loss" in before.epochs[0]
+    labels = [o.get_text() for o in plot_curves(learn, learn).legends[0].get_texts()]
+    assert {"CustomCNN (1)", "CustomCNN (2)"} <= set(labels)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -107,6 +108,36 @@ def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
     assert len(result["shared"]) == 3 and result["shared"] == pytest.approx(result["alone"], abs=1e-6)
 
 
+STEP = """
+import sys, torch
+from contextlib import nullcontext
+from fastai.torch_core import num_distrib, rank_distrib, set_seed
+from cifar_fast.data import load_images
+from cifar_fast.distributed import shared_training
+from cifar_fast.learner import custom_learner
+from cifar_fast.loader import image_dls
+set_seed(0)
+n = max(num_distrib(), 1)
+dls = image_dls(load_images("digits").fewer(320, 60), bs=64 // n, device="cpu")
+learn = custom_learner(dls, precision="fp32", width=8, opt="sgd", bn=False, dropout=0, logit_dropout=0)
+with shared_training(learn) if n > 1 else nullcontext(), learn.no_bar(), learn.no_logging():
+    learn.fit(2, 0.1)
+if not rank_distrib():
+    torch.save(learn.model.state_dict(), sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_from_batches_of_twice_the_size(tmp_path):
+    (tmp_path / "step.py").write_text(STEP)
+    two = launched(tmp_path / "step.py", tmp_path / "two.pt")
+    assert two.wait(timeout=300) == 0, two.stderr.read()
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, tmp_path / "step.py", tmp_path / "one.pt"], env=env, check=True)
+    found, wanted = (torch.load(tmp_path / o, weights_only=True) for o in ("two.pt", "one.pt"))
+    assert all(torch.allclose(o, wanted[name], atol=1e-5) for name, o in found.items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["custom", "transfer"])
 def test_a_script_trains_in_two_processes_and_writes_one_folder(tmp_path, script):
@@ -152,3 +183,20 @@ def test_a_process_that_dies_ends_the_other_within_a_minute_with_a_clear_line(tm
     assert process.returncode != 0 and time.monotonic() - began < 60
     assert "error: another process of this training has ended" in err
     assert (tmp_path / "run/checkpoint.pt").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_one_process_ends_both_and_keeps_what_was_learnt(tmp_path):
+    import psutil
+
+    args = ["--data", "digits", "--epochs", "1000", "--device", "cpu", "--run", tmp_path / "run"]
+    process = launched(ROOT / "experiments/custom.py", *args)
+    while not (tmp_path / "run/checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.2)
+    workers = [o for o in psutil.Process(process.pid).children(recursive=True) if "custom.py" in " ".join(o.cmdline())]
+    workers[-1].send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and "interrupted after" in out
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["interrupted"] and 1 <= metrics["epochs"] < 1000

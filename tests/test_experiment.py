@@ -212,6 +212,22 @@ def test_a_plain_learner_is_converted_and_goes_on_bit_for_bit(tmp_path):
     assert whole.first.predictions.preds.sum(1).allclose(torch.ones(60))  # of a loss without an activation
 
 
+def bare_loss(dls):
+    def loss(preds, targs):
+        return torch.nn.functional.cross_entropy(preds, targs)
+
+    return fast_learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3072, dls.c)), loss_func=loss, precision="fp32")
+
+
+def test_a_loss_without_losses_of_single_images_is_tested_by_cross_entropy(tmp_path):
+    made = Experiment(bare_loss)
+    found = made.run(**{**SMALL, "epochs": 1}, run=str(tmp_path / "run"))
+    probs = found.first.predictions
+    expected = -probs.preds[torch.arange(60), probs.targs].log().mean().item()
+    assert found.metrics["loss"] == pytest.approx(expected, rel=1e-4)
+    assert found.report.exists() and (tmp_path / "run/export.pkl").exists()
+
+
 @pytest.mark.parametrize("function, said", [(no_learner, "gave a Linear"), (own_learner, "gave a OwnLearner")])
 def test_other_things_are_refused_in_one_line(function, said, tmp_path):
     with pytest.raises(InputError, match=said):

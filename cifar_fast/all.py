@@ -1,6 +1,11 @@
 """What a notebook needs: `from cifar_fast.all import *` brings this package's names and fastai's own."""
 
-from fastai.vision.all import *
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries that fastai imports
+    from fastai.vision.all import *
+    from torchvision import models
 
 from cifar_fast.augment import *
 from cifar_fast.baselines import custom, record, transfer
@@ -27,6 +32,7 @@ from cifar_fast.interpret import (
 from cifar_fast.learner import custom_learner, fast_learner, transfer_learner
 from cifar_fast.loader import ImageTensors, TensorDataLoaders, TensorDL, cifar_dls, image_dls
 from cifar_fast.models import CustomCNN, TransferModel
+from cifar_fast.options import amount, count, pixels, rate, share
 from cifar_fast.overview import list_runs
 from cifar_fast.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
 from cifar_fast.predict import Prediction, Predictor

@@ -1,5 +1,6 @@
 """Progress bars where somebody looks on, and nothing where the output goes to a file."""
 
+import os
 import sys
 from collections.abc import Iterable, Sized
 
@@ -22,8 +23,12 @@ def say(text: str) -> None:
 
 
 def shows_bars() -> bool:
-    "Whether standard output is a terminal or a notebook (fastprogress asks neither)."
-    return not _quiet and (bool(IN_NOTEBOOK) or sys.stdout.isatty())
+    """Whether standard output is a terminal or a notebook (fastprogress asks neither) that shows bars.
+
+    VS Code's notebooks leave fastprogress's bars empty (its issue 104): there plain lines say what the table would.
+    """
+    in_vs_code = any(name in os.environ for name in ("VSCODE_PID", "VSCODE_CWD"))
+    return not _quiet and ((bool(IN_NOTEBOOK) and not in_vs_code) or sys.stdout.isatty())
 
 
 def progress(

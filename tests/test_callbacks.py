@@ -346,3 +346,14 @@ def image_dls_again(dls):
     from cifar_fast.loader import copy_dls
 
     return copy_dls(dls)
+
+
+@pytest.mark.parametrize(("name", "bars"), [("JPY_SESSION_NAME", True), ("VSCODE_PID", False)])
+def test_notebooks_have_bars_but_in_vs_code_plain_lines(name, bars, monkeypatch):
+    from cifar_fast import progress
+
+    for other in ("VSCODE_PID", "VSCODE_CWD"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setattr(progress, "IN_NOTEBOOK", True)
+    monkeypatch.setenv(name, "1")
+    assert progress.shows_bars() is bars

@@ -1,18 +1,17 @@
-"""Own augmentations: a fastai Transform and one of torchvision's, both on whole batches on the device."""
+"""Own augmentations of training images: a fastai Transform for whole batches, and one of torchvision's."""
 
-from fastai.vision.all import Transform
-from fastai.vision.core import TensorImage
+from torchvision.transforms import v2
 
-from cifar_fast.experiment import experiment
-from cifar_fast.options import rate
+from cifar_fast.all import FromTorchvision, TensorImage, TrainTransform, custom_learner, experiment, rate
 
 
-class Noise(Transform):
-    "Adds noise to training images."
+class Noise(TrainTransform):
+    "Adds noise."
 
-    order, split_idx = 100, 0  # after Normalize; 0: training images alone
+    order = 100  # after Normalize
 
     def __init__(self, std):
+        super().__init__()
         self.std = std
 
     def encodes(self, x: TensorImage):
@@ -22,9 +21,5 @@ class Noise(Transform):
 @experiment
 def own_augmentation(dls, std: rate = 0.1):  # of the noise, in units of the normalised pixels
     "The custom CNN with noise and torchvision's ColorJitter."
-    from torchvision.transforms import v2
-
-    from cifar_fast.all import FromTorchvision, custom_learner
-
     dls.train.after_batch.add([FromTorchvision(v2.ColorJitter(0.2, 0.2)), Noise(std)])
     return custom_learner(dls, width=16)

@@ -1,17 +1,15 @@
 """An own loss, with fastai's MixUp. `python own_loss_mixup.py --gamma 1.5 --alpha 0.2`"""
 
-import torch.nn.functional as F
-
-from cifar_fast.experiment import experiment
+from cifar_fast.all import CustomCNN, F, MixUp, experiment, fast_learner
 
 
 class FocalLoss:
     "Cross-entropy that counts what is nearly right less. Source: Lin et al. 2017."
 
-    y_int = True  # says to MixUp that targets are classes
+    y_int = True  # tells MixUp that targets are classes
 
     def __init__(self, gamma, reduction="mean"):
-        self.gamma, self.reduction = gamma, reduction  # fastai's MixUp and interpretations set `reduction`
+        self.gamma, self.reduction = gamma, reduction  # MixUp and interpretations set `reduction`
 
     def __call__(self, preds, targs):
         loss = F.cross_entropy(preds, targs, reduction="none")
@@ -22,6 +20,5 @@ class FocalLoss:
 @experiment
 def own_loss_mixup(dls, gamma: float = 2.0, alpha: float = 0.4):  # of the focal loss
     "The custom CNN with a focal loss and MixUp."
-    from cifar_fast.all import CustomCNN, MixUp, fast_learner
-
-    return fast_learner(dls, CustomCNN(dls.c, width=16), loss_func=FocalLoss(gamma), cbs=MixUp(alpha))
+    model = CustomCNN(dls.c, width=16)
+    return fast_learner(dls, model, loss_func=FocalLoss(gamma), cbs=MixUp(alpha))

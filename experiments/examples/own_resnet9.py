@@ -1,9 +1,6 @@
-"""An own network: a ResNet-9 in twenty lines. `python own_resnet9.py --width 32 --epochs 5 --seeds 3`"""
+"""An own network: a ResNet-9. `python own_resnet9.py --width 32 --epochs 5 --seeds 3`"""
 
-from torch import nn
-
-from cifar_fast.experiment import experiment
-from cifar_fast.options import count
+from cifar_fast.all import count, experiment, fast_learner, nn
 
 
 def conv(ni, nf):
@@ -22,7 +19,6 @@ def block(ni, nf):
 @experiment
 def own_resnet9(dls, width: count = 32):  # channels of the first convolution
     "A ResNet-9 of my own."
-    from cifar_fast.learner import fast_learner
-
-    w, pool = width, nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(width * 8, dls.c))
-    return fast_learner(dls, nn.Sequential(conv(3, w), block(w, w * 2), conv(w * 2, w * 4), block(w * 4, w * 8), pool))
+    w, head = width, [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(width * 8, dls.c)]
+    model = nn.Sequential(conv(3, w), block(w, w * 2), conv(w * 2, w * 4), block(w * 4, w * 8), *head)
+    return fast_learner(dls, model)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from cifar_fast.experiment import experiment
+from cifar_fast.all import accuracy, experiment, models, vision_learner
 
 
 @experiment
@@ -11,8 +11,5 @@ def own_vision_learner(
     arch: Literal["resnet18", "squeezenet1_1", "mobilenet_v3_small"] = "squeezenet1_1",  # of torchvision
     pretrained: bool = False,  # start from ImageNet's weights
 ):
-    "fastai's vision_learner, the head alone trained where the body is pretrained."
-    from fastai.vision.all import accuracy, vision_learner
-    from torchvision import models
-
+    "fastai's vision_learner; of a pretrained network it trains the head alone."
     return vision_learner(dls, getattr(models, arch), pretrained=pretrained, metrics=accuracy)

@@ -21,6 +21,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from matplotlib.figure import Figure
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_fast.charts import History, learning_rates, plot_curves
@@ -272,12 +273,16 @@ def count_macs(learn: Learner) -> int | None:
     "Multiply-accumulates of the model for one image: torch's count of operations, halved; None where it cannot count."
     xb = learn.dls.valid.one_batch()[0][:1].as_subclass(torch.Tensor)
     learn.model.eval()
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # torch counts no operations of fused kernels
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             learn.model(xb)
     except Exception as error:  # of a network's own code, which has been tested by then
         say(f"Its operations cannot be counted ({type(error).__name__}).")
         return None
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() // 2
 
 

@@ -44,13 +44,25 @@ def is_built_by_name(
     model: nn.Module,
     architecture: dict,  # a card's
 ) -> bool:
-    "Whether `build_model` makes a network with the tensors of `model`."
+    "Whether `build_model` makes a network of the same modules and tensors as `model`."
     try:
         with torch.device("meta"):
-            built = build_model(architecture).state_dict()
+            built = build_model(architecture)
     except (InputError, RuntimeError, TypeError, KeyError):
         return False
-    return {k: o.shape for k, o in built.items()} == {k: o.shape for k, o in model.state_dict().items()}
+    return _modules(built) == _modules(model) and _tensors(built) == _tensors(model)
+
+
+def _modules(model: nn.Module) -> list[tuple[str, str, str]]:
+    "What computes, in order; fastai's Flatten and torch's do the same."
+    return [
+        (name, "", "") if type(o).__name__ == "Flatten" else (name, type(o).__qualname__, o.extra_repr())
+        for name, o in model.named_modules()
+    ]
+
+
+def _tensors(model: nn.Module) -> dict[str, tuple]:
+    return {k: (o.shape, o.dtype) for k, o in model.state_dict().items() if isinstance(o, Tensor)}
 
 
 def save_safe(
@@ -61,7 +73,7 @@ def save_safe(
     "Write the weights, bit for bit, and the card that names their hash."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: o.detach().as_subclass(Tensor) for name, o in model.state_dict().items()}
+    state = {k: o.detach().as_subclass(Tensor) for k, o in model.state_dict().items() if _is_dense(o)}
     content = save({name: o.cpu().clone(memory_format=torch.contiguous_format) for name, o in state.items()})
     text = replace(card, sha256=hashlib.sha256(content).hexdigest()).to_json()
     ModelCard.parse(text)  # what could not be loaded is not written
@@ -103,9 +115,14 @@ def load_safe(
                 model = build_model(card.architecture)
         except (RuntimeError, TypeError) as error:  # sizes beyond what a tensor can have
             raise InputError(f"{folder / CARD}: the architecture does not fit: save the model again") from error
-    _check_state(state, model.state_dict(), folder / WEIGHTS)
-    model.load_state_dict(state, assign=build is None)  # what `build` has tied together stays so
+    _check_state(state, {k: o for k, o in model.state_dict().items() if _is_dense(o)}, folder / WEIGHTS)
+    model.load_state_dict(state, strict=build is None, assign=build is None)  # what `build` has tied together stays so
     return SafeModel(model.eval().requires_grad_(False).to(device), card)
+
+
+def _is_dense(value) -> bool:
+    "Whether safetensors can hold it: a module's own state may be anything."
+    return isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def _check_state(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:

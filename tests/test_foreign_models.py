@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import cifar_fast.export  # noqa: F401 - patches export_safe onto Learner
 from cifar_fast.errors import InputError
 from cifar_fast.learner import custom_learner, fast_learner
 from cifar_fast.models import CustomCNN
@@ -111,6 +112,19 @@ def test_a_network_that_was_changed_is_not_taken_for_what_it_was(digits_dls, tmp
     learn = custom_learner(digits_dls, width=4, dense_width=8, precision="fp32", path=tmp_path)
     learn.model.dense2 = nn.Linear(8, 10, bias=False)
     assert json.loads((learn.export_safe("model") / "model.json").read_text())["format"] == 2
+
+
+class OtherForward(CustomCNN):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_a_network_that_computes_otherwise_is_not_taken_for_what_it_was(digits_dls, tmp_path):
+    changed = CustomCNN(width=4, dense_width=8)
+    changed.relu1 = nn.GELU()
+    for model in (OtherForward(width=4, dense_width=8), changed):
+        learn = fast_learner(digits_dls, model, precision="fp32", path=tmp_path)
+        assert json.loads((learn.export_safe("model") / "model.json").read_text())["format"] == 2
 
 
 @pytest.mark.parametrize(

@@ -49,3 +49,23 @@ def test_a_pickle_in_the_folder_is_never_run(digits_run, tmp_path, name):
         with pytest.raises(InputError):
             FinishedRun.read(tmp_path / "run")
     assert not Path("exploded").exists()
+
+
+def test_operations_of_attention_are_counted(digits_dls):
+    import torch
+    from torch import nn
+
+    from cifar_fast.learner import fast_learner
+    from cifar_fast.run import count_macs
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Linear(96, 48)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x.flatten(2).transpose(1, 2).reshape(len(x), 32, 96)).chunk(3, -1)
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v).mean(1)[:, :10]
+
+    macs = count_macs(fast_learner(digits_dls, Attention(), precision="fp32"))
+    assert macs == 32 * 96 * 48 + 2 * 32 * 32 * 16

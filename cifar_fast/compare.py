@@ -111,7 +111,7 @@ def differing_settings(methods: list[Runs]) -> list[list[str]]:
     "A row an option that is not the same everywhere: its name, then each method's value."
     configs = [o.first.config for o in methods]
     names = [name for name in dict.fromkeys(name for o in configs for name in o) if name not in HIDDEN]
-    rows = [[name, *(str(o.get(name, "-")) for o in configs)] for name in names]
+    rows = [[name, *(known(o.get(name)) for o in configs)] for name in names]
     return [row for row in rows if len(set(row[1:])) > 1]
 
 

@@ -14,6 +14,7 @@ from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment
 from cifar_fast.formats import ImageSet
 from cifar_fast.options import OF_A_PLACE, OF_A_START, check_seeds
+from cifar_fast.progress import quiet_as_before
 from cifar_fast.results import SEED_FOLDER, Runs, seed_folders
 from cifar_fast.run import Run, check_begun
 from cifar_fast.stats import mean_interval, share_bounds
@@ -138,5 +139,6 @@ def train(
     if options.deterministic:
         be_deterministic()
     work = SeedSeries if options.seeds > 1 else Training
-    made = work(experiment, options, identity=before)
-    return made.execute(), made.run.folder, made.learn
+    with quiet_as_before():
+        made = work(experiment, options, identity=before)
+        return made.execute(), made.run.folder, made.learn

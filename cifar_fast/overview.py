@@ -155,11 +155,11 @@ def _curve(path: Path) -> list[float]:
 
 
 def sparkline(values: Sequence[float], width: int = 120, height: int = 28) -> str:
-    "The curve as an SVG of accuracies from 0 to 1; empty without values."
+    "The curve as an SVG, from its lowest to its highest value; empty without values."
     if not values:
         return ""
-    step = width / max(len(values) - 1, 1)
-    points = " ".join(f"{i * step:.1f},{(1 - o) * (height - 2) + 1:.1f}" for i, o in enumerate(values))
+    step, low, span = width / max(len(values) - 1, 1), min(values), (max(values) - min(values)) or 1
+    points = " ".join(f"{i * step:.1f},{(1 - (o - low) / span) * (height - 2) + 1:.1f}" for i, o in enumerate(values))
     return (f'<svg width="{width}" height="{height}" role="img" aria-label="accuracy over epochs">'
             f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/></svg>')  # fmt: skip
 

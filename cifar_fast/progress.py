@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import progress_bar
@@ -14,6 +15,16 @@ def be_quiet(quiet: bool = True) -> None:
     "Show no bars, tables and remarks from now on; results and errors are still said."
     global _quiet
     _quiet = quiet
+
+
+@contextmanager
+def quiet_as_before() -> Iterator[None]:
+    "What is quiet within, or is not, is as it was before after it."
+    before = _quiet
+    try:
+        yield
+    finally:
+        be_quiet(before)
 
 
 def say(text: str) -> None:

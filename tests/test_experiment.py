@@ -17,6 +17,7 @@ from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment, Stage, experiment, load_experiment, load_file
 from cifar_fast.learner import custom_learner, fast_learner
 from cifar_fast.options import count, share
+from cifar_fast.progress import say
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 SMALL = {"data": "digits", "images": 200, "test_images": 60, "epochs": 2, "device": "cpu", "quiet": True}
@@ -126,12 +127,14 @@ def test_calling_it_gives_the_learner(digits_dls):
     assert learn.model[1].out_features == 8 and learn.validate()[1] > 0.1
 
 
-def test_it_is_run_from_python(tmp_path):
+def test_it_is_run_from_python(tmp_path, capsys):
     found = mlp.run(**SMALL, width=8, seeds=2, run=str(tmp_path / "run"))
     assert found.folder == tmp_path / "run" and found.report.exists() and len(found.accuracies) == 2
     low, high = found.interval
     assert low <= found.accuracy <= high and found.learn.model[1].out_features == 8
     assert "mlp" in found._repr_html_() and found.metrics["experiment"] == "mlp"
+    say("loud again")
+    assert "loud again" in capsys.readouterr().out
     config = json.loads((tmp_path / "run/seed-0/config.json").read_text())
     assert (config["width"], config["asked"]["width"], config["defaults"]["width"]) == (8, 8, 16)
 

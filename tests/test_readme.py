@@ -15,7 +15,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python (experiments/(?:transfer|custom)\.py.*?)\s*(?:#.*)?$", README, re.MULTILINE)
-SNIPPETS = "\n".join(o for o in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "gradio" not in o)
+SNIPPETS = "\n".join(
+    o for o in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "gradio" not in o and "@experiment" not in o
+)
 OTHERS = {o: re.search(rf"^python (experiments/{o}\.py.*?)\s*(?:#.*)?$", README, re.MULTILINE)[1]
           for o in ("compare", "reproduce", "predict", "serve", "sweep", "speedrun")}  # fmt: skip
 
@@ -137,6 +139,20 @@ def test_snippets_run(tmp_path):
     done = run(["-c", SNIPPETS], tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "transfer.pkl").exists()
+
+
+@pytest.mark.slow
+def test_an_own_idea_gets_to_a_verdict_in_twelve_lines(tmp_path):
+    code = re.search(r"```python\n(from cifar_fast.all import count.*?)```", README, re.DOTALL)[1]
+    commands = re.findall(r"^python (wide\.py.*?)\s*(?:#.*)?$", README, re.MULTILINE)
+    assert len([o for o in code.splitlines() if o]) + len(commands) + 1 <= 12
+    (tmp_path / "wide.py").write_text(code)
+    for command in commands:
+        small = ["--data", "digits", "--images", "300", "--test-images", "60", "--epochs", "1"]
+        done = run([*shlex.split(command), *small], tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = run([ROOT / "experiments/compare.py", "runs/wide", "runs/wider"], tmp_path)
+    assert done.returncode == 0 and "Welch's test over seeds (3 and 3)" in done.stdout, done.stderr
 
 
 @pytest.mark.slow

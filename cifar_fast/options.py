@@ -6,9 +6,9 @@ Nothing here may import torch or fastai: `--help` and a mistyped option answer a
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from types import FunctionType, NoneType, UnionType
+from types import FunctionType, NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from fastcore.docments import ann_parts, docments
@@ -169,9 +169,8 @@ def options_of(
     leave_out: tuple[str, ...] = (),  # names of parameters that are none
 ) -> dict[str, Option]:
     "A function's parameters by name. Raises `InputError` for what makes no option, or a default that does not fit."
-    found = docments(function, full=True, returns=False, eval_str=True)
     res = {}
-    for name, o in found.items():
+    for name, o in _parameters(function).items():
         if name in leave_out:
             continue
         if o.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD, Parameter.POSITIONAL_ONLY):
@@ -185,6 +184,21 @@ def options_of(
             except InputError as error:
                 raise InputError(f"its default does not fit: {error}") from error
     return res
+
+
+def _parameters(function: Callable) -> dict:
+    "What docments finds of each parameter; without comments where there is no source, as of a cell in another process."
+    try:
+        return docments(function, full=True, returns=False, eval_str=True)
+    except OSError:
+        found = signature(function, eval_str=True).parameters.items()
+        return {
+            name: SimpleNamespace(
+                anno=type(o.default) if o.annotation is Parameter.empty else o.annotation,
+                default=o.default, kind=o.kind, docment=None,
+            )
+            for name, o in found
+        }  # fmt: skip
 
 
 SHARED = options_of(shared_options)

@@ -155,6 +155,12 @@ def test_custom_through_the_door_is_custom_by_hand(tmp_path):
     assert all(torch.equal(o, state[name]) for name, o in by_door.learn.model.state_dict().items())
 
 
+def test_a_function_without_source_is_an_experiment_too():
+    space = {"__name__": "nowhere"}
+    exec("def idea(dls, width: int = 3, act='relu'):\n    return dls", space)
+    assert vars(Experiment(space["idea"]).options(width=4)).items() >= {"width": 4, "act": "relu"}.items()
+
+
 # What an experiment may return
 
 

@@ -329,18 +329,16 @@ class Sweep:
         return code
 
 
+DEFAULTS = dict(param=None, data="auto", trials=None, address=None, per_gpu=1, seed=0, run=None, resume=None)
+
+
 def sweep_options(
-    param: list[str],  # as of `Param.parse`
-    data: str = "auto",  # images
-    trials: int | None = None,  # in all; None: 16, or as many as before
-    address: str | None = None,  # of a Ray cluster; None: this machine
-    per_gpu: int = 1,  # trials that share a GPU
-    seed: int = 0,  # of the search
-    run: str | None = None,  # folder to write
-    resume: str | None = None,  # folder of a sweep to go on with
+    **given,  # as of `commands.sweep`
 ) -> SimpleNamespace:
-    "The options of a sweep."
-    return SimpleNamespace(**locals())
+    "The options of a sweep. Raises `InputError` for one that it does not have."
+    if unknown := set(given) - set(DEFAULTS):
+        raise InputError(f"a sweep has no option {unknown.pop()!r}: it has {', '.join(DEFAULTS)}")
+    return SimpleNamespace(**{**DEFAULTS, **given})
 
 
 def asked_before(

@@ -167,8 +167,8 @@ def test_the_first_of_two_processes_finds_the_learning_rate_for_both_and_for_eac
     assert out.count("Learning rate found") == 2 and out.count("test accuracy") == 1
 
 
-@pytest.mark.slow
-def test_a_process_that_dies_ends_the_other_within_a_minute_with_a_clear_line(tmp_path):
+def long_training(tmp_path):
+    "A launcher and its two processes, in a training that has written its first checkpoint."
     import psutil
 
     args = ["--data", "digits", "--epochs", "1000", "--device", "cpu", "--run", tmp_path / "run"]
@@ -176,7 +176,13 @@ def test_a_process_that_dies_ends_the_other_within_a_minute_with_a_clear_line(tm
     while not (tmp_path / "run/checkpoint.pt").exists():
         assert process.poll() is None
         time.sleep(0.2)
-    workers = [o for o in psutil.Process(process.pid).children(recursive=True) if "custom.py" in " ".join(o.cmdline())]
+    children = psutil.Process(process.pid).children(recursive=True)
+    return process, [o for o in children if "custom.py" in " ".join(o.cmdline())]
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_other_within_a_minute_with_a_clear_line(tmp_path):
+    process, workers = long_training(tmp_path)
     workers[-1].kill()
     began = time.monotonic()
     _, err = process.communicate(timeout=60)
@@ -187,14 +193,7 @@ def test_a_process_that_dies_ends_the_other_within_a_minute_with_a_clear_line(tm
 
 @pytest.mark.slow
 def test_ctrl_c_in_one_process_ends_both_and_keeps_what_was_learnt(tmp_path):
-    import psutil
-
-    args = ["--data", "digits", "--epochs", "1000", "--device", "cpu", "--run", tmp_path / "run"]
-    process = launched(ROOT / "experiments/custom.py", *args)
-    while not (tmp_path / "run/checkpoint.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.2)
-    workers = [o for o in psutil.Process(process.pid).children(recursive=True) if "custom.py" in " ".join(o.cmdline())]
+    process, workers = long_training(tmp_path)
     workers[-1].send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode != 0 and "interrupted after" in out

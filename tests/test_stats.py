@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from cifar_fast.stats import compare_methods, compare_models, mean_interval, share_bounds, share_interval
+from cifar_fast.stats import (
+    compare_methods,
+    compare_models,
+    holm,
+    mean_interval,
+    seeds_needed,
+    share_bounds,
+    share_interval,
+)
 
 
 def right(*spans, n=1000):
@@ -52,3 +60,18 @@ def test_the_interval_of_a_share_stays_within_its_bounds():
     low, high = share_interval(100, 100)
     assert high == pytest.approx(1) and 0.95 < low < 0.97
     assert share_interval(50, 100)[0] == pytest.approx(0.4038, abs=1e-3)
+
+
+def test_several_tests_are_corrected_by_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([0.02]) == [0.02]
+
+
+def test_seeds_needed_are_those_of_a_t_test():
+    assert seeds_needed(0.5, 1.0) == 64  # Cohen 1988, table 2.4.1: d = 0.5 at 80 % power and 5 %, two-sided
+    assert seeds_needed(0.8, 1.0) == 26
+    assert seeds_needed(0.001, 1.0) is None and seeds_needed(0.0, 1.0) is None and seeds_needed(0.1, 0.0) == 2
+
+
+def test_equal_accuracies_without_spread_do_not_differ():
+    assert compare_methods([0.5, 0.5], [0.5, 0.5]).verdict == "no detectable difference"

@@ -18,8 +18,12 @@ COMMANDS = re.findall(r"^python (experiments/(?:transfer|custom)\.py.*?)\s*(?:#.
 SNIPPETS = "\n".join(
     o for o in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "gradio" not in o and "@experiment" not in o
 )
-OTHERS = {o: re.search(rf"^python (experiments/{o}\.py.*?)\s*(?:#.*)?$", README, re.MULTILINE)[1]
-          for o in ("compare", "reproduce", "predict", "serve", "sweep", "speedrun")}  # fmt: skip
+OTHERS = {
+    name: re.findall(rf"^python (experiments/{name}\.py.*?)\s*(?:#.*)?$", README, re.MULTILINE)[
+        -1 if name == "compare" else 0
+    ]
+    for name in ("compare", "reproduce", "predict", "serve", "sweep", "speedrun")
+}
 
 
 def offline(tmp_path):

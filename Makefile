@@ -10,6 +10,7 @@ transfer: .venv/.installed
 test: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -n 2
 
 .venv/.installed: setup.cfg pyproject.toml

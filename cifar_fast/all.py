@@ -7,20 +7,9 @@ with warnings.catch_warnings():
     from fastai.vision.all import *
     from torchvision import models
 
-from cifar_fast.augment import *
-from cifar_fast.baselines import custom, record, transfer
-from cifar_fast.byhand import write_run
-from cifar_fast.callbacks import *
-from cifar_fast.charts import History, plot_complexity, plot_curves
-from cifar_fast.compare import compare
-from cifar_fast.data import load_images
-from cifar_fast.errors import ImageError, InputError, MissingExtra
-from cifar_fast.experiment import Experiment, Stage, experiment, load_experiment
-from cifar_fast.export import model_card
-from cifar_fast.featuremaps import feature_maps, image_layers, plot_channel, plot_layer
-from cifar_fast.formats import ImageSet
-from cifar_fast.frozen import CachedBody
-from cifar_fast.interpret import (
+from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
+from cifar_fast.analysis.featuremaps import feature_maps, image_layers, plot_channel, plot_layer
+from cifar_fast.analysis.interpret import (
     TestInterpretation,
     plot_calibration,
     plot_confused,
@@ -29,17 +18,32 @@ from cifar_fast.interpret import (
     plot_per_class,
     plot_top_losses,
 )
-from cifar_fast.learner import custom_learner, fast_learner, transfer_learner
-from cifar_fast.loader import ImageTensors, TensorDataLoaders, TensorDL, cifar_dls, image_dls
-from cifar_fast.models import CustomCNN, TransferModel
+from cifar_fast.analysis.predictions import Predictions
+from cifar_fast.analysis.stats import compare_methods, compare_models, mean_interval
+from cifar_fast.baselines import custom, record, transfer
+from cifar_fast.data.augment import *
+from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.loaders import ImageTensors, TensorDataLoaders, TensorDL, cifar_dls, image_dls
+from cifar_fast.data.sources import load_images
+from cifar_fast.deploy.export import model_card
+from cifar_fast.deploy.predictor import Prediction, Predictor
+from cifar_fast.deploy.safemodel import SafeModel, load_safe
+from cifar_fast.errors import ImageError, InputError, MissingExtra
+from cifar_fast.experiment import Experiment, Stage, experiment, load_experiment
+from cifar_fast.models.networks import CustomCNN, TransferModel
+from cifar_fast.models.resnets import resnet_model
 from cifar_fast.options import amount, count, pixels, rate, share
-from cifar_fast.overview import list_runs
-from cifar_fast.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
-from cifar_fast.predict import Prediction, Predictor
-from cifar_fast.predictions import Predictions
-from cifar_fast.record import RECIPES, Recipe, TestTimeViews, record_learner
-from cifar_fast.resnets import resnet_model
-from cifar_fast.results import FinishedRun, Runs
-from cifar_fast.safemodel import SafeModel, load_safe
-from cifar_fast.schedules import LRDecay, SchedStep
-from cifar_fast.stats import compare_methods, compare_models, mean_interval
+from cifar_fast.records.recipes import RECIPES, Recipe, TestTimeViews, record_learner
+from cifar_fast.runs.by_hand import write_run
+from cifar_fast.runs.compare import compare
+from cifar_fast.runs.overview import list_runs
+from cifar_fast.runs.results import FinishedRun, Runs
+from cifar_fast.training.callbacks.clip import AdaptiveGradientClip
+from cifar_fast.training.callbacks.compiled import Compiled
+from cifar_fast.training.callbacks.guards import HonestChoice, Interruptible, StopOnNaN, only_predicts
+from cifar_fast.training.callbacks.measure import Stopwatch, TrainAccuracy, some_train_dl
+from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
+from cifar_fast.training.frozen import CachedBody
+from cifar_fast.training.learner import custom_learner, fast_learner, transfer_learner
+from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
+from cifar_fast.training.schedules import LRDecay, SchedStep

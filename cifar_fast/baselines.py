@@ -24,8 +24,8 @@ def custom(
     agc: share = 0.0,  # adaptive gradient clipping at this ratio; 0 for none
 ):
     "Train the article's custom CNN, or a variant of it: cases 3 (--schedule constant) and 4 (--schedule decay)."
-    from cifar_fast.callbacks import AdaptiveGradientClip
-    from cifar_fast.learner import custom_learner
+    from cifar_fast.training.callbacks.clip import AdaptiveGradientClip
+    from cifar_fast.training.learner import custom_learner
 
     return custom_learner(
         dls, opt=opt, n_convs=convs, width=width, n_dense=dense, dense_width=dense_width,
@@ -36,7 +36,7 @@ def custom(
 
 def fine_tuned(epochs: int, unfreeze_epochs: int, unfreeze_lr: float) -> list[Stage]:
     "The head as the shared options say, then the whole network, the body's first layers at a hundredth of the rate."
-    import cifar_fast.resnets  # noqa: F401 - now, before a run begins: its peak memory is counted above the imports
+    import cifar_fast.models.resnets  # noqa: F401 - now, before a run begins: its peak memory is counted above the imports
 
     def fine_tune(learn, cbs):
         learn.unfreeze()
@@ -61,7 +61,7 @@ def transfer(
     cache_features: bool = False,  # keep the frozen body's features on the disk, for other runs
 ):
     "Train a new head on a frozen pretrained ResNet: the article's cases 1 (--opt adam) and 2 (--opt sgd)."
-    from cifar_fast.learner import transfer_learner
+    from cifar_fast.training.learner import transfer_learner
 
     return transfer_learner(
         dls, arch, weights, head, frozen_bn=frozen_bn, cache=FEATURES, cache_on_disk=cache_features, opt=opt
@@ -70,7 +70,7 @@ def transfer(
 
 def by_recipe(target: int, epochs: int, lr: float) -> list[Stage]:
     "The record recipe's own schedule."
-    from cifar_fast.record import RECIPES
+    from cifar_fast.records.recipes import RECIPES
 
     epochs = epochs or RECIPES[target].epochs
     return [Stage("train", epochs, lambda learn, cbs: learn.fit_record(epochs, lr, cbs=cbs))]
@@ -92,7 +92,7 @@ def record(
     compile: bool = False,  # run network and optimizer through torch.compile
 ):
     "Train the record network by a recipe: to 90, 94 or 96 % on CIFAR-10."
-    from cifar_fast.record import record_learner
+    from cifar_fast.records.recipes import record_learner
 
     asked = {"bs": bs or None, "flip": None if flip == "recipe" else flip}
     asked |= {name: None if o < 0 else o for name, o in (("translate", translate), ("cutout", cutout))}

@@ -4,12 +4,11 @@
 """
 
 import sys
-from types import SimpleNamespace
 from typing import Literal
 
 from cifar_fast.cli import Command, command, exit_codes
 from cifar_fast.errors import InputError
-from cifar_fast.options import Positional, Repeated, amount, count, rate, seed_number
+from cifar_fast.options import Positional, Repeated, amount, count, seed_number
 
 
 @command
@@ -27,7 +26,7 @@ def sweep(
 ):
     "Search options of an experiment on held-out images, and leave a table, a picture and the winner's run folder."
     from cifar_fast.experiment import load_experiment
-    from cifar_fast.sweep import Sweep, of_sweep, sweep_options
+    from cifar_fast.runs.sweep import Sweep, of_sweep, sweep_options
 
     asked = dict(param=param, data=data, trials=trials, address=address, per_gpu=per_gpu, seed=seed, run=run)
     name = experiment or (of_sweep(resume) if resume else script)
@@ -49,7 +48,7 @@ def compare(
 
     if not runs:
         return _list_runs(Path(folder), sort, best, data, where or [], Path(out or "runs.html"))
-    from cifar_fast.compare import (
+    from cifar_fast.runs.compare import (
         RESULT_HEADER,
         correction_line,
         markdown_table,
@@ -70,7 +69,7 @@ def compare(
 
 
 def _list_runs(folder, sort: str, best: int, data: str | None, where: list[str], out) -> None:
-    from cifar_fast.overview import list_runs, write_overview
+    from cifar_fast.runs.overview import list_runs, write_overview
 
     if wrong := [o for o in where if "=" not in o]:
         raise InputError(f"--where is {wrong[0]!r}: give NAME=VALUE, as in --where width=256")
@@ -89,8 +88,8 @@ def predict(
     bs: count = 256,  # images a batch
 ):
     "Say what is in image files. Unreadable ones are listed at the end, and make the exit code 1."
-    from cifar_fast.predict import Predictor, find_images
-    from cifar_fast.tables import print_predictions
+    from cifar_fast.deploy.predictor import Predictor, find_images
+    from cifar_fast.deploy.tables import print_predictions
 
     if json and csv:
         raise InputError("--json and --csv exclude each other: give one")
@@ -109,34 +108,12 @@ def serve(
     max_upload: count = 10,  # megabytes a picture may have
 ):
     "Serve a page on which a saved model can be tried, until Ctrl-C."
-    from cifar_fast.app import build_app
-    from cifar_fast.app import serve as serve_app
+    from cifar_fast.deploy.app import build_app
+    from cifar_fast.deploy.app import serve as serve_app
 
     app = build_app(model, examples)
     print(f"http://{host}:{port}", flush=True)
     serve_app(app, host, port, max_upload)
-
-
-@command
-def speedrun(
-    target: Literal[90, 94, 96] = 94,  # percent that the recipe is made for
-    data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
-    runs: count = 1,  # runs that count, from `seed` on
-    peer: str | None = None,  # run in turns with ours: recipe (airbench's, in a plain loop), or an airbench checkout
-    peer_epochs: rate = 8.0,  # epochs of --peer recipe; fractions too
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",  # auto: bf16 where it is faster
-    compile: Literal["auto", "on", "off"] = "auto",  # torch.compile; auto: on a GPU
-    images: amount = 0,  # training images to use, as many of each class; 0: all
-    test_images: amount = 0,  # test images to use; 0: all
-    seed: seed_number = 0,  # of the first run's weights and batches
-    device: str = "auto",  # auto, cpu, cuda or another torch device
-    run: str | None = None,  # folder to write; default: runs/speedrun-<date>-<time>
-):
-    "Train by a record recipe, timed, as often as asked, and leave a run folder."
-    options = SimpleNamespace(**locals())
-    from cifar_fast.speedrun import Speedrun
-
-    Speedrun(options).execute()
 
 
 def run(args: list[str]) -> None:

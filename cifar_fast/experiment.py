@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
 
-    from cifar_fast.results import Runs
+    from cifar_fast.runs.results import Runs
 
 BUILT_IN = "cifar_fast.baselines"  # the module of the experiments that come with the package
 FITTING = ("lr", "lr_end", "schedule", "decay")  # shared options that say how to fit
@@ -76,7 +76,7 @@ class Experiment:
 
     def __call__(self, dls: "DataLoaders", **own) -> "Learner":
         "The Learner that the function makes, as a LeanLearner that reports accuracy. Raises `InputError`."
-        from cifar_fast.adapt import as_lean
+        from cifar_fast.training.adapt import as_lean
 
         return as_lean(self.function(dls, **own))
 
@@ -153,7 +153,7 @@ class Experiment:
 
     def learner(self, dls: "DataLoaders", options: SimpleNamespace) -> "Learner":
         "The Learner for these options: what the function does not ask for is done here."
-        from cifar_fast.adapt import as_lean, with_opt, with_precision
+        from cifar_fast.training.adapt import as_lean, with_opt, with_precision
 
         learn = self.function(dls, **{name: getattr(options, name) for name in self.own})
         learn = as_lean(learn, options.precision)
@@ -162,7 +162,7 @@ class Experiment:
         if "opt" not in self.own and options.opt is not None:
             with_opt(learn, options.opt)
         if options.compile and "compile" not in self.own:
-            from cifar_fast.callbacks import Compiled
+            from cifar_fast.training.callbacks.compiled import Compiled
 
             learn.add_cb(Compiled())
         return learn
@@ -175,8 +175,8 @@ class Experiment:
         `mixer.run(epochs=10, seeds=3, width=256)`. Gives the finished run, or the seeds' runs. Raises `InputError`
         for what does not fit, KeyboardInterrupt where Ctrl-C has ended it before there was anything to report.
         """
-        from cifar_fast.launch import train
-        from cifar_fast.results import Runs
+        from cifar_fast.runs.launch import train
+        from cifar_fast.runs.results import Runs
 
         code, folder, learn = train(self, self.options(**changed), given=set(changed))
         if code and not (folder / "report.html").exists():
@@ -187,8 +187,8 @@ class Experiment:
 
     def sweep(self, param: list[str], **changed: Any) -> "Runs":
         "Search options on held-out images, as `cifar-fast sweep` does; the winner's run. Raises `InputError`."
-        from cifar_fast.results import Runs
-        from cifar_fast.sweep import Sweep, sweep_options
+        from cifar_fast.runs.results import Runs
+        from cifar_fast.runs.sweep import Sweep, sweep_options
 
         search = Sweep(self, sweep_options(param=param, **changed))
         search.execute()
@@ -207,7 +207,7 @@ class Experiment:
         found = vars(parser.parse_args(args, Namespace(**dict.fromkeys(self.all, unset))))
         given = {name: found[name] for name in self.all if found[name] is not unset}
         with exit_codes():
-            from cifar_fast.launch import train
+            from cifar_fast.runs.launch import train
 
             code = train(self, self.options(**given), given=set(given))[0]
         sys.exit(code)

@@ -16,7 +16,7 @@ def run_soak(trials: int) -> None:
     import tempfile
     from pathlib import Path
 
-    from cifar_fast.soak import Soak
+    from bench.soak import Soak
 
     with tempfile.TemporaryDirectory(prefix="soak-") as tmp:
         for line in Soak(Path(tmp), trials, trials * 20, trials * 4).all():
@@ -45,7 +45,7 @@ def main(
     if soak:
         run_soak(trials)
         return
-    from cifar_fast.benchmark import Benchmark
+    from bench.timings import Benchmark
     from cifar_fast.errors import InputError
 
     if unknown := set(rows.split(",")) - set(ROWS):

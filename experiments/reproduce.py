@@ -26,8 +26,8 @@ def main(
     for name in ("run", "parts"):
         del options[name]
 
+    from article.reproduction import PARTS, Reproduction
     from cifar_fast.errors import InputError
-    from cifar_fast.reproduction import PARTS, Reproduction
 
     names = parts.split(",")
     if unknown := set(names) - set(PARTS):

@@ -1,6 +1,29 @@
 """Train by a record recipe against the clock: to 90, 94 or 96 % on CIFAR-10."""
 
-from cifar_fast.commands import speedrun
+from types import SimpleNamespace
+from typing import Literal
 
-if __name__ == "__main__":
-    speedrun.main()
+from cifar_fast.cli import command
+from cifar_fast.options import amount, count, rate, seed_number
+
+
+@command
+def main(
+    target: Literal[90, 94, 96] = 94,  # percent that the recipe is made for
+    data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
+    runs: count = 1,  # runs that count, from `seed` on
+    peer: str | None = None,  # run in turns with ours: recipe (airbench's, in a plain loop), or an airbench checkout
+    peer_epochs: rate = 8.0,  # epochs of --peer recipe; fractions too
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",  # auto: bf16 where it is faster
+    compile: Literal["auto", "on", "off"] = "auto",  # torch.compile; auto: on a GPU
+    images: amount = 0,  # training images to use, as many of each class; 0: all
+    test_images: amount = 0,  # test images to use; 0: all
+    seed: seed_number = 0,  # of the first run's weights and batches
+    device: str = "auto",  # auto, cpu, cuda or another torch device
+    run: str | None = None,  # folder to write; default: runs/speedrun-<date>-<time>
+):
+    "Train by a record recipe, timed, as often as asked, and leave a run folder."
+    options = SimpleNamespace(**locals())
+    from bench.speedrun import Speedrun
+
+    Speedrun(options).execute()

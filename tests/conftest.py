@@ -43,7 +43,7 @@ def fixed_seed():
 @pytest.fixture(scope="session")
 def digits():
     "The digits data set, decoded."
-    from cifar_fast.data import load_images
+    from cifar_fast.data.sources import load_images
 
     return load_images("digits")
 
@@ -51,7 +51,7 @@ def digits():
 @pytest.fixture
 def digits_dls(digits):
     "DataLoaders on digits: 23 training batches of 64 and one validation batch."
-    from cifar_fast.loader import image_dls
+    from cifar_fast.data.loaders import image_dls
 
     return image_dls(digits, device="cpu")
 
@@ -95,7 +95,7 @@ def resnet18_file(tmp_path_factory):
 def make_run(folder: Path, **changed) -> Path:
     "A finished run of a small network on digits: two epochs of training."
     from cifar_fast.baselines import custom
-    from cifar_fast.launch import train
+    from cifar_fast.runs.launch import train
 
     small = {"data": "digits", "epochs": 2, "width": 8, "precision": "fp32", "device": "cpu"}
     assert train(custom, custom.options(**{**small, "run": str(folder), **changed}))[:2] == (0, folder)
@@ -117,7 +117,7 @@ def other_digits_run(tmp_path_factory):
 @pytest.fixture
 def no_pictures(monkeypatch):
     "Runs of this process draw no figures, which take most of a small run's time: for tests of something else."
-    monkeypatch.setattr("cifar_fast.run.Run.write_figures", lambda *args: None)
+    monkeypatch.setattr("cifar_fast.runs.folder.Run.write_figures", lambda *args: None)
 
 
 @pytest.fixture

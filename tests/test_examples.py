@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_distributed import launched
 
 from cifar_fast.experiment import load_experiment
 from cifar_fast.files import read_tensors
+from processes import launched
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "experiments/examples").glob("*.py"))

@@ -7,7 +7,6 @@ from typing import Literal
 
 import pytest
 import torch
-from conftest import with_cbs
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.metrics import F1Score, accuracy
@@ -15,9 +14,10 @@ from torch import nn
 
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment, Stage, experiment, load_experiment, load_file
-from cifar_fast.learner import custom_learner, fast_learner
 from cifar_fast.options import count, share
 from cifar_fast.progress import say
+from cifar_fast.training.learner import custom_learner, fast_learner
+from conftest import with_cbs
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 SMALL = {"data": "digits", "images": 200, "test_images": 60, "epochs": 2, "device": "cpu", "quiet": True}

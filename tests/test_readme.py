@@ -124,7 +124,7 @@ def test_the_article_is_repeated_by_one_command(tmp_path):
 @pytest.mark.slow
 def test_a_model_is_served_until_ctrl_c(tmp_path):
     script, _ = shlex.split(OTHERS["serve"])
-    model = Path(__file__).parent / "models/digits-format-1"
+    model = ROOT / "tests/kept/digits-format-1"
     command = [sys.executable, ROOT / script, model, "--port", "7896"]
     served = subprocess.Popen(command, env=offline(tmp_path), stdout=subprocess.PIPE, text=True)
     assert served.stdout.readline() == "http://127.0.0.1:7896\n"

@@ -1,0 +1,235 @@
+"""Figures of what a model gets right and wrong.
+
+Each function returns a matplotlib Figure that pyplot does not know: a notebook shows it once, and none is left open.
+"""
+
+from functools import partial
+
+import numpy as np
+import torch
+from fastai.interpret import ClassificationInterpretation
+from fastai.learner import Learner
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cifar_fast.analysis.predictions import Predictions
+from cifar_fast.analysis.stats import share_interval
+
+MANY = 20  # classes, from which on cells and rows are too small for numbers
+
+
+class TestInterpretation(Predictions, ClassificationInterpretation):
+    """fastai's ClassificationInterpretation that keeps the predictions of its one pass over the images.
+
+    All of fastai's methods work; those that ask for the confusion matrix do not run the model again.
+    """
+
+    __test__ = False  # no test, whatever pytest makes of its name
+
+    def __init__(self, learn: Learner, dl, losses: Tensor, act=None):
+        ClassificationInterpretation.__init__(self, learn, dl, losses, act)
+
+    @classmethod
+    def from_learner(cls, learn: Learner, ds_idx: int = 1, dl=None, act=None) -> "TestInterpretation":
+        """Predict `learn.dls[ds_idx]`, or `dl`, once.
+
+        Where the loss function says nothing of an activation, as plain functions and torch's classes do, the model's
+        outputs are taken for logits. One that gives no loss for each image is replaced by cross-entropy here.
+        """
+        dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False) if dl is None else dl
+        if act is None and not hasattr(learn.loss_func, "activation"):
+            act = partial(torch.softmax, dim=-1)
+        try:
+            preds, targs, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
+            if len(losses) != len(targs):
+                raise TypeError("one loss for several images")
+        except (TypeError, RuntimeError):
+            preds, targs = learn.get_preds(dl=dl, act=act)
+            losses = -preds[torch.arange(len(targs)), targs].clamp_min(1e-12).log()
+        res = cls(learn, dl, losses.as_subclass(Tensor), act)
+        res.preds, res.targs = preds.float(), targs.as_subclass(Tensor)
+        return res
+
+    @property
+    def loss(self) -> float:
+        "Mean loss."
+        return self.losses.double().mean().item()
+
+    def metrics(self) -> dict:
+        "What a run's metrics.json says of these predictions."
+        return {
+            "accuracy": self.accuracy,
+            "accuracy_interval": share_interval(int(self.right.sum()), len(self.right)),
+            "loss": self.loss,
+            "calibration_error": self.reliability().expected_error,
+            "per_class_accuracy": self.per_class_accuracy(),
+            "taken_for": {true: said for true, said, _ in reversed(self.most_confused())},
+        }
+
+    def image(self, i: int) -> np.ndarray:
+        "Image `i` as stored: uint8 (H, W, 3)."
+        return self.dl.dataset.x[i].cpu().permute(1, 2, 0).numpy()
+
+    def confused(self, true: str, taken_for: str) -> list[int]:
+        "Indices of the images of class `true` that were taken for the other class, the surest mistakes first."
+        vocab = list(self.vocab)
+        row, col = vocab.index(true), vocab.index(taken_for)
+        idxs = ((self.targs == row) & (self.decoded == col)).nonzero().flatten()
+        return idxs[self.preds[idxs, col].argsort(descending=True, stable=True)].tolist()
+
+
+def plot_confusion(
+    interp: Predictions,  # predictions, or an interpretation
+    title: str = "",  # of the figure
+    normalize: bool = False,  # write shares of the true class in per cent instead of counts
+) -> Figure:
+    "The confusion matrix: numbers in the cells (up to 20 classes), shade by share of the row."
+    counts, n = interp.confusion_matrix(), len(interp.vocab)
+    share = counts / counts.sum(1, keepdims=True).clip(1)
+    fig, ax = _matrix_axes(interp.vocab)
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if n <= MANY:
+        for i, j in np.ndindex(n, n):
+            color = "white" if share[i, j] > 0.5 else "black" if counts[i, j] else "lightgrey"
+            text = f"{share[i, j] * 100:.0f}" if normalize else counts[i, j]
+            ax.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
+    ax.set_title(f"{title}\nper cent of the true class" if normalize else title, fontsize="medium", wrap=True)
+    return fig
+
+
+def plot_confusion_difference(
+    first: Predictions,  # predictions, or an interpretation
+    second: Predictions,  # of the same images
+    title: str = "",  # of the figure
+) -> Figure:
+    "What the second confuses more (red) and less (blue) than the first, in images."
+    difference, n = second.confusion_matrix() - first.confusion_matrix(), len(first.vocab)
+    fig, ax = _matrix_axes(first.vocab)
+    worse = difference.copy()
+    np.fill_diagonal(worse, -difference.diagonal())  # more on the diagonal is better
+    most = max(1, np.abs(worse).max())
+    ax.imshow(worse, cmap="RdBu_r", vmin=-most, vmax=most)
+    if n <= MANY:
+        for i, j in np.ndindex(n, n):
+            color = "white" if abs(worse[i, j]) > 0.6 * most else "black" if difference[i, j] else "lightgrey"
+            ax.text(j, i, f"{difference[i, j]:+d}", ha="center", va="center", color=color, fontsize=9)
+    ax.set_title(title, fontsize="medium", wrap=True)
+    return fig
+
+
+def _matrix_axes(vocab) -> tuple[Figure, Axes]:
+    n = len(vocab)
+    side = min(4 + 0.5 * n, 18)
+    fig = Figure(figsize=(side, side), layout="constrained")
+    ax = fig.subplots()
+    size = "medium" if n <= MANY else 6
+    ax.set_xticks(range(n), vocab, rotation=90, fontsize=size)
+    ax.set_yticks(range(n), vocab, fontsize=size)
+    ax.set_xlabel("predicted")
+    ax.set_ylabel("true")
+    return fig, ax
+
+
+def plot_per_class(
+    interp: Predictions,  # predictions, or an interpretation
+    title: str = "",  # of the figure
+) -> Figure:
+    "Precision, recall and F1 of each class, the best recognised first."
+    scores = sorted(interp.per_class().items(), key=lambda o: np.nan_to_num(o[1].f1, nan=-1))
+    fig = Figure(figsize=(8, min(1.5 + 0.35 * len(scores), 24)), layout="constrained")
+    ax = fig.subplots()
+    rows = np.arange(len(scores))
+    for name, marker, color in (("precision", ">", "C1"), ("recall", "<", "C0"), ("f1", "o", "black")):
+        values = [getattr(o, name) for _, o in scores]
+        label = "F1" if name == "f1" else name
+        ax.plot(values, rows, marker, color=color, label=label, markersize=7 if name != "f1" else 4)
+    ax.hlines(rows, 0, 1, color="lightgrey", linewidth=0.5, zorder=0)
+    ax.set_yticks(rows, [name for name, _ in scores], fontsize="medium" if len(scores) <= MANY else 6)
+    ax.set_ylim(-0.6, len(scores) - 0.4)
+    ax.set_xlim(-0.02, 1.02)
+    ax.legend(loc="lower left")
+    ax.set_title(title, fontsize="medium", wrap=True)
+    return fig
+
+
+def plot_top_losses(
+    interp: TestInterpretation,  # predictions with their images
+    k: int = 12,  # images
+    title: str = "",  # of the figure
+) -> Figure:
+    "The images with the largest losses: what they are, what they were taken for, with what probability."
+    losses, idxs = interp.top_losses(min(k, len(interp.losses)))
+    cols = min(4, len(idxs))
+    rows = -(-len(idxs) // cols)
+    fig = Figure(figsize=(2.6 * cols, 2.9 * rows + 0.4), layout="constrained")
+    axes = fig.subplots(rows, cols, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, loss, i in zip(axes.flat, losses.tolist(), idxs.tolist()):
+        guess, true = int(interp.decoded[i]), int(interp.targs[i])
+        ax.imshow(interp.image(i), interpolation="nearest")
+        sure = interp.preds[i, guess]
+        ax.set_title(
+            f"{interp.vocab[true]}, taken for\n{interp.vocab[guess]} ({sure:.0%})\nloss {loss:.1f}", fontsize=9
+        )
+    fig.suptitle(title, fontsize="medium", wrap=True)
+    return fig
+
+
+def plot_confused(
+    interp: TestInterpretation,  # predictions with their images
+    n_pairs: int = 4,  # pairs of classes, the most confused
+    k: int = 6,  # images of each direction
+    title: str = "",  # of the figure
+) -> Figure:
+    "Look-alikes: for the pairs of classes confused most, in both directions, images that were taken for the other."
+    rows = _directions(interp, n_pairs)
+    fig = Figure(figsize=(1.7 * k, 2.0 * max(len(rows), 1) + 0.5), layout="constrained")
+    axes = fig.subplots(max(len(rows), 1), k, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for (true, other), line in zip(rows, axes):
+        idxs = interp.confused(true, other)
+        line[0].set_title(f"{true}, taken for {other}: {len(idxs)}", loc="left", fontsize=10)
+        for ax, i in zip(line, idxs):
+            ax.imshow(interp.image(i), interpolation="nearest")
+            ax.text(0.5, -0.02, f"{interp.preds[i].max():.0%} sure", fontsize=8, ha="center", va="top",
+                    transform=ax.transAxes)  # fmt: skip
+    if not rows:
+        axes[0, 0].text(0, 0.5, "No image was taken for another class.", transform=axes[0, 0].transAxes)
+    fig.suptitle(title, fontsize="medium", wrap=True)
+    return fig
+
+
+def _directions(interp: TestInterpretation, n_pairs: int) -> list[tuple[str, str]]:
+    "(true, taken for) in both directions of the most confused pairs, those without images left out."
+    counts = interp.confusion_matrix()
+    both = np.triu(counts + counts.T, 1)
+    most = both.ravel().argsort(kind="stable")[::-1][:n_pairs]
+    pairs = [np.unravel_index(i, both.shape) for i in most if both.flat[i]]
+    directions = [(i, j) for pair in pairs for i, j in (pair, pair[::-1])]
+    return [(interp.vocab[i], interp.vocab[j]) for i, j in directions if counts[i, j]]
+
+
+def plot_calibration(
+    interp: Predictions,  # predictions, or an interpretation
+    n_bins: int = 15,  # of the confidence
+    title: str = "",  # of the figure
+) -> Figure:
+    "Reliability diagram: how often the model is right when it is so sure, and how sure it usually is."
+    found = interp.reliability(n_bins)
+    fig = Figure(figsize=(5.5, 6), layout="constrained")
+    ax, below = fig.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    left = np.arange(n_bins) / n_bins
+    ax.bar(left, np.nan_to_num(found.accuracy), 1 / n_bins, align="edge", edgecolor="white", label="right")
+    ax.plot(found.confidence, found.accuracy, "o", color="black", markersize=3)
+    ax.plot([0, 1], [0, 1], "--", color="grey", label="as sure as right")
+    ax.set_ylabel("share of right predictions")
+    ax.set_ylim(0, 1)
+    ax.legend(loc="upper left")
+    ax.set_title(f"{title}\nexpected calibration error {found.expected_error:.1%}", fontsize="medium", wrap=True)
+    below.bar(left, found.counts, 1 / n_bins, align="edge", edgecolor="white", color="grey")
+    below.set_xlabel("probability of the predicted class")
+    below.set_ylabel("images")
+    return fig

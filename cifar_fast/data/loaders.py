@@ -1,0 +1,357 @@
+"""Batches out: fastai DataLoaders that gather whole batches from one uint8 tensor, resident on the device."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from copy import copy, deepcopy
+from itertools import islice
+from pathlib import Path
+
+import torch
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.transforms import Categorize, CategoryMap, IntToFloatTensor, Normalize
+from fastai.losses import CrossEntropyLossFlat
+from fastai.torch_core import TensorCategory, TensorImage, default_device, to_detach
+from fastcore.meta import delegates
+from fasttransform import Pipeline
+from torch import Tensor
+
+from cifar_fast.data.augment import BatchResize, Cutout, augmentations
+from cifar_fast.data.formats import ImageSet, stratified_split
+from cifar_fast.data.image import decode_image
+from cifar_fast.data.sources import STORED_SIZE, load_images
+from cifar_fast.device import full_device
+from cifar_fast.errors import InputError, check, is_whole
+
+HOLDOUT_FRACTION = 0.1
+_LABELLED = {tuple: [TensorImage, TensorCategory]}
+_UNLABELLED = {tuple: [TensorImage]}
+
+
+class BatchCrossEntropy(CrossEntropyLossFlat):
+    """fastai's cross-entropy for logits (N, classes) and labels (N,), which need no flattening.
+
+    Flattening makes fastai tensors of both, and every operation on them, the backward pass too, then goes through
+    Python: a third of a millisecond a batch.
+    """
+
+    def __call__(self, inp: Tensor, targ: Tensor, **kwargs) -> Tensor:
+        return self.func(inp, targ, **kwargs)
+
+
+class ImageTensors:
+    "A resident data set of images and labels, with what fastai asks of a dataset: vocab, c, loss_func, items."
+
+    n_inp = 1
+
+    def __init__(
+        self,
+        x: Tensor,  # uint8 (N, 3, H, W)
+        y: Tensor | None,  # int64 (N,), or None where the labels are not known
+        vocab: list[str],  # class names
+        split_idx: int,  # 0: augmented like training images; 1: not
+        is_test: bool = False,  # whether these are test images, which must not choose anything
+        name: str = "",  # of the data set
+    ):
+        self.x, self.y, self.split_idx, self.is_test, self.name = x, y, split_idx, is_test, name
+        self.vocab, self.loss_func = CategoryMap(vocab, sort=False), BatchCrossEntropy()
+        self.parent: tuple[ImageTensors, Tensor] | None = None  # of a subset: the whole, and the indices in it
+
+    @property
+    def c(self) -> int:
+        "Number of classes."
+        return len(self.vocab)
+
+    @property
+    def items(self) -> "ImageTensors":
+        "Itself: an item is an (image, label) pair, which `dls.test_dl(items, with_labels=True)` takes."
+        return self
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple:
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        return tuple(o[0] for o in self.batch(torch.tensor([i % len(self)])))
+
+    def __iter__(self) -> Iterator[tuple]:
+        return (self[i] for i in range(len(self)))
+
+    def batch(self, idxs: Tensor, epoch: int = 0) -> tuple:
+        "Images (bs, 3, H, W) as uint8 TensorImage and labels (bs,) as TensorCategory; transforms see idxs and epoch."
+        images = TensorImage(self.x[idxs], idxs=idxs, epoch=epoch)
+        return (images,) if self.y is None else (images, TensorCategory(self.y[idxs]))
+
+    def decode(self, o: tuple, full: bool = True) -> tuple:
+        "An (image, label) pair with the label as a Category that shows its name."
+        return (o[0], *(Categorize(self.vocab, sort=False).decode(label) for label in o[1:]))
+
+    def replace(self, x: Tensor, y: Tensor | None, **kwargs) -> "ImageTensors":
+        "Other images of the same classes."
+        return type(self)(x, y, **{**self._about, **kwargs})
+
+    @contextmanager
+    def set_split_idx(self, i: int) -> Iterator["ImageTensors"]:
+        "Itself, augmented like training images (0) or not (1) within the context; `learn.tta` asks for it."
+        before, self.split_idx = self.split_idx, i
+        try:
+            yield self
+        finally:
+            self.split_idx = before
+
+    def subset(self, idxs: Tensor) -> "ImageTensors":
+        "The images at `idxs`, not augmented."
+        res = self.replace(self.x[idxs], None if self.y is None else self.y[idxs], split_idx=1)
+        res.parent = self, idxs
+        return res
+
+    def new_empty(self) -> "ImageTensors":
+        "No images, for export."
+        return self.replace(self.x[:0].clone(), self.y[:0].clone() if self.y is not None else None)
+
+    def to(self, device: torch.device) -> "ImageTensors":
+        "The images on `device`; itself where they are there already."
+        if self.x.device == torch.device(device):
+            return self
+        res = self.replace(self.x.to(device), None if self.y is None else self.y.to(device))
+        res.parent = self.parent
+        return res
+
+    @property
+    def _about(self) -> dict:
+        return dict(vocab=list(self.vocab), split_idx=self.split_idx, is_test=self.is_test, name=self.name)
+
+    def from_items(self, items: Iterable, with_labels: bool = False) -> "ImageTensors":
+        """Files, bytes, PIL images, arrays and tensors as a dataset, decoded like the training images.
+
+        With `with_labels` an item is an (image, label) pair, or a path whose folder names the class.
+        Raises `InputError`, naming what cannot be read.
+        """
+        pairs = [self._pair(o) if with_labels else (o, None) for o in items]
+        x = torch.stack([self._image(image) for image, _ in pairs]) if pairs else self.x[:0]
+        y = torch.tensor([self._label(label) for _, label in pairs]) if with_labels else None
+        return self.replace(x, y, split_idx=1, is_test=False).to(self.x.device)
+
+    def _pair(self, item) -> tuple:
+        return (item, Path(item).parent.name) if isinstance(item, (str, Path)) else item
+
+    def _label(self, label) -> int:
+        if isinstance(label, str) and label not in self.vocab.o2i:
+            raise InputError(f"{label!r} is none of the classes {', '.join(self.vocab)}")
+        return self.vocab.o2i[label] if isinstance(label, str) else int(label)
+
+    def _image(self, item) -> Tensor:
+        if isinstance(item, Tensor):  # fastai's images have the channels first
+            if item.dtype == torch.uint8 and item.shape == self.x.shape[1:]:
+                return item.as_subclass(Tensor).cpu()
+            item = item.as_subclass(Tensor).cpu().movedim(0, -1).numpy()
+        return torch.from_numpy(decode_image(item, self.x.shape[-1])).permute(2, 0, 1)
+
+
+class TensorDL(TfmdDL):
+    """A fastai DataLoader that takes each batch with one indexing of an `ImageTensors`: no workers, no items.
+
+    Shuffling draws from the loader's own random numbers, so that two loaders made alike give the same batches
+    whatever the rest of the program draws. A last batch of a single image, which batch norm cannot train on, joins
+    the batch before it.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageTensors,  # images and labels
+        bs: int = 64,  # images a batch
+        shuffle: bool = False,  # whether each pass takes another order
+        num_workers: int = 0,  # ignored: batches are made in this process
+        device=None,  # where images and batches live; None: where the images are
+        **kwargs,  # of fastai's TfmdDL: after_batch, drop_last, ...
+    ):
+        device = dataset.x.device if device is None else full_device(device)
+        super().__init__(dataset.to(device), bs=bs, shuffle=shuffle, num_workers=0, device=device, **kwargs)
+        self._n_inp, self._types, self.epoch = 1, _UNLABELLED if dataset.y is None else _LABELLED, 0
+        self.shard(0, 1)
+
+    def shard(
+        self,
+        rank: int,  # of this process
+        world: int,  # processes that share the images
+    ) -> None:
+        """Take this process's images only: every `world`-th of each pass's order.
+
+        Training leaves out what cannot be shared evenly, other images in each pass; validation leaves out none.
+        """
+        self.rank, self.world = rank, world
+
+    @property
+    def n_own(self) -> int:
+        "Images of a pass that this process takes."
+        return self.n // self.world if self.shuffle else len(range(self.rank, self.n, self.world))
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.n_own, self.bs)
+        return full + (rest > 0 and not self.drop_last) - self._joins_last
+
+    @property
+    def _joins_last(self) -> bool:
+        return self.shuffle and not self.drop_last and self.n_own > self.bs and self.n_own % self.bs == 1
+
+    def to(self, device):
+        "Put images and transforms on `device`."
+        self.dataset = self.dataset.to(device)
+        super().to(device)
+
+    def new(self, dataset=None, cls=None, **kwargs):
+        "A loader like this one over another dataset or with other options."
+        res = super().new(dataset, cls, **kwargs)
+        res._types = _UNLABELLED if res.dataset.y is None else _LABELLED
+        return res
+
+    def shuffle_fn(self, idxs: Tensor) -> Tensor:
+        "A permutation drawn on the images' device."
+        generator = torch.Generator(self.device).manual_seed(self.rng.randrange(2**63))
+        return torch.randperm(len(idxs), device=self.device, generator=generator)
+
+    def get_idxs(self) -> Tensor:
+        "The order of the next pass: int64 (n,), on the CPU, where fastai's `get_preds` reorders its results."
+        idxs = torch.arange(self.n)
+        return self.shuffle_fn(idxs).cpu() if self.shuffle else idxs
+
+    def __iter__(self) -> Iterator[tuple]:
+        self.randomize()
+        self.before_iter()
+        idxs = self.get_idxs()
+        if not isinstance(idxs, Tensor):
+            idxs = torch.tensor(list(islice(idxs, self.n)), dtype=torch.int64)
+        if self.world > 1:
+            idxs = idxs[self.rank :: self.world][: self.n_own]
+        idxs, norm = idxs.to(self.device), self._only_normalize()
+        for i in range(len(self)):
+            stop = None if self._joins_last and i == len(self) - 1 else (i + 1) * self.bs
+            batch = self.dataset.batch(idxs[i * self.bs : stop], self.epoch)
+            yield self.after_batch(batch) if norm is None else _normalized(batch, norm)
+        self.epoch += 1
+        self.after_iter()
+
+    def to_detach(self, b, cpu: bool = True, gather: bool = True):
+        "fastai's, but never gathered: shares differ in length, and metrics are summed when they are complete."
+        return to_detach(b, cpu, gather=False)
+
+    def _only_normalize(self) -> Normalize | None:
+        "The Normalize of a pipeline that does nothing but make floats and normalise them."
+        fs = list(self.after_batch.fs)
+        plain = type(self.dataset) is ImageTensors and [type(o) for o in fs] == [IntToFloatTensor, Normalize]
+        return fs[1] if plain and fs[0].div == 255 else None
+
+
+def _normalized(batch: tuple, norm: Normalize) -> tuple:
+    """What the pipeline gives, bit for bit, in place and on plain tensors.
+
+    fastai's Pipeline asks each transform about each part of the batch, its tensor types answer every operation in
+    Python, and each operation takes fresh memory: some 6 % of a bf16 batch of the CustomCNN on two CPU cores.
+    """
+    x = batch[0].as_subclass(Tensor).float().div_(255).sub_(norm.mean).div_(norm.std)
+    return (TensorImage(x, idxs=batch[0].idxs, epoch=batch[0].epoch), *batch[1:])
+
+
+class TensorDataLoaders(DataLoaders):
+    "fastai DataLoaders over `TensorDL`s."
+
+    def test_dl(self, test_items, rm_type_tfms=None, with_labels: bool = False, **kwargs) -> TensorDL:
+        "A loader over files, bytes, PIL images, arrays or tensors, decoded and transformed like validation images."
+        return self.valid.new(self.valid_ds.from_items(test_items, with_labels), **kwargs)
+
+
+def fast_bs(size: int, device: torch.device) -> int:
+    """Images a batch for validation and prediction, which keep no activations: large, but bounded in memory.
+
+    Some 500 images of 32 pixels fill two CPU cores; a GPU takes four times as many.
+    """
+    pixels = 2**19 if device.type == "cpu" else 2**21
+    return max(16, pixels // size**2)
+
+
+def image_dls(
+    images: ImageSet,  # from `load_images`
+    bs: int = 64,  # training images a batch
+    valid: str = "test",  # test: watch the test images each epoch; holdout: a tenth of the training images
+    size: int | None = None,  # pixels of a side to enlarge to on the device; None: as stored
+    flip: str = "none",  # none, random or alternating
+    translate: int = 0,  # pixels of random translation
+    cutout: int = 0,  # pixels of a side of cutout
+    seed: int = 0,  # of the holdout split
+    val_bs: int | None = None,  # validation images a batch; None: as many as are fast
+    device=None,  # None: fastai's default device
+) -> TensorDataLoaders:
+    "DataLoaders over a decoded data set, normalised by its own training pixels. Raises `InputError`."
+    _check_numbers(bs=bs, size=size, val_bs=val_bs)
+    device = full_device(device if device is not None else default_device())
+    if len(images.train_y) < 2:
+        raise InputError("one training image is too few: batch norm needs two")
+    if valid == "test":
+        train, other = (images.train_x, images.train_y), (images.test_x, images.test_y)
+    elif valid == "holdout":
+        idxs = stratified_split(images.train_y, HOLDOUT_FRACTION, seed)
+        train, other = ((images.train_x[i], images.train_y[i]) for i in idxs)
+    else:
+        raise InputError(f"valid is {valid!r}: give test or holdout")
+    train_ds = ImageTensors(*train, images.vocab, split_idx=0, name=images.name)
+    valid_ds = ImageTensors(*other, images.vocab, split_idx=1, is_test=valid == "test", name=images.name)
+    stored = images.train_x.shape[-1]
+    fixed = [IntToFloatTensor(), Normalize.from_stats(images.mean, images.std, cuda=False)]
+    fixed += [BatchResize(size)] if size not in (None, stored) else []
+    tfms = fixed + augmentations(flip, translate, cutout, stored, size)
+    train_dl = TensorDL(train_ds, bs, shuffle=True, device=device, after_batch=tfms)
+    val_bs = val_bs or fast_bs(size or stored, device)
+    valid_dl = TensorDL(valid_ds, val_bs, device=device, after_batch=deepcopy(fixed))
+    return TensorDataLoaders(train_dl, valid_dl, device=device)
+
+
+@delegates(image_dls)
+def cifar_dls(
+    bs: int = 64,  # training images a batch
+    data: str | Path = "auto",  # auto, cifar10, digits, or the path of an archive or a folder
+    valid: str = "test",  # test: watch the test images each epoch; holdout: a tenth of the training images
+    size: int | None = None,  # pixels fed to the network; a folder's images are stored at it, CIFAR-10 enlarged to it
+    images: int = 0,  # training images to use, as many of each class; 0: all
+    test_images: int = 0,  # test images to use; 0: all
+    **kwargs,  # of `image_dls`: flip, translate, cutout, seed, val_bs, device
+) -> TensorDataLoaders:
+    "CIFAR-10, or whatever `data` names, as fastai DataLoaders. Raises `InputError` for data that cannot be used."
+    _check_numbers(bs=bs, size=size)
+    return image_dls(load_images(data, size or STORED_SIZE).fewer(images, test_images), bs, valid, size, **kwargs)
+
+
+def _check_numbers(**numbers) -> None:
+    "Raises `InputError` for one that is neither None nor a whole number above 0."
+    for name, value in numbers.items():
+        where = ", and name images by data=" if isinstance(value, (str, Path)) else ""
+        check(name, value, value is None or is_whole(value), f"a whole number of at least 1{where}")
+
+
+def copy_dls(
+    dls: DataLoaders,  # the caller's, any kind; stays as it is
+    size: int | None = None,  # pixels to resize to on the device; None: as they come
+    stats: tuple | None = None,  # (mean, std) to normalise by instead; None: as the caller does
+) -> DataLoaders:
+    """A copy of `dls` whose batches are resized and normalised as a model wants it.
+
+    Raises `InputError` for a `size` that its `Cutout` would blank.
+    """
+    loaders = [dl.new(after_batch=_adapted(dl, size, stats)) for dl in dls.loaders]
+    res = copy(dls)
+    res.loaders = loaders
+    if size is not None and isinstance(res[1], TensorDL):
+        res[1].bs = min(res[1].bs, fast_bs(size, res[1].device))
+    return res
+
+
+def _adapted(dl: TfmdDL, size: int | None, stats: tuple | None) -> Pipeline:
+    "A copy of the batch transforms of `dl`, resizing and normalising as asked."
+    tfms = deepcopy(list(dl.after_batch.fs))
+    if stats is not None:
+        mean, std = (torch.tensor(o, device=dl.device).view(1, -1, 1, 1) for o in stats)
+        tfms = [o for o in tfms if not isinstance(o, Normalize)] + [Normalize(mean, std)]
+    if size is not None:
+        if any(isinstance(o, Cutout) and o.size >= size for o in tfms):
+            raise InputError(f"the cutout of these DataLoaders blanks images of {size} pixels: make it smaller")
+        tfms = [o for o in tfms if not isinstance(o, BatchResize)] + [BatchResize(size)]
+    return Pipeline(tfms)

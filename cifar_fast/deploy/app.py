@@ -1,0 +1,128 @@
+"""A page on which visitors try a saved model. Needs the extra `app`; loads nothing from the network."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+
+from cifar_fast.analysis.featuremaps import draw_layer, layer_outputs
+from cifar_fast.data.image import decode_image
+from cifar_fast.deploy.predictor import Predictor
+from cifar_fast.errors import ImageError, InputError, MissingExtra
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+try:
+    import gradio as gr
+except ImportError as error:
+    raise MissingExtra("app", "the page") from error
+
+CSS = "#picture img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated; }"
+FONT = ["system-ui", "sans-serif"]  # gradio's themes take theirs from Google
+CONCURRENT = 2  # predictions at a time
+WAITING = 32  # visitors in the queue, beyond whom the page says that it is busy
+
+
+class Visit:
+    "What the page does with a picture, for one model."
+
+    def __init__(self, predictor: Predictor):
+        self.predictor, self.card = predictor, predictor.card
+
+    def predict(self, path: str | None) -> tuple[dict[str, float] | None, str]:
+        "Probabilities by class, and a line about them; for an unusable file nothing, and the error."
+        if not path:
+            return None, ""
+        try:
+            found = self.predictor(path)
+        except ImageError as error:
+            return None, f"**This file cannot be used:** {str(error).replace(path, Path(path).name)}"
+        other = self.card.metrics.get("taken_for", {}).get(found.label)
+        confused = f" Test images of this class were most often mistaken for **{other}**." if other else ""
+        return found.probabilities, f"**{found.label}**, {found.probability:.0%} sure.{confused}"
+
+    def layers(self) -> list[str]:
+        "Layers to look into; none for an ONNX model."
+        if self.predictor.model is None:
+            return []
+        import torch
+
+        blank = torch.zeros(1, 3, self.card.size, self.card.size)
+        return list(layer_outputs(self.predictor.model, blank))
+
+    def look_inside(self, path: str | None, layer: str):
+        "The figure of one layer's channels; None without a usable picture."
+        if not path:
+            return None
+        import torch
+
+        from cifar_fast.deploy.safemodel import normalise
+
+        try:
+            pixels = torch.from_numpy(decode_image(path, self.card.stored_size))[None]
+        except ImageError:
+            return None
+        return draw_layer(layer_outputs(self.predictor.model, normalise(pixels, self.card)), layer)
+
+
+def build_app(
+    model: str | Path,  # a folder of export_safe, or an .onnx file
+    examples: str | Path | None = None,  # folder of example images; None: `examples` in the model's folder
+) -> "gr.Blocks":
+    "The page. Raises `InputError` for a model that cannot be used."
+    matplotlib.use("Agg")
+    visit = Visit(Predictor(model))
+    layers = visit.layers()
+    folder = Path(examples) if examples else Path(model) / "examples"
+    if examples and not folder.is_dir():
+        raise InputError(f"{folder} does not exist: give a folder of images")
+    pictures = sorted(map(str, folder.glob("*.*"))) if folder.is_dir() else []
+    with gr.Blocks(title="cifar_fast", analytics_enabled=False) as app:
+        gr.Markdown(f"# What is in the picture?\n{_about(visit)}")
+        with gr.Row():
+            with gr.Column():
+                sources = ["upload", "clipboard", "webcam"]
+                picture = gr.Image(type="filepath", sources=sources, label="Picture", height=280, elem_id="picture")
+                # the file as it was uploaded: gradio itself would decode it, with errors of its own
+                picture.preprocess = lambda payload: payload.path if payload else None
+                if pictures:
+                    gr.Examples(pictures, picture, label="Examples")
+            with gr.Column():
+                line = gr.Markdown(elem_id="line")
+                bars = gr.Label(num_top_classes=5, label="Classes")
+        picture.change(visit.predict, picture, [bars, line], api_name="predict", concurrency_limit=CONCURRENT)
+        if layers:
+            with gr.Accordion("Inside the network", open=False):
+                layer = gr.Dropdown(layers, value=layers[0], label="Layer")
+                maps = gr.Plot(label="All channels of this layer")
+            inside = dict(fn=visit.look_inside, inputs=[picture, layer], outputs=maps, concurrency_limit=1)
+            for event in (picture.change, layer.change):
+                event(**inside, concurrency_id="figures", api_name=False)
+    return app.queue(max_size=WAITING)
+
+
+def _about(visit: Visit) -> str:
+    card, accuracy = visit.card, visit.card.metrics.get("accuracy")
+    measured = f", {accuracy:.1%} of its test images right" if isinstance(accuracy, float) else ""
+    classes = ", ".join(card.vocab[:20]) + (" and others" if len(card.vocab) > 20 else "")
+    return f"{card.architecture['name']} trained on {card.data}{measured}. It knows: {classes}."
+
+
+def serve(
+    app: "gr.Blocks",  # from `build_app`
+    host: str = "127.0.0.1",  # address to listen on
+    port: int = 7860,
+    max_upload: int = 10,  # megabytes a picture may have
+    block: bool = True,  # whether to stay until Ctrl-C
+):
+    "Serve the page: no share link, nothing from the network. Raises `InputError` where the port is taken."
+    for name in ("no_proxy", "NO_PROXY"):  # gradio asks its own page whether it is up, through a proxy if one is set
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), host, "127.0.0.1", "localhost"]))
+    theme = gr.themes.Default(font=FONT, font_mono=["monospace"])
+    try:
+        return app.launch(
+            server_name=host, server_port=port, max_file_size=max_upload * 10**6, share=False, show_error=False,
+            theme=theme, css=CSS, footer_links=["api"], ssr_mode=False, enable_monitoring=False, quiet=True,
+            prevent_thread_lock=not block,
+        )  # fmt: skip
+    except OSError as error:
+        raise InputError(f"{host}:{port} cannot be listened on: give another --port or --host") from error

@@ -1,0 +1,61 @@
+"""A Learner that was trained by hand gets the folder and the report of a run."""
+
+from pathlib import Path
+
+from fastai.learner import Learner
+
+import cifar_fast.deploy.export  # noqa: F401 - patches methods onto Learner
+from cifar_fast.analysis.charts import History
+from cifar_fast.data.loaders import TensorDL
+from cifar_fast.errors import InputError
+from cifar_fast.progress import say
+from cifar_fast.runs.facts import model_metrics, precision_of, run_facts
+from cifar_fast.runs.folder import Run, plain
+from cifar_fast.runs.report import write_report
+from cifar_fast.runs.results import Runs
+
+
+def _last_fit(learn: Learner, name: str) -> tuple[History, list[float]]:
+    "The history of the last fit, and the loss of each batch; empty where it is not known."
+    try:
+        history = History.of(learn)
+    except (InputError, AttributeError):  # forgotten, or a Learner without Recorder
+        say("How it was trained is not known any more: the report has no curves.")
+        return History(name, []), []
+    return history, [float(o) for o in getattr(learn, "last_fit", learn.recorder).losses]
+
+
+def write_run(
+    learn: Learner,  # any fastai Learner on DataLoaders of this package, fitted however
+    folder: str | Path,  # to write: new, or empty
+    name: str = "by hand",  # of the experiment
+    seed: int | None = None,  # that it was trained from; None: not known
+    train_seconds: float | None = None,  # of training alone; None: not known
+) -> Runs:
+    """Test `learn` and write what a run leaves: history of its last fit, predictions, figures, model and report.
+
+    What is not known is said to be unknown. Raises `InputError` for other DataLoaders, or a folder that is not empty.
+    """
+    if not isinstance(learn.dls.valid, TensorDL) or not len(learn.dls.valid_ds):
+        raise InputError("write_run tests on DataLoaders of this package: make them with cifar_dls or image_dls")
+    run, path = Run(folder, resumable=False), learn.path
+    try:
+        history, losses = _last_fit(learn, name)
+        for i, row in enumerate(history.epochs):
+            batches = list(zip(history.lrs, losses)) if i == len(history.epochs) - 1 else []
+            run.add_epoch({**{k: plain(o) for k, o in row.items()}, "stage": "train"}, batches)
+        facts = run_facts(learn, name, seed)
+        settings = {"bs": facts["bs"], "size": facts["size"], "precision": precision_of(learn)}
+        identity = {"name": name, "file": None, "source": None, "images": None}
+        run.write_json("config.json", {**settings, "asked": {}, "defaults": {}, "experiment": identity})
+        trained = {"epochs": len(history.epochs), "train_accuracy": None, "train_seconds": train_seconds}
+        unknown = {"opt": None, "lr": None, "schedule": None, "images_per_second": None, "choice": {}}
+        metrics = run.finish(learn, {**facts, **trained, **unknown, "interrupted": False})
+        run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)
+        write_report(run.folder)
+    finally:
+        learn.path = path
+        run.release()
+    runs = Runs.read(run.folder)
+    runs.learn = learn
+    return runs

@@ -1,0 +1,182 @@
+"""Several runs side by side: one page and one table, with a verdict on every pair."""
+
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
+from cifar_fast.analysis.interpret import plot_confusion_difference
+from cifar_fast.analysis.stats import Comparison, compare_methods, compare_models, holm, seeds_needed
+from cifar_fast.errors import InputError
+from cifar_fast.runs.report import NO_SETTINGS, Picture, warnings_of, write_page
+from cifar_fast.runs.results import Runs, duration, known, percent
+
+HIDDEN = ("run", "seed", "seeds", "device", *NO_SETTINGS)  # entries of config.json that say nothing about the method
+HALF_A_POINT = 0.005
+
+
+def read_methods(folders: list[str | Path]) -> list[Runs]:
+    "A method a folder, called by the folder's name, or by its path where two have the same name."
+    methods = [Runs.read(o) for o in folders]
+    names = [o.name for o in methods]
+    return [replace(o, name=str(path)) if names.count(o.name) > 1 else o for o, path in zip(methods, folders)]
+
+
+def compare(
+    first: Runs | str | Path,  # runs, or their folder
+    second: Runs | str | Path,
+) -> Comparison:  # which a notebook shows
+    """Welch's test where both have several seeds, else McNemar's on the first runs.
+
+    Raises `InputError` where McNemar's has no pairs: the test images or the classes are not the same.
+    """
+    first, second = (o if isinstance(o, Runs) else Runs.read(o) for o in (first, second))
+    names = f"{second.name} against {first.name}"
+    if len(first.runs) > 1 and len(second.runs) > 1:
+        return replace(compare_methods(first.accuracies, second.accuracies), names=names)
+    one, other = first.first, second.first
+    if one.test_images != other.test_images or len(one.predictions.targs) != len(other.predictions.targs):
+        raise InputError(f"{first.name} and {second.name} were tested on different images: compare like with like")
+    if list(one.predictions.vocab) != list(other.predictions.vocab):
+        raise InputError(f"{first.name} and {second.name} know different classes: compare like with like")
+    return replace(compare_models(one.predictions.right, other.predictions.right), names=names)
+
+
+def result_rows(methods: list[Runs]) -> list[list[str]]:
+    "A row a method, under `RESULT_HEADER`."
+    return [
+        [
+            o.name,
+            o.accuracy_text,
+            str(len(o.runs)),
+            percent(o.mean("train_accuracy")),
+            duration(o.mean("train_seconds")),
+            known(o.mean("images_per_second"), "{:,.0f}"),
+            f"{o.metrics['params'] / 1e6:.2f} M",
+            known(o.metrics["macs"] and o.metrics["macs"] / 1e6, "{:,.1f} M"),
+            f"{o.mean('peak_memory_mb'):,.0f} MB",
+        ]
+        for o in methods
+    ]
+
+
+RESULT_HEADER = [
+    "run",
+    "test accuracy",
+    "seeds",
+    "train accuracy",
+    "training",
+    "images/s",
+    "parameters",
+    "MACs",
+    "memory",
+]
+
+
+def verdict_rows(methods: list[Runs]) -> list[dict[str, str]]:
+    "A dict a pair: pair, test, difference, interval, p, verdict, seeds. Several pairs are corrected for being many."
+    found = [compare(*pair) for pair in combinations(methods, 2)]
+    return [
+        {
+            "pair": o.names,
+            "test": o.test,
+            "difference": f"{o.difference * 100:+.2f} points",
+            "interval": f"{o.low * 100:+.2f} to {o.high * 100:+.2f}",
+            "p": f"{p:.3f}" if p >= 0.001 else f"{p:.0e}",
+            "verdict": replace(o, p=p).verdict,
+            "seeds": seeds_line(o),
+        }
+        for o, p in zip(found, holm([o.p for o in found]))
+    ]
+
+
+def seeds_line(found: Comparison) -> str:
+    "How many seeds it would take to see the difference at hand, and one of half a point."
+    if found.deviation is None:
+        return "Two trained models: whether the ways of training differ, several seeds of each would say (--seeds 5)."
+    asked = {"this difference": abs(found.difference), "half a point": HALF_A_POINT}
+    needed = {what: seeds_needed(o, found.deviation) for what, o in asked.items()}
+    said = [f"{what}, {f'{n:,} seeds' if n else 'more than 1,000 seeds'}" for what, n in needed.items()]
+    return f"To see it with 80 % probability, each side needs: for {'; for '.join(said)}."
+
+
+def correction_line(n_pairs: int) -> str:
+    "How several verdicts on one page were corrected; empty for one."
+    if n_pairs < 2:
+        return ""
+    return f"p and verdicts are corrected for {n_pairs} comparisons (Holm 1979); intervals are not."
+
+
+def differing_settings(methods: list[Runs]) -> list[list[str]]:
+    "A row an option that is not the same everywhere: its name, then each method's value."
+    configs = [o.first.config for o in methods]
+    names = [name for name in dict.fromkeys(name for o in configs for name in o) if name not in HIDDEN]
+    rows = [[name, *(known(o.get(name)) for o in configs)] for name in names]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def all_settings(method: Runs) -> list[list[str]]:
+    "A row an option that says something about the method."
+    return [[name, str(value)] for name, value in method.first.config.items() if name not in HIDDEN]
+
+
+SEED_HEADER = ["run", "seed", "test accuracy", "train accuracy", "training"]
+
+
+def seed_rows(methods: list[Runs]) -> list[list[str]]:
+    "A row a run of the methods that have several, under `SEED_HEADER`."
+    runs = [(method, o.metrics) for method in methods if len(method.runs) > 1 for o in method.runs]
+    return [
+        [
+            method.name, str(o["seed"]), percent(o["accuracy"], 2), percent(o.get("train_accuracy")),
+            duration(o.get("train_seconds")),
+        ]
+        for method, o in runs
+    ]  # fmt: skip
+
+
+def comparison_figures(methods: list[Runs]) -> list[Picture]:
+    "Curves together, what they cost, and how each confuses otherwise than the first."
+    histories = [History(o.name, o.first.history.epochs, o.first.history.lrs) for o in methods]
+    figures = [
+        Picture.of(plot_curves(*histories), "Accuracy, loss and learning rate; of several seeds the first."),
+        Picture.of(plot_complexity({o.name: o.first.metrics for o in methods}), "What accuracy costs."),
+    ]
+    for other in methods[1:]:
+        if other.first.test_images == methods[0].first.test_images:
+            text = f"{other.name} against {methods[0].name}, in images: red is worse, blue is better."
+            figure = plot_confusion_difference(methods[0].first.predictions, other.first.predictions)
+            figures.append(Picture.of(figure, text))
+    return figures
+
+
+def write_comparison(
+    methods: list[Runs],  # two or more, or the seeds of one
+    path: Path,  # of the page
+    heading: str = "Runs side by side",  # of the page
+) -> Path:
+    "Write the page. Raises `InputError` for runs that cannot be compared, or a path that cannot be a page."
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"{path} cannot be written: give --out a file in a folder that exists")
+    return write_page(
+        path,
+        "comparison.html",
+        heading,
+        warnings=list(dict.fromkeys(w for o in methods for w in warnings_of(o.first.metrics))),
+        result_header=RESULT_HEADER,
+        results=result_rows(methods),
+        verdicts=(verdicts := verdict_rows(methods)),
+        correction=correction_line(len(verdicts)),
+        seed_header=SEED_HEADER,
+        seeds=seed_rows(methods),
+        settings_title="Settings that differ" if len(methods) > 1 else "Settings",
+        settings_header=["option", *(o.name for o in methods)],
+        settings=differing_settings(methods) if len(methods) > 1 else all_settings(methods[0]),
+        figures=comparison_figures(methods),
+    )
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    "A table for the terminal and for pasting."
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)

@@ -1,0 +1,82 @@
+"""What a Learner and its images are, as a run's metrics.json, title and pages say it: never more than they are."""
+
+import hashlib
+
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from torch import Tensor
+
+from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet
+
+FROM_SCRATCH = ("CustomCNN", "RecordNet")  # networks that nobody has pretrained weights of
+
+
+def run_facts(
+    learn: Learner,  # on DataLoaders of this package
+    experiment: str,  # its name
+    seed: int | None,  # None: not known
+) -> dict:
+    "The entries of metrics.json that say what was trained on what, `title` among them."
+    dls = learn.dls
+    arch, weights = getattr(learn, "arch", type(learn.model).__name__), getattr(learn, "weights", None)
+    about = f"{data_line(dls)}, {experiment}: {arch}{weights_line(arch, weights)}"
+    return {
+        "title": f"{about}, seed {'unknown' if seed is None else seed}",
+        "about": about,
+        "experiment": experiment,
+        "data": dls.valid_ds.name,
+        "data_is_cifar10": is_cifar10(dls),
+        "tested_on": "test images" if dls.valid_ds.is_test else "held-out training images",
+        "model": arch,
+        "weights": weights,
+        "bs": dls.train.bs,
+        "size": int(dls.valid.one_batch()[0].shape[-1]),
+        "device": str(dls.device),
+        "precision": precision_of(learn),
+        "seed": seed,
+    }
+
+
+def precision_of(learn: Learner) -> str:
+    "What a fastai Learner's fits compute in: fp32, bf16 or fp16."
+    amp = getattr(learn, "mixed_precision", None)
+    return "fp32" if amp is None else amp.amp_mode.value
+
+
+def is_cifar10(dls: DataLoaders) -> bool:
+    "Whether these are CIFAR-10's classes and numbers of images, and its test images to test on."
+    sizes = len(dls.train_ds), len(dls.valid_ds)
+    return list(dls.vocab) == CIFAR10_VOCAB and sizes == CIFAR10_SIZES and dls.valid_ds.is_test
+
+
+def data_line(dls: DataLoaders) -> str:
+    "What the images are."
+    name, kind = dls.valid_ds.name, "" if dls.valid_ds.is_test else " held-out"
+    counts = f"{len(dls.train_ds):,} + {len(dls.valid_ds):,}{kind} images"
+    if is_cifar10(dls):
+        return f"CIFAR-10 ({counts})"
+    if name in ("cifar10", "part of cifar10"):
+        return f"a part of CIFAR-10 ({counts})"
+    return f"{name}, not CIFAR-10 ({counts})"
+
+
+def weights_line(arch: str, weights: str | None) -> str:
+    "Which weights a training started from, where it could have started from others."
+    if weights is None or arch in FROM_SCRATCH:
+        return ""
+    return " with random weights" if weights == "none" else f" with {weights} weights"
+
+
+def model_metrics(metrics: dict) -> dict:
+    "What a saved model carries of a run's metrics.json."
+    names = "title data_is_cifar10 accuracy train_accuracy loss per_class_accuracy taken_for epochs seed".split()
+    return {name: metrics.get(name) for name in names}
+
+
+def images_hash(images: ImageSet) -> str:
+    "A SHA-256 over all pixels, labels and class names: what a run must find again to go on."
+    digest = hashlib.sha256(repr(list(images.vocab)).encode())
+    for o in (images.train_x, images.train_y, images.test_x, images.test_y):
+        digest.update(str(tuple(o.shape)).encode())
+        digest.update(o.as_subclass(Tensor).contiguous().cpu().numpy())
+    return digest.hexdigest()

@@ -1,0 +1,317 @@
+"""One training, from options to a run folder: choosing on held-out images, each stage, and one test."""
+
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import torch
+from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.schedule import SuggestionMethod
+from fastai.callback.tracker import EarlyStoppingCallback
+from fastai.learner import Learner
+from fastai.torch_core import distrib_barrier, num_distrib, rank_distrib, set_seed
+from fastcore.foundation import L
+from matplotlib import pyplot as plt
+
+import cifar_fast.deploy.export
+import cifar_fast.training.schedules  # noqa: F401 - this and the one above patch methods onto Learner
+from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.loaders import image_dls
+from cifar_fast.data.sources import load_images
+from cifar_fast.device import parse_device
+from cifar_fast.errors import InputError
+from cifar_fast.options import OF_A_START
+from cifar_fast.progress import be_quiet, say
+from cifar_fast.runs.checkpoint import NAME as CHECKPOINT
+from cifar_fast.runs.checkpoint import Checkpoint, read_checkpoint
+from cifar_fast.runs.facts import images_hash, model_metrics, run_facts
+from cifar_fast.runs.folder import HistoryLogger, Run, SilentRun
+from cifar_fast.runs.report import write_report
+from cifar_fast.runs.trackers import make_trackers
+from cifar_fast.training.callbacks.guards import Interruptible, StopOnNaN
+from cifar_fast.training.callbacks.measure import Stopwatch, TrainAccuracy
+
+if TYPE_CHECKING:
+    from cifar_fast.experiment import Experiment, Stage
+
+
+def images_from_options(options: SimpleNamespace) -> ImageSet:
+    "The images that a run's options ask for. Raises `InputError`."
+    return load_images(options.data, options.size).fewer(options.images, options.test_images)
+
+
+def learner_from_options(
+    experiment: "Experiment",
+    options: SimpleNamespace,  # all of the experiment's
+    images: ImageSet,  # of `images_from_options`
+    valid: str,  # test or holdout, as of `image_dls`
+    device: torch.device,
+) -> Learner:
+    "A fresh Learner on fresh DataLoaders, both from the seed alone. Raises `InputError`."
+    o = options
+    set_seed(o.seed)
+    flip = o.flip if o.flip in ("random", "alternating") else "none"  # an experiment may have values of its own
+    dls = image_dls(images, o.bs or 64, valid, o.size, flip, max(0, o.translate), max(0, o.cutout), seed=o.seed,
+                    device=device)  # fmt: skip
+    return experiment.learner(dls, o)
+
+
+def fit_stage(
+    learn: Learner,
+    stage: "Stage",
+    options: SimpleNamespace,  # that say how, where the stage does not
+    lr: float,  # the schedule's first, or one_cycle's highest
+    cbs: list,  # of the fit
+) -> None:
+    "One fit."
+    if stage.fit is not None:
+        stage.fit(learn, cbs)
+    elif options.schedule == "one_cycle":
+        learn.fit_one_cycle(stage.epochs, lr, cbs=cbs)
+    else:
+        kind = "constant" if options.schedule == "constant" else options.decay
+        learn.fit_decay(stage.epochs, lr, options.lr_end, kind, cbs=cbs)
+
+
+class StopAfter(Callback):
+    "Ends a fit after so many of its epochs, each of which was as in the whole fit."
+
+    order = -100
+
+    def __init__(
+        self,
+        n: int,  # epochs
+    ):
+        self.n = n
+
+    def before_epoch(self):
+        "End where they are over, in a fit that goes on from a checkpoint too."
+        if self.epoch >= self.n:
+            raise CancelFitException
+
+
+class Training:
+    "One training, as its options describe it: `choose` what is open on held-out images, train each stage, and test."
+
+    def __init__(
+        self,
+        experiment: "Experiment",
+        options: SimpleNamespace,  # all of the experiment's
+        images: ImageSet | None = None,  # of `images_from_options`, where they have been read
+        identity: dict
+        | None = None,  # of `run_identity`: with `images` that of this run, else what it is to find again
+    ):
+        self.experiment, self.options, self.images, self.identity = experiment, options, images, identity
+        be_quiet(options.quiet or rank_distrib() > 0)
+        self.device = parse_device(options.device)
+        self.run = (SilentRun if rank_distrib() else Run)(options.run, experiment.name, bool(options.resume))
+        self.stopwatch, self.interruptible = Stopwatch(), Interruptible()
+        self.opt, self.epochs, self.lr, self.choice = options.opt, None, options.lr, {}
+        self.state: dict | None = None  # of the checkpoint that the run goes on from, until its fit takes it
+        self.carried = {"results": [], "lrs": {}}  # of fits that are done: what each checkpoint carries on
+        self.learn: Learner | None = None
+
+    def execute(self) -> int:
+        "Do all of it; the exit code. Raises `InputError`, and leaves no folder of its own then."
+        try:
+            return self._execute()
+        except InputError:
+            self.run.discard()
+            raise
+        finally:
+            self.run.release()
+
+    def go_on(self) -> None:
+        "Take up the checkpoint of a run that was stopped; without one the run begins anew."
+        self.state = read_checkpoint(self.run.folder / CHECKPOINT)
+        if self.state:
+            self.carried = self.state["extra"]
+            self.run.history, self.run.batches = self.state["history"], [tuple(o) for o in self.state["batches"]]
+            say(f"Going on after {self.state['epoch'] + 1} epochs of the stage {self.state['stage']!r}.")
+
+    def _execute(self) -> int:
+        o = self.options
+        self.trackers = [] if rank_distrib() else make_trackers(o.track, self.run.folder)
+        if self.run.resumed:
+            self.go_on()
+        if self.images is None:
+            self.images = images_from_options(o)
+            self.identity = run_identity(self.experiment, self.images, self.identity)
+        if num_distrib() > 1:
+            say(f"{num_distrib()} processes: {o.bs} images a batch each, {o.bs * num_distrib()} a step")
+        self.write_config({"run": str(self.run.folder)})
+        unfinished = self.choose() if o.opt == "both" or o.early_stop else None
+        self.learn = learn = self.learner("test")
+        if unfinished:
+            learn.model.load_state_dict(unfinished.model.state_dict())
+        resolved = {"precision": learn.precision, "device": str(self.device), "weights": learn.weights, "opt": self.opt}
+        self.write_config({**resolved, "run": str(self.run.folder), "data": self.images.name})
+        if not self.interrupted:
+            self.train(learn)
+        if rank_distrib():
+            return 0  # a launcher ends the first process, which still writes, where another one failed
+        self.report(learn)
+        return 130 if self.interrupted else 0
+
+    def write_config(self, resolved: dict) -> None:
+        "config.json: the options, what `auto` came to, and what the run must find again to go on."
+        asked = {k: v for k, v in vars(self.options).items() if k not in OF_A_START}
+        self.run.write_json("config.json", {
+            **asked, **resolved, "asked": asked, "defaults": self.experiment.defaults(), "experiment": self.identity,
+        })  # fmt: skip
+
+    @property
+    def interrupted(self) -> bool:
+        "Whether Ctrl-C has ended a fit."
+        return self.interruptible.interrupted
+
+    def learner(self, valid: str, opt: str | None = None) -> Learner:
+        "A fresh Learner for the optimizer `opt`, or for the one that is chosen."
+        options = SimpleNamespace(**{**vars(self.options), "opt": opt or self.opt})
+        learn = learner_from_options(self.experiment, options, self.images, valid, self.device)
+        learn.path = self.run.folder
+        return learn
+
+    def choose(self) -> Learner | None:
+        """Train on nine tenths of the training images; the last tenth picks the optimizer and the number of epochs.
+
+        Gives the Learner that Ctrl-C has interrupted, else None.
+        """
+        results, stage = self.carried["results"], self.experiment.stages(self.options)[0]
+        for opt in ("adam", "sgd") if self.options.opt == "both" else (self.options.opt,):
+            if any(o["opt"] == opt for o in results):
+                continue
+            say(f"Choosing on held-out training images{f': {opt}' if opt else ''}")
+            learn = self.learner("holdout", opt)
+            stop = []
+            if self.options.early_stop:
+                stop = [EarlyStoppingCallback(monitor="accuracy", patience=self.options.early_stop)]
+            self.fit(learn, stage, f"choose-{opt or 'epochs'}", stop)
+            if self.interrupted:
+                self.opt = opt
+                return learn
+            col = list(learn.recorder.metric_names).index("accuracy") - 1
+            held_out = [row[col] for row in learn.recorder.values]
+            # without early stopping the last epoch counts: it is the one that the final training ends with
+            best = max(range(len(held_out)), key=held_out.__getitem__) if stop else len(held_out) - 1
+            results.append({"opt": opt, "epochs": best + 1, "held_out_accuracy": held_out[best]})
+        winner = max(results, key=lambda o: o["held_out_accuracy"])
+        self.opt, self.epochs = winner["opt"], winner["epochs"]
+        self.choice = {"candidates": results, "chosen": winner}
+        chosen = ", ".join(filter(None, [self.opt, f"{self.epochs} of {stage.epochs} epochs"]))
+        say(f"Chosen: {chosen}. Training on all training images.")
+        return None
+
+    def train(self, learn: Learner) -> None:
+        "The training that counts, stage by stage; where epochs were chosen, they are the first of the same schedule."
+        self.stopwatch = Stopwatch()  # choosing does not count
+        stages = self.experiment.stages(self.options)
+        if self.state:
+            self.stopwatch.seconds, self.stopwatch.images = self.state["watch"]
+            names = [o.name for o in stages]
+            stages = stages[names.index(self.state["stage"]) if self.state["stage"] in names else 0 :]
+        for stage in stages:
+            if not self.interrupted:
+                first = stage.name == self.experiment.stages(self.options)[0].name
+                self.fit(learn, stage, stage.name, [StopAfter(self.epochs)] if first and self.epochs else [])
+
+    def callbacks(self, stage: str, extra: list) -> L:
+        "What every fit of a run carries."
+        state = None
+        if self.state and self.state["stage"] == stage:
+            state, self.state = self.state, None
+        checkpoint = Checkpoint(self.run, stage, state, self.carried)
+        logger = HistoryLogger(self.run, stage)
+        tracking = [cb for tracker in self.trackers for cb in tracker.cbs(stage)]
+        cbs = [self.stopwatch, TrainAccuracy(), logger, StopOnNaN(), checkpoint, self.interruptible]
+        return L([*cbs, *tracking, *extra])
+
+    def fit(self, learn: Learner, stage: "Stage", name: str, extra: list = ()) -> None:
+        "One fit, which stands in the history as `name`."
+        lr = self.options.lr
+        if lr == "auto" and stage.fit is None:
+            lr = self.carried["lrs"][name] = self.carried["lrs"].get(name) or self.find_lr(learn)
+            self.lr = lr
+        cbs = self.callbacks(name, list(extra))
+        with self.shared(learn):
+            fit_stage(learn, stage, self.options, lr, cbs)
+
+    def shared(self, learn: Learner) -> AbstractContextManager:
+        "The context of a fit: with other processes, where `accelerate launch` has started several."
+        if num_distrib() < 2:
+            return nullcontext()
+        from cifar_fast.training.distributed import shared_training  # accelerate, which one process does not need
+
+        return shared_training(learn)
+
+    def find_lr(self, learn: Learner) -> float:
+        "fastai's valley suggestion, from training losses alone; its plot is saved as lr_find.png."
+        lr = self.lr_of_first_rank(learn)
+        self.run.write_figure("lr_find.png", plt.gcf())
+        say(f"Learning rate found: {lr:.2e}")
+        return lr
+
+    def lr_of_first_rank(self, learn: Learner) -> float:
+        "What lr_find suggests; of many processes the first searches, for all."
+        if rank_distrib():
+            lr = 0.0
+            distrib_barrier()  # where fastai's LRFinder, of which only the first rank saves weights, waits to load them
+        else:
+            lr = float(learn.lr_find(suggest_funcs=SuggestionMethod.Valley).valley)
+        if num_distrib() < 2:
+            return lr
+        from cifar_fast.training.distributed import of_first_rank  # accelerate, which one process does not need
+
+        with self.shared(learn):
+            return of_first_rank(lr)
+
+    def report(self, learn: Learner) -> None:
+        "Test, write what is left to write, and say in one line what came out."
+        o, watch = self.options, self.stopwatch
+        compile_seconds = learn.compiled.seconds if o.compile else 0.0
+        seconds = watch.seconds - compile_seconds
+        trained = [row for row in self.run.history if not row["stage"].startswith("choose")]
+        facts = run_facts(learn, self.experiment.name, o.seed)
+        metrics = self.run.finish(learn, {
+            **facts,
+            "epochs": len(trained),
+            "opt": self.opt,
+            "lr": self.carried["lrs"].get("train", self.lr),
+            "schedule": o.schedule,
+            "train_accuracy": trained[-1]["train_accuracy"] if trained else None,
+            "train_seconds": seconds,
+            "compile_seconds": compile_seconds,
+            "images_per_second": watch.images * max(num_distrib(), 1) / seconds if seconds else None,
+            "processes": max(num_distrib(), 1),
+            "choice": self.choice,
+            "interrupted": self.interrupted,
+        })  # fmt: skip
+        self.run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)
+        write_report(self.run.folder)
+        for tracker in self.trackers:
+            tracker.finish(metrics, sorted(self.run.folder.glob("*.png")))
+        done = f"interrupted after {len(trained)} epochs, " if self.interrupted else ""
+        print(
+            f"{facts['title']}: {done}test accuracy {metrics['accuracy']:.2%} after {seconds:.0f} s of training "
+            f"-> {self.run.folder}",
+            flush=True,
+        )
+
+
+def run_identity(
+    experiment: "Experiment",
+    images: ImageSet,
+    before: dict | None = None,  # of the run when it was begun, where it goes on
+) -> dict:
+    "What a run must find again to go on. Raises `InputError` for other images than before."
+    found = images_hash(images)
+    if before and before.get("images", found) != found:
+        raise InputError(
+            f"the run was begun on other images than are there now ({images.name}): name those with --data"
+        )
+    return {
+        "name": experiment.name,
+        "file": str(experiment.file) if experiment.source and experiment.file else None,
+        "source": experiment.source,
+        "images": found,
+    }

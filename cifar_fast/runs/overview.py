@@ -1,0 +1,176 @@
+"""All runs at a glance: what was tried, with which settings, and what came out, whatever state the folders are in."""
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from cifar_fast.analysis.stats import mean_interval, share_bounds
+from cifar_fast.errors import InputError
+from cifar_fast.runs.report import NO_SETTINGS, write_page
+from cifar_fast.runs.results import SEED_FOLDER, duration, percent, seed_folders
+
+WITHOUT_MEANING = {"run", "data", "device", "track", "quiet", "seed", "seeds", *NO_SETTINGS}
+HEADER = ["when", "experiment", "settings", "data", "test accuracy", "95 % interval", "training", "state", "folder"]
+SORTS = ("when", "accuracy", "seconds", "name")
+
+
+@dataclass(frozen=True)
+class Row:
+    "A run folder, or that of several seeds, in whatever state."
+
+    folder: Path
+    when: datetime  # of its last change
+    name: str  # of the experiment
+    settings: dict[str, Any]  # that differ from the experiment's defaults
+    config: dict[str, Any]  # all of them
+    data: str
+    accuracies: list[float]  # one a finished seed
+    interval: tuple[float, float] | None
+    seconds: float | None  # of training, all seeds together
+    state: str  # finished, interrupted, unfinished, or damaged and why
+    curve: list[float] = field(default_factory=list, repr=False)  # test accuracy of each epoch
+
+    @property
+    def accuracy(self) -> float | None:
+        "Mean test accuracy, in [0, 1]; None without a result."
+        return sum(self.accuracies) / len(self.accuracies) if self.accuracies else None
+
+    @property
+    def cells(self) -> list[str]:
+        "Under `HEADER`."
+        seeds = f" ({len(self.accuracies)} seeds)" if len(self.accuracies) > 1 else ""
+        interval = " to ".join(percent(o) for o in self.interval) if self.interval else "-"
+        settings = ", ".join(f"{k}={o}" for k, o in self.settings.items()) or "-"
+        return [f"{self.when:%Y-%m-%d %H:%M}", self.name, settings, self.data, percent(self.accuracy, 2) + seeds,
+                interval, duration(self.seconds), self.state, str(self.folder)]  # fmt: skip
+
+
+class RunList(list):
+    "Rows of `list_runs`, which a terminal and a notebook show as a table."
+
+    def __str__(self) -> str:
+        rows = [HEADER, *(o.cells for o in self)]
+        widths = [min(40, max(len(row[i]) for row in rows)) for i in range(len(HEADER))]
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{o}</th>" for o in HEADER)
+        rows = "".join("<tr>" + "".join(f"<td>{escape(o)}</td>" for o in row.cells) + "</tr>" for row in self)
+        return f"<table><tr>{head}</tr>{rows}</table>"
+
+
+def list_runs(
+    folder: str | Path = "runs",  # below which to look
+    sort: str = "when",  # when (newest first), accuracy (best first), seconds or name
+    best: int | None = None,  # so many with the best accuracy
+    data: str | None = None,  # only runs on this data set
+    where: dict[str, Any] | None = None,  # only runs with these options
+) -> RunList:
+    "Every run below `folder`, damaged and half-finished ones too. Raises `InputError` where there is no such folder."
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: no run has been made there yet; name another")
+    if sort not in SORTS:
+        raise InputError(f"sort is {sort!r}: give one of {', '.join(SORTS)}")
+    rows = [read_row(o) for o in find_runs(folder)]
+    rows = [o for o in rows if data in (None, o.data)]
+    for name, value in (where or {}).items():
+        name = name.replace("-", "_")
+        rows = [o for o in rows if name in o.config and str(o.config[name]) == str(value)]
+    keys = {
+        "when": lambda o: -o.when.timestamp(),
+        "accuracy": lambda o: -(o.accuracy or 0),
+        "seconds": lambda o: o.seconds or 0,
+        "name": lambda o: o.name,
+    }
+    rows.sort(key=keys["accuracy" if best else sort])
+    rows = rows[:best]
+    return RunList(sorted(rows, key=keys[sort]) if best and sort != "when" else rows)
+
+
+def find_runs(folder: Path) -> list[Path]:
+    "Folders of runs: they hold config.json; several seeds are one, and a sweep is its winner."
+    found = sorted(o.parent for o in folder.rglob("config.json"))
+    seeds = {o for o in found if o.name.startswith(SEED_FOLDER) and o.parent in found}
+    sweeps = {o for o in found if (o / "trials").is_dir()}
+    return [o for o in found if o not in seeds | sweeps and not any(part.startswith(".") for part in o.parts)]
+
+
+def read_row(folder: Path) -> Row:
+    "What is known of the run in `folder`."
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        runs = seed_folders(folder) or [folder]
+        metrics = [json.loads((o / "metrics.json").read_text()) for o in runs if (o / "metrics.json").exists()]
+        return _row(folder, config, runs, metrics)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = re.sub(r"\s+", " ", str(error))[:60]
+        return Row(folder, _changed(folder), folder.name, {}, {}, "-", [], None, None, f"damaged: {why}")
+
+
+def _row(folder: Path, config: dict, runs: list[Path], metrics: list[dict]) -> Row:
+    asked, defaults = config.get("asked", {}), config.get("defaults", {})
+    accuracies = [float(o["accuracy"]) for o in metrics]
+    mean, half = mean_interval(accuracies) if accuracies else (None, None)
+    interval = None if mean is None else metrics[0]["accuracy_interval"] if half is None else share_bounds(mean, half)
+    seconds = [o["train_seconds"] for o in metrics if o.get("train_seconds") is not None]
+    state = "finished" if len(metrics) == max(len(runs), asked.get("seeds", 1)) else "unfinished"
+    if any(o["interrupted"] for o in metrics):
+        state = f"interrupted after {metrics[0]['epochs']} epochs"
+    settings = {k: o for k, o in asked.items() if k in defaults and o != defaults[k] and k not in WITHOUT_MEANING}
+    name = (config.get("experiment") or {}).get("name") or _guess(config, folder)
+    data = metrics[0]["data"] if metrics else str(config.get("data", "-"))
+    options = {k: o for k, o in config.items() if k not in NO_SETTINGS}
+    return Row(folder, _changed(folder), name, settings, options, data, accuracies,
+                tuple(interval) if interval else None, sum(seconds) if seconds else None, state,
+               _curve(runs[0] / "history.csv"))  # fmt: skip
+
+
+def _guess(config: dict, folder: Path) -> str:
+    "The experiment's name, for runs of versions that did not write it."
+    for option, name in (("convs", "custom"), ("arch", "transfer"), ("target", "speedrun")):
+        if option in config:
+            return name
+    return re.sub(r"-\d{8}-\d{6}$", "", folder.name)
+
+
+def _changed(folder: Path) -> datetime:
+    try:
+        return datetime.fromtimestamp(max(o.stat().st_mtime for o in folder.iterdir()))
+    except (OSError, ValueError):
+        return datetime.fromtimestamp(0)
+
+
+def _curve(path: Path) -> list[float]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [float(o["accuracy"]) for o in csv.DictReader(file) if not o["stage"].startswith("choose")]
+
+
+def sparkline(values: Sequence[float], width: int = 120, height: int = 28) -> str:
+    "The curve as an SVG, from its lowest to its highest value; empty without values."
+    if not values:
+        return ""
+    step, low, span = width / max(len(values) - 1, 1), min(values), (max(values) - min(values)) or 1
+    points = " ".join(f"{i * step:.1f},{(1 - (o - low) / span) * (height - 2) + 1:.1f}" for i, o in enumerate(values))
+    return (f'<svg width="{width}" height="{height}" role="img" aria-label="accuracy over epochs">'
+            f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/></svg>')  # fmt: skip
+
+
+def write_overview(
+    rows: RunList,
+    path: Path,  # of the page
+) -> Path:
+    "The page, which sorts by the column that is clicked. Raises `InputError` for a path that cannot be a page."
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"{path} cannot be written: give --out a file in a folder that exists")
+    cells = [[*o.cells[:5], sparkline(o.curve), *o.cells[5:]] for o in rows]
+    header = [*HEADER[:5], "by epoch", *HEADER[5:]]
+    return write_page(path, "overview.html", f"{len(rows)} runs", header=header, rows=cells)

@@ -1,0 +1,133 @@
+"""A run as one HTML page that needs nothing but itself: no network, no script, pictures inside."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
+
+import cifar_fast
+from cifar_fast.files import write_atomically
+from cifar_fast.runs.facts import FROM_SCRATCH
+from cifar_fast.runs.results import FinishedRun, duration, known, percent
+
+SECTIONS = {
+    "Training": {"curves.png": "Accuracy, loss and learning rate."},
+    "Classes": {"per_class.png": "Precision, recall and F1 of each class."},
+    "Mistakes": {
+        "confusion.png": "Images of the row's class that were taken for the column's.",
+        "confusion_shares.png": "The same in per cent of the row's class.",
+        "confused.png": "Look-alikes: the classes that are taken for each other most often.",
+        "top_losses.png": "The images with the largest losses.",
+    },
+    "Confidence": {"calibration.png": "How often the model is right when it is so sure."},
+    "Inside the network": {
+        "channel6.png": "The first test image: channel 6 after each layer.",
+        "channel11.png": "The same image: channel 11.",
+    },
+}
+
+
+NO_SETTINGS = ("asked", "defaults", "experiment")  # entries of config.json that are no options
+
+
+@dataclass(frozen=True)
+class Picture:
+    "An image inside a page."
+
+    src: str  # data URL
+    text: str  # what it shows
+
+    @classmethod
+    def of(cls, source: Path | Figure, text: str) -> "Picture":
+        "A PNG file, or a matplotlib Figure."
+        if isinstance(source, Figure):
+            buffer = io.BytesIO()
+            source.savefig(buffer, dpi=110, format="png")
+            content = buffer.getvalue()
+        else:
+            content = source.read_bytes()
+        return cls("data:image/png;base64," + base64.b64encode(content).decode(), text)
+
+
+def write_page(path: Path, template: str, heading: str, **content) -> Path:
+    "Fill one of the package's templates; all text in it is escaped."
+    environment = Environment(loader=PackageLoader("cifar_fast.runs"), autoescape=True, trim_blocks=True)
+    page = environment.get_template(template).render(heading=heading, version=cifar_fast.__version__, **content)
+    write_atomically(path.absolute(), lambda tmp: tmp.write_text(page, encoding="utf-8"))
+    return path
+
+
+def write_report(
+    folder: str | Path,  # of a finished run
+) -> Path:  # report.html in it
+    "Write a run's page from what its folder holds. Raises `InputError` where that is no finished run."
+    run = FinishedRun.read(folder)
+    metrics, classes = run.metrics, run.predictions.per_class()
+    pictures = {
+        title: [Picture.of(run.folder / o, text) for o, text in files.items() if (run.folder / o).exists()]
+        for title, files in SECTIONS.items()
+    }
+    low, high = metrics["accuracy_interval"]
+    return write_page(
+        run.folder / "report.html",
+        "report.html",
+        metrics["title"],
+        warnings=warnings_of(metrics),
+        accuracy=percent(metrics["accuracy"], 2),
+        headline=f"of {len(run.predictions.targs):,} test images right (95 % interval over such images: "
+        f"{percent(low)} to {percent(high)})",
+        facts=facts_of(metrics),
+        sections=[(title, found) for title, found in pictures.items() if found],
+        class_header=["class", "images", "precision", "recall", "F1"],
+        class_rows=[
+            [name, f"{o.images:,}", percent(o.precision), percent(o.recall), percent(o.f1)]
+            for name, o in classes.items()
+        ],
+        settings=[(name, value) for name, value in run.config.items() if name not in (*NO_SETTINGS, "run")],
+        environment=list(metrics["versions"].items()),
+    )
+
+
+def warnings_of(metrics: dict) -> list[str]:
+    "What a reader must know before the number."
+    warnings, data = [], metrics["data"].removeprefix("part of ")
+    if data == "digits":  # which stand in where CIFAR-10 is not to be had
+        warnings.append(f"These are not CIFAR-10 results: the data is {metrics['data']}.")
+    elif data == "cifar10" and not metrics["data_is_cifar10"]:
+        warnings.append("Only a part of CIFAR-10 was used.")
+    if metrics.get("tested_on", "test images") != "test images":
+        warnings.append(f"Tested on {metrics['tested_on']}, not on test images.")
+    if metrics["model"] not in FROM_SCRATCH and metrics["weights"] == "none":
+        warnings.append("The body has random weights, not pretrained ones.")
+    if metrics["interrupted"]:
+        warnings.append(f"Interrupted after {metrics['epochs']} epochs.")
+    return warnings
+
+
+def facts_of(metrics: dict) -> list[tuple[str, str]]:
+    "The numbers beside the headline."
+    macs = metrics["macs"]
+    return [
+        ("training images right", percent(metrics.get("train_accuracy"))),
+        *chosen_facts(metrics.get("choice")),
+        ("test loss", f"{metrics['loss']:.3f}"),
+        ("calibration error", percent(metrics["calibration_error"])),
+        ("training time", duration(metrics.get("train_seconds"))),
+        ("training speed", known(metrics.get("images_per_second"), "{:,.0f} images/s")),
+        ("peak memory", f"{metrics['peak_memory_mb']:,.0f} MB"),
+        ("parameters", f"{metrics['params']:,}"),
+        ("multiply-accumulates", known(macs and macs / 1e6, "{:,.1f} M an image")),
+    ]
+
+
+def chosen_facts(choice: dict | None) -> list[tuple[str, str]]:
+    "What was chosen on held-out images, where anything was."
+    if not choice:
+        return []
+    chosen = choice["chosen"]
+    found = percent(chosen["held_out_accuracy"])
+    what = ", ".join(filter(None, [chosen["opt"], f"{chosen['epochs']} epochs"]))
+    return [("chosen on held-out images", f"{what} ({found})")]

@@ -1,0 +1,175 @@
+"""Finished runs, read back without running anything from them: one, or those of several seeds."""
+
+import csv
+import json
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from fastai.learner import Learner
+
+from cifar_fast.analysis.charts import History
+from cifar_fast.analysis.predictions import Predictions
+from cifar_fast.analysis.stats import mean_interval, share_bounds
+from cifar_fast.errors import InputError
+from cifar_fast.files import read_tensors
+
+SEED_FOLDER = "seed-"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    "A run folder, read back. Nothing in it is executed: the exported pickle is left alone."
+
+    folder: Path
+    config: dict  # config.json
+    metrics: dict  # metrics.json
+    history: History
+    predictions: Predictions  # of the test images
+    test_images: str  # a hash of them: runs that share it can be paired
+
+    @property
+    def name(self) -> str:
+        "The folder's name."
+        return self.folder.resolve().name
+
+    @property
+    def accuracy(self) -> float:
+        "Share of the test images that are right, in [0, 1]."
+        return self.metrics["accuracy"]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        "Ends of the 95 % interval of one model's accuracy over test images."
+        return tuple(self.metrics["accuracy_interval"])
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "FinishedRun":
+        "Raises `InputError` for a folder that holds no finished run."
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(f"{folder} does not exist, or is no folder: name the folder of a finished run")
+        try:
+            config, metrics = (json.loads((folder / f"{o}.json").read_text()) for o in ("config", "metrics"))
+            tensors, about = read_tensors(folder / "predictions.safetensors")
+            preds = Predictions(tensors["preds"], tensors["targs"], json.loads(about["vocab"]))
+            rows, batches = (_read_csv(folder / f"{o}.csv") for o in ("history", "batches"))
+            history = History(folder.resolve().name, rows, [float(o["lr"]) for o in batches])
+            return cls(folder, config, metrics, history, preds, about["images"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder} holds no finished run ({error}): name the folder of one") from error
+
+
+def _read_csv(path: Path) -> list[dict]:
+    "Rows of the training that counts; none where the file is missing: Ctrl-C came before the first epoch ended."
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if not row["stage"].startswith("choose")]
+
+
+@dataclass
+class Runs:
+    "What one experiment has given with the same options: a run, or the runs of several seeds."
+
+    name: str  # in tables and legends
+    runs: list[FinishedRun]
+    learn: Learner | None = field(default=None, repr=False)  # of the last one, where this process has trained it
+
+    @classmethod
+    def read(cls, folder: str | Path, name: str | None = None) -> "Runs":
+        "A run folder, or one that `--seeds` has filled. Raises `InputError` where it is neither."
+        folder = Path(folder)
+        return cls(name or folder.resolve().name, [FinishedRun.read(o) for o in seed_folders(folder) or [folder]])
+
+    @property
+    def first(self) -> FinishedRun:
+        "The run of the first seed."
+        return self.runs[0]
+
+    @property
+    def metrics(self) -> dict:
+        "metrics.json of the first seed."
+        return self.first.metrics
+
+    @property
+    def folder(self) -> Path:
+        "The run's folder, or that of all seeds."
+        folder = self.first.folder
+        return folder.parent if folder.name.startswith(SEED_FOLDER) else folder
+
+    @property
+    def report(self) -> Path:
+        "The page."
+        return self.folder / "report.html"
+
+    @property
+    def accuracies(self) -> list[float]:
+        "Test accuracy of each run, in [0, 1]."
+        return [o.accuracy for o in self.runs]
+
+    @property
+    def accuracy(self) -> float:
+        "Mean test accuracy, in [0, 1]."
+        return fmean(self.accuracies)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        "Ends of the 95 % interval: of the mean over seeds, or of one model over test images."
+        mean, half = mean_interval(self.accuracies)
+        return self.first.interval if half is None else tuple(share_bounds(mean, half))
+
+    @property
+    def accuracy_text(self) -> str:
+        "Mean and interval, in words."
+        mean, half = mean_interval(self.accuracies)
+        if half is not None:
+            return f"{percent(mean, 2)} ± {half * 100:.2f}"
+        low, high = self.interval
+        return f"{percent(mean, 2)} ({low * 100:.1f} to {high * 100:.1f})"
+
+    def mean(self, key: str) -> float | None:
+        "Mean of a number of metrics.json over the runs that have it; None where none has."
+        values = [o.metrics[key] for o in self.runs if o.metrics.get(key) is not None]
+        return fmean(values) if values else None
+
+    def __str__(self) -> str:
+        n = f", {len(self.runs)} seeds" if len(self.runs) > 1 else ""
+        return f"{self.metrics.get('about', self.name)}{n}: test accuracy {self.accuracy_text} -> {self.folder}"
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "experiment": self.metrics.get("about", self.name),
+            "test accuracy": self.accuracy_text,
+            "seeds": len(self.runs),
+            "training": duration(self.mean("train_seconds")),
+            "folder": self.folder,
+            "page": self.report,
+        }
+        cells = "".join(f"<tr><td>{escape(k)}</td><td>{escape(str(o))}</td></tr>" for k, o in rows.items())
+        return f"<table>{cells}</table>"
+
+
+def seed_folders(folder: Path) -> list[Path]:
+    "The runs that `--seeds` has made in `folder`, in the order of their seeds; copies of such folders are none."
+    found = [o for o in folder.glob(f"{SEED_FOLDER}*") if o.name.removeprefix(SEED_FOLDER).isdecimal()]
+    return sorted(found, key=lambda o: int(o.name.removeprefix(SEED_FOLDER)))
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    "A share as per cent; a dash for none."
+    return "-" if value is None or value != value else f"{value * 100:.{digits}f} %"
+
+
+def duration(seconds: float | None) -> str:
+    "Seconds as people say them; a dash where they are not known."
+    if seconds is None:
+        return "-"
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+
+
+def known(value: Any, form: str = "{}") -> str:
+    "A value as text; a dash where it is not known."
+    return "-" if value is None else form.format(value)

@@ -1,0 +1,90 @@
+"""What the door makes of the Learner that an experiment gives: lean, with accuracy, in the precision asked for."""
+
+from typing import Any
+
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.progress import ProgressCallback
+from fastai.learner import AvgMetric, Learner
+from fastai.metrics import accuracy
+
+from cifar_fast.errors import InputError
+from cifar_fast.training.callbacks.guards import HonestChoice
+from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
+from cifar_fast.training.learner import OPTIMIZERS, LeanLearner
+from cifar_fast.training.precision import PRECISIONS, DeviceMixedPrecision, precision_cbs, resolve_precision
+
+
+def as_lean(
+    learn: Any,  # what an experiment's function has given
+    precision: str = "auto",  # of a plain Learner without one: auto, fp32, bf16 or fp16
+) -> LeanLearner:
+    """A fastai Learner as a `LeanLearner`, in place: it can be resumed, and its progress waits for no device.
+
+    A `LeanLearner` stays as it is. `accuracy` is added where it is none of the metrics. Raises `InputError` for what
+    is no Learner, or one of another class, whose own ways of fitting would be lost.
+    """
+    if not isinstance(learn, Learner):
+        raise InputError(
+            f"the experiment gave a {type(learn).__name__}: return a fastai Learner, as fast_learner makes"
+        )
+    if not isinstance(learn, LeanLearner):
+        if type(learn) is not Learner:
+            raise InputError(
+                f"the experiment gave a {type(learn).__name__}: return a plain fastai Learner, or fast_learner's"
+            )
+        _make_lean(learn, precision)
+    if not any(name == "accuracy" for name in metric_names(learn)):
+        learn.metrics = [AvgMetric(accuracy), *learn.metrics]
+    return learn
+
+
+def metric_names(learn: Learner) -> list[str]:
+    "Names of the Learner's own metrics."
+    return [getattr(o, "name", None) or type(o).__name__ for o in learn.metrics]
+
+
+def _make_lean(learn: Learner, precision: str) -> None:
+    learn.__class__ = LeanLearner
+    mixed = [cb for cb in learn.cbs if isinstance(cb, MixedPrecision)]
+    if mixed and type(mixed[0]) is MixedPrecision:
+        precision = mixed[0].amp_mode.value
+    learn.remove_cbs([*mixed, *(cb for cb in learn.cbs if type(cb) is ProgressCallback)])
+    known = {type(cb) for cb in learn.cbs}
+    added = [
+        *precision_cbs(resolve_precision(precision, learn.dls.device)),
+        HonestChoice(),
+        LossesToCPU(),
+        LastFit(),
+        EpochProgress(),
+    ]
+    learn.add_cbs([cb for cb in added if type(cb) not in known])
+    learn.recorder.smooth_loss = DeviceSmoothLoss()
+    arch = getattr(learn, "arch", type(learn.model).__name__)  # vision_learner notes a function, and what it began with
+    learn.arch = getattr(arch, "__name__", arch)
+    learn.weights = getattr(learn, "weights", None) or {True: "imagenet", False: "none"}.get(
+        getattr(learn, "pretrained", None)
+    )
+
+
+def with_precision(
+    learn: LeanLearner,
+    precision: str,  # auto: as it is; fp32, bf16 or fp16
+) -> LeanLearner:
+    "`learn`, which computes in `precision` from now on. Raises `InputError` for an unknown one."
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is {precision!r}: give one of {', '.join(PRECISIONS)}")
+    if precision not in ("auto", learn.precision):
+        learn.remove_cb(DeviceMixedPrecision)
+        learn.add_cbs([DeviceMixedPrecision(precision)] if precision != "fp32" else [])
+    return learn
+
+
+def with_opt(
+    learn: Learner,
+    opt: str,  # adam or sgd
+) -> Learner:
+    "`learn`, whose fits use another optimizer from now on. Raises `InputError` for an unknown one."
+    if opt not in OPTIMIZERS:
+        raise InputError(f"opt is {opt!r}: give one of {', '.join(OPTIMIZERS)}")
+    learn.opt_func, learn.opt = OPTIMIZERS[opt], None
+    return learn

@@ -1,0 +1,88 @@
+"""Callbacks that refuse or end a fit: choosing on test images, NaN, and a clean Ctrl-C."""
+
+import signal
+
+from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
+from fastai.learner import Learner
+
+from cifar_fast.errors import InputError, RunError
+
+
+def only_predicts(
+    learn: Learner,  # in `before_fit`, which fastai calls for predictions too
+) -> bool:
+    "Whether this is no fit: `validate` and `get_preds` hold the Learner's lock, `fit` does not."
+    return learn.lock.locked()
+
+
+OF_TRAINING = ("train_loss", "train_accuracy")  # columns of the table that test images have no part in
+
+
+class HonestChoice(Callback):
+    """Refuses callbacks that choose (EarlyStopping, SaveModel of the best, ReduceLROnPlateau) on the test images.
+
+    The accuracy of a model that the test images helped to choose says too much.
+    """
+
+    order = -20
+
+    def before_fit(self):
+        "Look at the other callbacks and at what they watch."
+        if not getattr(self.dls.valid_ds, "is_test", False):
+            return
+        for cb in self.learn.cbs:
+            choosing = isinstance(cb, (EarlyStoppingCallback, SaveModelCallback, ReduceLROnPlateau))
+            if choosing and not getattr(cb, "every_epoch", False) and cb.monitor not in OF_TRAINING:
+                raise InputError(f"{type(cb).__name__} would choose by the test images: make dls with valid='holdout'")
+
+
+class StopOnNaN(Callback):
+    "Ends the run after an epoch whose loss or weights are not finite, before its checkpoint is written."
+
+    order = 59
+
+    def after_train(self):
+        "Look, once an epoch: a look at every batch would wait for the device. Raises `RunError`."
+        loss = getattr(self.learn, "smooth_loss", None)
+        if loss is not None and not loss.isfinite():
+            raise RunError(f"the training loss is {loss.item()} in epoch {self.epoch}: lower the learning rate")
+        # the last step of an epoch has no loss after it
+        if not all(o.isfinite().all() for o in (*self.model.parameters(), *self.model.buffers())):
+            raise RunError(f"weights are not finite after epoch {self.epoch}: lower the learning rate")
+
+
+class Interruptible(Callback):
+    """Ctrl-C ends the fit after the batch, through fastai's own events; a second one ends the program at once.
+
+    Of many processes, each ends when all have heard of it, else the others would wait for this one.
+    """
+
+    order, interrupted, noted, previous = 70, False, False, None
+
+    def before_fit(self):
+        "Take over the signal."
+        self.interrupted = self.noted = False
+        try:
+            self.previous = signal.signal(signal.SIGINT, self._note)
+        except ValueError:  # only the main thread may
+            self.previous = None
+
+    def _note(self, signum, frame):
+        self.noted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def after_batch(self):
+        "End here, if asked to."
+        sharded = getattr(self.learn, "sharded_trainer", None)
+        if self.noted if sharded is None else sharded.noted_anywhere:
+            self.interrupted = True
+            raise CancelFitException
+
+    def after_fit(self):
+        "Give the signal back."
+        if self.previous is not None:
+            signal.signal(signal.SIGINT, self.previous)
+            self.previous = None
+
+    after_failed_fit = after_fit

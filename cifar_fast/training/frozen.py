@@ -1,0 +1,283 @@
+"""Run a frozen body once, and train its head on the features."""
+
+import hashlib
+import os
+import tempfile
+from copy import copy
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.hook import HookCallback
+from fastai.callback.training import BnFreeze, bn_types, set_bn_eval
+from fasttransform import Pipeline, Transform
+from torch import Tensor, nn
+
+from cifar_fast.data.augment import RandomFlip
+from cifar_fast.data.loaders import ImageTensors, TensorDL
+from cifar_fast.data.sources import cache_dir
+from cifar_fast.files import read_tensors, write_tensors
+from cifar_fast.models.networks import Features, TransferModel
+from cifar_fast.progress import progress, say
+
+# Callbacks of these modules read neither images nor the body.
+_BLIND_MODULES = {
+    "fastai.learner",
+    *(f"fastai.callback.{o}" for o in ("core", "schedule", "fp16", "channelslast", "progress", "preds")),
+    *(f"fastai.callback.{o}" for o in ("tracker", "training")),
+    *(f"cifar_fast.training.{o}" for o in ("precision", "schedules", "frozen")),
+    *(f"cifar_fast.training.callbacks.{o}" for o in ("clip", "compiled", "guards", "measure", "progress")),
+    "cifar_fast.runs.folder",
+}
+
+
+class FeatureTensors(ImageTensors):
+    "The features of an `ImageTensors`: the same labels and order, a vector in place of each image."
+
+    def __init__(
+        self,
+        images: ImageTensors,  # what the features were made from
+        x: Tensor,  # (N, F) features
+        flipped: Tensor | None,  # (N, F) features of the mirrored images, where training flips them
+        flip: RandomFlip | None,  # the transform that draws which images to mirror
+    ):
+        super().__init__(x, images.y, **images._about)
+        self.flipped, self.flip = flipped, flip
+
+    def batch(self, idxs: Tensor, epoch: int = 0) -> tuple:
+        "Features (bs, F) and labels (bs,), each image mirrored as the image loader would have drawn it."
+        x, y = super().batch(idxs, epoch)
+        if self.flip is not None:
+            x = torch.where(self.flip.draw(x)[:, None], self.flipped[idxs], x)
+        return x, y
+
+
+class CachedBody(Callback):
+    """Before the first epoch, run the frozen body once over all images; the fit then trains the head alone.
+
+    Batches, their order and the flips drawn are those of the fit without it. The Learner's model and `dls` stay the
+    whole model and the images: only the loader of a training or validation phase is exchanged while it runs. Where
+    features would not be exact (a body that trains, batch norms that move, augmentations but flips, callbacks that
+    look at images or at the body) the fit runs as without it, and one line says why. Features are kept for the next
+    fit as long as body, images, transforms and precision stay the same.
+    """
+
+    order = 11  # after CastToTensor and MixedPrecision
+    _stateattrs = ("cache", "loaded")
+
+    def __init__(
+        self,
+        on_disk: bool = False,  # whether to keep the features in the cache folder, for other runs
+        cache: dict[str, Tensor] | None = None,  # features by their key, where Learners share them
+    ):
+        self.on_disk, self.active = on_disk, False
+        self._init_state()
+        if cache is not None:
+            self.cache = cache
+
+    def _init_state(self):
+        "fastcore's Stateful calls this on a loaded callback: features are never pickled."
+        self.cache, self.loaded = {}, {}
+
+    def before_fit(self):
+        "Nothing is exchanged until training begins: predictions outside a fit see images."
+        self.active = False
+
+    def before_train(self):
+        "Exchange the training images for features, while the body is frozen."
+        self.active = self.active and self._is_frozen()  # a callback may have unfrozen it since the last epoch
+        if not self.active and not self._start():
+            return
+        self.learn.dl = self._feature_dl(self.dls.train)
+
+    def after_train(self):
+        "Let the image loader go on where the feature loader stopped."
+        if self.active:
+            self.dls.train.rng, self.dls.train.epoch = self.dl.rng, self.dl.epoch
+
+    def before_validate(self):
+        "Exchange validation images for features, where they have been computed."
+        if self.active and self._is_frozen() and (dl := self._feature_dl(self.learn.dl)) is not None:
+            self.learn.dl = dl
+
+    def before_batch(self):
+        "Mark the features, so that the model leaves the body out."
+        if isinstance(getattr(self.dl, "dataset", None), FeatureTensors):
+            self.learn.xb = (self.xb[0].as_subclass(Features),)
+
+    def after_fit(self):
+        "Images again."
+        self.active = False
+
+    after_failed_fit = after_fit
+
+    def _is_frozen(self) -> bool:
+        return not isinstance(self.model, TransferModel) or not any(p.requires_grad for p in self.model[0].parameters())
+
+    def _start(self) -> bool:
+        "Compute what is missing; whether the cache can be used."
+        self.loaded = {}
+        frozen = self._is_frozen()
+        reason = self.obstacle() if frozen else "it trains"
+        if reason:
+            self.cache.clear()
+            if frozen and self.epoch == 0:
+                say(f"The frozen body runs in every epoch: {reason}.")
+            return False
+        train, valid = self.dls.train, self.dls.valid
+        flip = next((o for o in train.after_batch.fs if isinstance(o, RandomFlip)), None)
+        fixed = [o for o in train.after_batch.fs if not isinstance(o, RandomFlip)]
+        body = _digest(self.model[0].state_dict().values())
+        wanted = [(train.dataset, fixed, False), (valid.dataset, list(valid.after_batch.fs), False)]
+        wanted += [(train.dataset, fixed, True)] if flip else []
+        keys = [self._key(body, *o) for o in wanted]
+        for key in set(self.cache) - set(keys):
+            del self.cache[key]
+        for key, (dataset, tfms, mirrored) in zip(keys, wanted):
+            if key not in self.cache:
+                self.cache[key] = self._features(key, dataset, tfms, mirrored)
+        flipped = self.cache[keys[2]] if flip else None
+        self.loaded = {
+            id(train.dataset): FeatureTensors(train.dataset, self.cache[keys[0]], flipped, flip),
+            id(valid.dataset): FeatureTensors(valid.dataset, self.cache[keys[1]], None, None),
+        }
+        self.active = True
+        return True
+
+    def obstacle(self) -> str:
+        "Why the features of a frozen body cannot stand in for images in this fit; empty where they can."
+        model, train = self.model, self.dls.train
+        if not isinstance(model, TransferModel):
+            return "the model is no TransferModel"
+        body = list(model[0].modules())
+        if any(isinstance(m, bn_types) for m in body) and not any(isinstance(cb, BnFreeze) for cb in self.learn.cbs):
+            return "its batch norms train"
+        if any(isinstance(m, nn.Dropout) and m.p for m in body):
+            return "it has dropout"
+        if any(m._forward_hooks or m._forward_pre_hooks for m in body):
+            return "hooks look into it"
+        if not all(isinstance(dl, TensorDL) for dl in self.dls.loaders):
+            return "the batches come from another loader than TensorDL"
+        random = [o for o in train.after_batch.fs if _is_random(o) and not isinstance(o, RandomFlip)]
+        if random:
+            return f"{type(random[0]).__name__} makes other images in every epoch"
+        looking = [cb for cb in self.learn.cbs if _looks_at_images(cb)]
+        return f"the callback {looking[0].name} may look at the images or the body" if looking else ""
+
+    def _feature_dl(self, dl: TensorDL) -> TensorDL | None:
+        "`dl` over features in place of images; None where there are none for its images."
+        if not isinstance(dl, TensorDL):
+            return None
+        dataset = self.loaded.get(id(dl.dataset))
+        if dataset is None and dl.dataset.parent is not None:
+            whole, idxs = dl.dataset.parent
+            if (found := self.loaded.get(id(whole))) is not None:
+                dataset = FeatureTensors(dl.dataset, found.x[idxs], None, None)
+        if dataset is None:
+            return None
+        res = copy(dl)
+        res.dataset, res.after_batch = dataset, Pipeline([])
+        return res
+
+    # Computing features, in memory, in a mapped file or from the disk
+
+    def _key(self, body: str, dataset: ImageTensors, tfms: list[Transform], mirrored: bool) -> str:
+        "A hash of all that the features depend on."
+        context = self._autocast()
+        precision = f"{context.fast_dtype if context._enabled else torch.float32} on {dataset.x.device}"
+        pooling = repr(self.model.pooling)  # fastai's head gives other features than a linear one
+        parts = [body, pooling, _digest([dataset.x]), *map(_describe, tfms), f"mirrored: {mirrored}", precision]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def _autocast(self):
+        "The precision that the fit computes in, as a context."
+        amp = getattr(self.learn, "mixed_precision", None)
+        return torch.autocast(self.dls.device.type, enabled=False) if amp is None else amp.autocast
+
+    def _features(self, key: str, dataset: ImageTensors, tfms: list[Transform], mirrored: bool) -> Tensor:
+        path = cache_dir() / f"features-{key[:16]}.safetensors"
+        if self.on_disk and (found := _read(path, key)) is not None:
+            say(f"Features of {len(dataset):,} images: read from {path}")
+            return found.to(dataset.x.device)
+        x = self._run_body(dataset, tfms, mirrored)
+        if self.on_disk:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(path, {"features": x.cpu()}, {"key": key})
+        return x
+
+    @torch.no_grad()
+    def _run_body(self, dataset: ImageTensors, tfms: list[Transform], mirrored: bool) -> Tensor:
+        "Features (N, F) of all images, in batches of the validation size."
+        bs, res = self.dls.valid.bs, None
+        self.model.eval()
+        role = "training" if dataset.split_idx == 0 else "validation"
+        what = f"{len(dataset):,} {'mirrored ' * mirrored}{role} images"
+        dl = self.dls.valid.new(dataset=dataset, shuffle=False, after_batch=Pipeline(tfms))
+        for i, xb in enumerate(progress(_inputs(dl, mirrored), total=len(dl))):
+            with self._autocast():
+                features = self.model.features(xb)
+            if res is None:
+                res = _empty((len(dataset), features.shape[1]), features, what)
+            res[i * bs : i * bs + len(features)] = features
+        self.model.train()
+        set_bn_eval(self.model)
+        return res
+
+
+def _inputs(dl: TensorDL, mirrored: bool):
+    for xb, *_ in dl:
+        yield (xb.flip(-1) if mirrored else xb).as_subclass(Tensor)
+
+
+def _looks_at_images(cb: Callback) -> bool:
+    "Whether `cb` is a hook, or an unknown callback that acts around the model's call."
+    if isinstance(cb, HookCallback):
+        return True
+    if not getattr(cb, "needs_images", True):
+        return False
+    events = ("before_batch", "after_pred")
+    given = any(event in vars(cb) for event in events)  # as in Callback(before_batch=f)
+    unknown = [cls for cls in type(cb).__mro__ if cls.__module__ not in _BLIND_MODULES]
+    return given or any(event in vars(cls) for cls in unknown for event in events)
+
+
+def _is_random(tfm: Transform) -> bool:
+    "Whether `tfm` is for training batches alone, or one of fastai's RandTransforms."
+    return tfm.split_idx == 0 or hasattr(tfm, "before_call")
+
+
+def _digest(tensors) -> str:
+    digest = hashlib.sha256()
+    for o in tensors:
+        digest.update(np.ascontiguousarray(o.detach().cpu().as_subclass(Tensor).numpy()))
+    return digest.hexdigest()
+
+
+def _describe(tfm: Transform) -> str:
+    state = {k: v.tolist() if isinstance(v, Tensor) else repr(v) for k, v in vars(tfm).items()}
+    return f"{type(tfm).__name__} {sorted(state.items())}"
+
+
+def _empty(shape: tuple[int, int], like: Tensor, what: str) -> Tensor:
+    "Room for features: in memory, or in a mapped file where they would take more than half of what is free."
+    need = shape[0] * shape[1] * like.element_size()
+    mapped = like.device.type == "cpu" and need > psutil.virtual_memory().available / 2
+    say(f"Features of {what}: {need / 1e6:,.1f} MB in {'a mapped file' if mapped else 'memory'}")
+    if not mapped:
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    handle, path = tempfile.mkstemp(dir=cache_dir(), prefix=".features-")
+    os.close(handle)
+    res = torch.from_file(path, shared=True, size=shape[0] * shape[1], dtype=like.dtype).view(shape)
+    os.unlink(path)  # the mapping keeps it until the features are gone
+    return res
+
+
+def _read(path: Path, key: str) -> Tensor | None:
+    try:
+        tensors, about = read_tensors(path)
+        return tensors["features"] if about["key"] == key else None
+    except (OSError, KeyError, ValueError):
+        return None  # missing or damaged: it is only a cache

@@ -1,0 +1,242 @@
+"""Learners: a model, its own copy of the data, and the defaults that go with it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import torch
+from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.progress import ProgressCallback, ShowGraphCallback
+from fastai.callback.training import BnFreeze
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.imports import noop
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.metrics import accuracy
+from fastai.optimizer import OptimWrapper
+from fastai.torch_core import trainable_params
+from fastcore.foundation import L
+from fastcore.meta import delegates
+from torch import Tensor, nn
+
+from cifar_fast.data.loaders import TensorDL, copy_dls
+from cifar_fast.errors import InputError
+from cifar_fast.models.networks import CustomCNN
+from cifar_fast.progress import shows_bars
+from cifar_fast.training.callbacks.compiled import Compiled
+from cifar_fast.training.callbacks.guards import HonestChoice
+from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
+from cifar_fast.training.frozen import CachedBody
+from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
+
+# torch's own optimizers with torch's defaults, fused into one kernel; fastai's Adam differs in betas, eps and decay.
+OPTIMIZERS = {
+    "adam": partial(OptimWrapper, opt=torch.optim.Adam, fused=True),
+    "sgd": partial(OptimWrapper, opt=torch.optim.SGD, fused=True),
+}
+
+
+class LeanLearner(Learner):
+    """fastai's Learner that calls a callback only for the events that it defines.
+
+    fastai asks every callback at every event, and one that lacks it passes the question on to the Learner and to the
+    model's modules: a millisecond a batch, as much as training a head on cached features takes.
+
+    A fit that an exception ends, Jupyter's stop button among them, has no `after_fit` in fastai; here callbacks hear of
+    it as `after_failed_fit`, and take back what they have changed.
+    """
+
+    first_epoch = 0  # of a fit that goes on from a checkpoint
+    _asked: tuple[list[Callback], dict[str, list[Callback]]] = ([], {})  # callbacks, and which define an event
+
+    def __getstate__(self):
+        return {k: v for k, v in super().__getstate__().items() if k != "_asked"}  # callbacks of fits long over
+
+    def _with_events(self, f, event_type, ex, final=noop):
+        try:
+            super()._with_events(f, event_type, ex, final)
+        except BaseException:
+            if event_type == "fit":
+                self._clean_up()
+            raise
+
+    def _clean_up(self):
+        for cb in self._listeners("after_failed_fit"):
+            with suppress(Exception):  # a device that failed fails again, which would hide what was first
+                cb("after_failed_fit")
+        for cb in self.cbs:
+            cb.run = True  # as after any fit
+
+    @property
+    def precision(self) -> str:
+        "What fits compute in: fp32, bf16 or fp16."
+        amp = getattr(self, "mixed_precision", None)
+        return "fp32" if amp is None else amp.amp_mode.value
+
+    def to_fp16(self, **kwargs) -> Learner:
+        "Compute in fp16, in place of what it was; `kwargs` go to torch's GradScaler. For fp32 fastai has `to_fp32`."
+        return self.to_fp32().add_cb(DeviceMixedPrecision("fp16", **kwargs))
+
+    def to_bf16(self) -> Learner:
+        "Compute in bf16, in place of what it was."
+        return self.to_fp32().add_cb(DeviceMixedPrecision("bf16"))
+
+    def tta(self, ds_idx: int = 1, dl: TfmdDL | None = None, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        "fastai's, by the training loader's augmentations: loaders of this package have none elsewhere."
+        dl = self.dls[ds_idx] if dl is None else dl
+        if isinstance(dl, TensorDL):
+            dl = dl.new(shuffle=False, drop_last=False, after_batch=self.dls.train.after_batch)
+        bars = () if shows_bars() else (ProgressCallback, ShowGraphCallback)
+        with self.removed_cbs([cb for cb in self.cbs if isinstance(cb, bars)]):
+            return super().tta(ds_idx, dl, *args, **kwargs)
+
+    @contextmanager
+    def no_bar(self) -> Iterator[Learner]:
+        "As fastai's, but what comes back afterwards is the callback that was there."
+        with self.removed_cbs(L(getattr(self, "progress", None))):
+            yield self
+
+    def _do_fit(self):
+        for epoch in range(self.first_epoch, self.n_epoch):
+            self.epoch = epoch
+            self._with_events(self._do_epoch, "epoch", CancelEpochException)
+
+    def to_distributed(self, sync_bn: bool = True, **kwargs) -> Learner:
+        "Share fits with the other processes; fastai's `distrib_ctx` calls this. Raises `MissingExtra`."
+        from cifar_fast.training.distributed import ShardedTrainer  # accelerate, which one process does not need
+
+        return self.add_cb(ShardedTrainer(sync_bn, **kwargs))
+
+    def detach_distributed(self) -> Learner:
+        "Fits are this process's own again."
+        from cifar_fast.training.distributed import ShardedTrainer
+
+        return self.remove_cb(ShardedTrainer)
+
+    def _call_one(self, event_name: str):
+        for cb in self._listeners(event_name):
+            cb(event_name)
+
+    def _listeners(self, event_name: str) -> list[Callback]:
+        cbs = list(self.cbs)
+        if event_name == "after_fit":  # there fastai sets every callback running again
+            return list(self.cbs.sorted("order"))
+        if len(cbs) != len(self._asked[0]) or any(a is not b for a, b in zip(cbs, self._asked[0])):
+            self._asked = cbs, {}
+        listeners = self._asked[1]
+        if event_name not in listeners:
+            listeners[event_name] = [
+                cb for cb in self.cbs.sorted("order") if event_name in vars(cb) or hasattr(type(cb), event_name)
+            ]
+        return listeners[event_name]
+
+
+@delegates(CustomCNN.__init__, but=["n_out", "n_in"])
+def custom_learner(
+    dls: DataLoaders,  # stays as it is
+    size: int | None = None,  # pixels fed to the network; None: as `dls` gives them
+    opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
+    lr: float = 1e-3,  # default learning rate
+    precision: str = "auto",  # auto, fp32, bf16 or fp16
+    compile: bool = False,  # whether to run the model through torch.compile
+    metrics=accuracy,  # fastai metrics
+    cbs=None,  # further callbacks
+    path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
+    **model_kwargs,  # of `CustomCNN`: n_convs, width, n_dense, dense_width, conv_dropout, dropout, logit_dropout, bn
+) -> Learner:
+    "A Learner for the article's `CustomCNN`. Raises `InputError` for options that do not fit."
+    dls = copy_dls(dls, size)
+    pixels = dls.valid.one_batch()[0].shape[-1]
+    model = CustomCNN(n_out=dls.c, size=pixels, **model_kwargs)
+    return fast_learner(dls, model, "CustomCNN", "none", opt, lr, precision, compile, metrics, cbs, path)
+
+
+def transfer_learner(
+    dls: DataLoaders,  # stays as it is
+    arch: str | Callable = "resnet18",  # a torchvision ResNet, by its name or as its function
+    weights: str | Path = "auto",  # auto, imagenet, none, or the path of a .pth or .safetensors state dict
+    head: str = "linear",  # linear: one dense layer on the pooled features; fastai: its default head
+    size: int | None = None,  # pixels fed to the network; None: as `dls` gives them
+    frozen_bn: str = "eval",  # eval: a frozen body's batch norms keep their statistics; train: they move
+    cache: bool | dict = True,  # run a frozen body once, train the head on its features; Learners may share a dict
+    cache_on_disk: bool = False,  # whether to keep the features for other runs
+    opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
+    lr: float = 1e-3,  # default learning rate
+    precision: str = "auto",  # auto, fp32, bf16 or fp16
+    compile: bool = False,  # whether to run the model through torch.compile
+    metrics=accuracy,  # fastai metrics
+    cbs=None,  # further callbacks
+    path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
+) -> Learner:
+    """A Learner for a torchvision ResNet with a new head and a frozen body; `unfreeze` and `fine_tune` free it.
+
+    Images are normalised as the weights were trained: published weights and files by fastai's statistics for the
+    architecture, random ones as `dls` does it. Raises `InputError` for weights or options that do not fit.
+    """
+    # torchvision takes a second to import, which whoever trains the small network need not wait for
+    from cifar_fast.models.resnets import body_split, load_weights, resnet_model, resnet_stats
+
+    arch = getattr(arch, "__name__", arch)
+    if frozen_bn not in ("eval", "train"):
+        raise InputError(f"frozen_bn is {frozen_bn!r}: give eval or train")
+    body_state, weights_name = load_weights(arch, weights)
+    dls = copy_dls(dls, size, resnet_stats(arch) if body_state else None)
+    model = resnet_model(arch, dls.c, head, body_state)
+    frozen_cbs = [BnFreeze()] * (frozen_bn == "eval")
+    if cache is not False:
+        frozen_cbs.append(CachedBody(cache_on_disk, cache if isinstance(cache, dict) else None))
+    learn = fast_learner(
+        dls,
+        model,
+        arch,
+        weights_name,
+        opt,
+        lr,
+        precision,
+        compile,
+        metrics,
+        L(frozen_cbs) + L(cbs),
+        path,
+        body_split(arch),
+    )
+    learn.freeze()
+    return learn
+
+
+def fast_learner(
+    dls: DataLoaders,  # used as it is
+    model: nn.Module,  # takes the batches of `dls`
+    arch: str | None = None,  # the model's name; None: its class's
+    weights: str | None = None,  # the name of the weights it starts from
+    opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
+    lr: float = 1e-3,  # default learning rate
+    precision: str = "auto",  # auto, fp32, bf16 or fp16
+    compile: bool = False,  # whether to run the model through torch.compile
+    metrics=accuracy,  # fastai metrics
+    cbs: Callback | list | None = None,  # further callbacks
+    path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
+    splitter: Callable = trainable_params,  # model to layer groups
+    loss_func: Callable | None = None,  # None: that of `dls`
+    **learner_kwargs,  # of fastai's Learner: model_dir, wd, wd_bn_bias, train_bn, moms, default_cbs
+) -> Learner:
+    "A Learner with fast precision, fused optimizer and no host syncs; `arch` and `weights` stand on it."
+    if isinstance(opt, str) and opt not in OPTIMIZERS:
+        raise InputError(f"opt is {opt!r}: give one of {', '.join(OPTIMIZERS)}")
+    precision = resolve_precision(precision, dls.device)
+    learn = LeanLearner(
+        dls,
+        model,
+        loss_func=loss_func or getattr(dls.train_ds, "loss_func", None) or CrossEntropyLossFlat(),
+        opt_func=OPTIMIZERS[opt] if isinstance(opt, str) else opt,
+        lr=lr,
+        splitter=splitter,
+        metrics=metrics,
+        path=path,
+        **{"train_bn": False, **learner_kwargs},
+        cbs=[*precision_cbs(precision), *([Compiled()] * compile), HonestChoice(), LossesToCPU(), LastFit(), *L(cbs)],
+    )
+    learn.remove_cb(learn.progress).add_cb(EpochProgress())
+    learn.recorder.smooth_loss = DeviceSmoothLoss()
+    learn.arch, learn.weights = arch or type(model).__name__, weights
+    return learn

@@ -1,0 +1,171 @@
+"""The article's trainings one after another into one folder, continued where they stopped, and the page about them."""
+
+import json
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+from article import claims as article
+from article.claims import Claims, Training, explanation
+from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
+from cifar_fast.errors import InputError
+from cifar_fast.experiment import load_experiment
+from cifar_fast.files import write_atomically
+from cifar_fast.runs.compare import RESULT_HEADER, result_rows, verdict_rows
+from cifar_fast.runs.folder import check_begun
+from cifar_fast.runs.launch import is_finished
+from cifar_fast.runs.launch import train as launch
+from cifar_fast.runs.report import Picture, warnings_of, write_page
+from cifar_fast.runs.results import Runs
+
+PARTS = ("article", "memory", "study", "next")
+
+
+class Reproduction:
+    "A folder of runs, a sub-folder a part. Parameters are documented in experiments/reproduce.py."
+
+    def __init__(self, folder: str, parts: list[str], **options):
+        self.folder, self.parts, self.options = Path(folder), parts, SimpleNamespace(**options)
+        self.trainings = self.wanted()
+        path = self.folder / "reproduce.json"
+        if path.exists():
+            check_begun(folder, json.loads(path.read_text()), options, "give the same, or --run another folder")
+        if not path.exists() and self.folder.exists() and any(self.folder.iterdir()):
+            raise InputError(f"{folder} is there already and holds something else: give --run another folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path.absolute(), lambda tmp: tmp.write_text(json.dumps(options, indent=2)))
+
+    def wanted(self) -> list[Training]:
+        "The trainings of the parts that are asked for."
+        found = {
+            "article": article.article_trainings(),
+            "memory": article.memory_trainings(),
+            "study": article.study_trainings(self.options.weights == "imagenet"),
+            "next": article.next_trainings(),
+        }
+        return [o for part in self.parts for o in found[part]]
+
+    def execute(self) -> int:
+        "Train what is missing, then write the page; the script's exit code. Raises `InputError`."
+        for i, training in enumerate(self.trainings, 1):
+            if self.is_done(training):
+                continue
+            print(f"[{i}/{len(self.trainings)}] {training.part}: {training.what}", flush=True)
+            if code := self.train(training):
+                return code
+        page = self.write()
+        print(f"-> {page}", flush=True)
+        return 0
+
+    def folder_of(self, training: Training) -> Path:
+        "Where its run goes."
+        return self.folder / training.part / training.name
+
+    def is_done(self, training: Training) -> bool:
+        "Whether it has been trained to the end: each of its runs, and without Ctrl-C."
+        return is_finished(self.folder_of(training))
+
+    def train(self, training: Training) -> int:
+        "Train one; where its memory counts, in a process of its own, which holds nothing of the others."
+        o = self.options
+        common = {"data": o.data, "device": o.device, "seed": o.seed, "precision": o.precision, "epochs": o.epochs}
+        if training.script == "transfer":
+            common["weights"] = o.weights
+        if training.part in ("study", "next"):
+            common |= {"epochs": o.study_epochs, "images": o.images, "test_images": o.test_images}
+        if training.part == "next":
+            common["seeds"] = o.seeds
+        folder = self.folder_of(training)
+        changed = {**common, **training.options, "run": str(folder)}
+        if (folder / "config.json").exists():
+            changed = {"resume": str(folder)}
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        if training.part in ("study", "next"):
+            return exit_code(training.script, changed)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(exit_code, training.script, changed).result()
+
+    # The page
+
+    def methods(self, part: str) -> dict[str, Runs]:
+        "The part's runs by the training's name."
+        return {o.name: Runs.read(self.folder_of(o), o.what) for o in self.trainings if o.part == part}
+
+    def write(self) -> Path:
+        "Write index.html from the runs in the folder."
+        main, study, steps = (self.methods(o) for o in ("article", "study", "next"))
+        claims = Claims({**main, **self.methods("memory")}, self.options.epochs)
+        metrics = [o.first.metrics for o in main.values()]
+        return write_page(
+            self.folder / "index.html",
+            "article.html",
+            "A frozen ResNet-18 against a small CNN: the article, and here",
+            warnings=list(dict.fromkeys(w for o in metrics for w in warnings_of(o))),
+            about=f"{metrics[0]['title']}; {metrics[-1]['title']}. {self.options.epochs} epochs, batches of "
+            f"{metrics[0]['bs']}, {metrics[0]['precision']}. One training a row: another seed gives other numbers.",
+            claims=claims.all(),
+            result_header=RESULT_HEADER,
+            article=result_rows(list(main.values())),
+            figures=self.figures(main, claims),
+            study_header=RESULT_HEADER[:-1],  # the memory of trainings in one process says little
+            study=[row[:-1] for row in result_rows(list(study.values()))],
+            study_about=self.about("one seed; intervals are over test images"),
+            explanation=explanation(study) if study else [],
+            next=self.next_rows(list(steps.values())),
+            next_about=self.about(
+                f"{self.options.seeds} seeds a row; differences are from the custom CNN as it is, by Welch's test over "
+                "seeds: they speak of methods, not of two trained models"
+                if self.options.seeds > 1
+                else "one seed: McNemar's test speaks of two trained models, not of methods"
+            ),
+        )
+
+    def about(self, what: str) -> str:
+        "How the smaller trainings were made."
+        o = self.options
+        train, test = (f"{n:,}" if n else "all" for n in (o.images, o.test_images))
+        images = f"{train} training images, {test} test images"
+        return f"{images}, {o.study_epochs} epochs, {what}."
+
+    def figures(self, main: dict[str, Runs], claims: Claims) -> list[Picture]:
+        "The article's pictures."
+        histories = [History(o.name, o.first.history.epochs, o.first.history.lrs) for o in main.values()]
+        complexity = plot_complexity({o.name: o.first.metrics for o in main.values()})
+        figures = [
+            Picture.of(plot_curves(*histories), "Accuracy and loss of all four."),
+            Picture.of(complexity, "Accuracy against operations and parameters, memory and speed."),
+        ]
+        wanted = {
+            "confusion.png": "What is taken for what",
+            "confused.png": "The images that classes are confused by",
+            "channel6.png": "Channel 6 through the layers, for one image",
+            "channel11.png": "Channel 11 through the layers",
+        }
+        for name, text in wanted.items():
+            for method in (claims.custom, claims.resnet):
+                if (path := method.first.folder / name).exists():
+                    figures.append(Picture.of(path, f"{text}: {method.name}."))
+        return figures
+
+    def next_rows(self, methods: list[Runs]) -> list[dict[str, str]]:
+        "A dict a next step; the baseline first, without a verdict."
+        if not methods:
+            return []
+        baseline, *others = methods
+        nothing = dict.fromkeys(("difference", "interval", "p", "verdict"), "-")
+        rows = [{"name": baseline.name, "accuracy": baseline.accuracy_text, **nothing}]
+        for other in others:
+            rows.append({"name": other.name, "accuracy": other.accuracy_text, **verdict_rows([baseline, other])[0]})
+        return rows
+
+
+def exit_code(
+    name: str,  # of an experiment of the package
+    options: dict,  # that differ from its defaults
+) -> int:
+    "Train it, in whatever process this is."
+    made = load_experiment(name)
+    return launch(made, made.options(**options))[0]

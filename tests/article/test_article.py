@@ -1,0 +1,147 @@
+"""The article's claims, checked on runs made up for the purpose, and the folder that repeats it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from article.claims import AGREED, NOT_AGREED, NOT_TESTABLE, Claims, explanation, settled
+from article.reproduction import Reproduction
+from cifar_fast.analysis.charts import History
+from cifar_fast.analysis.predictions import Predictions
+from cifar_fast.data.formats import CIFAR10_VOCAB
+from cifar_fast.errors import InputError
+from cifar_fast.runs.results import FinishedRun, Runs
+
+N = 1000  # images of a class
+
+
+def method(name, accuracy, train, weights="none", params=4_294_218, mistakes=(), epochs=(), memory=1000):
+    "A run that recognises `accuracy` of each class and makes these (true, taken for, images) mistakes."
+    targs = torch.arange(10).repeat_interleave(N)
+    said = targs.clone()
+    for c in range(10):
+        said[c * N + round(accuracy * N) : (c + 1) * N] = (c + 5) % 10
+    ends = {name: (i + 1) * N for i, name in enumerate(CIFAR10_VOCAB)}
+    for true, other, n in mistakes:
+        said[ends[true] - n : ends[true]] = CIFAR10_VOCAB.index(other)
+        ends[true] -= n
+    preds = Predictions(torch.eye(10)[said], targs, CIFAR10_VOCAB)
+    metrics = {
+        "accuracy": accuracy, "train_accuracy": train, "data_is_cifar10": True, "weights": weights, "params": params,
+        "peak_memory_mb": memory,
+    }  # fmt: skip
+    history = History(name, [{"accuracy": o} for o in epochs or [accuracy] * 30])
+    return Runs(name, [FinishedRun(None, {}, metrics, history, preds, "images")])
+
+
+def runs(**changed):
+    lookalikes = [("cat", "dog", 150), ("airplane", "bird", 90), ("airplane", "ship", 80), ("automobile", "truck", 120)]
+    found = {
+        "resnet18-adam": method("r", 0.48, 0.50, "imagenet", mistakes=[("cat", "frog", 240)]),
+        "resnet18-sgd": method("s", 0.40, 0.41, "imagenet"),
+        "custom-constant": method("c", 0.77, 0.99, mistakes=lookalikes),
+        "custom-decay": method("d", 0.79, 0.99, mistakes=lookalikes),
+        "bs-64": method("m", 0.5, 0.5, memory=1000),
+        "bs-16": method("n", 0.5, 0.5, memory=950),
+    }
+    return {**found, **changed}
+
+
+def verdicts(claims):
+    return {o.claim: o.verdict for o in claims.all()}
+
+
+def test_the_articles_own_numbers_agree_with_it():
+    found = verdicts(Claims(runs(), 30))
+    assert set(found.values()) == {AGREED, NOT_TESTABLE}
+    not_testable = [claim for claim, verdict in found.items() if verdict == NOT_TESTABLE]
+    assert [o[:20] for o in not_testable] == ["Peak memory at batch", "ResNet-18 is too sha"]
+
+
+def test_a_claim_about_imagenet_is_not_testable_with_other_weights():
+    claims = Claims(runs(**{"resnet18-adam": method("r", 0.48, 0.5, "tiny")}), 30).all()
+    assert claims[0].verdict == NOT_TESTABLE and "weights are tiny, not ImageNet's" in claims[0].measured
+    assert claims[1].verdict == AGREED
+
+
+def test_other_numbers_do_not_agree():
+    found = Claims(runs(**{"custom-constant": method("c", 0.70, 0.99), "bs-16": method("n", 0.5, 0.5, memory=500)}), 30)
+    by_start = {claim[:12]: verdict for claim, verdict in verdicts(found).items()}
+    assert by_start["Custom CNN, "] != NOT_TESTABLE
+    assert verdicts(found)["Custom CNN, fixed rate: 77 % (99 %)"] == NOT_AGREED
+    assert verdicts(found)["A smaller batch saves little memory"] == NOT_AGREED
+
+
+def test_fewer_epochs_judge_nothing_about_accuracy():
+    found = verdicts(Claims(runs(), 2))
+    assert found["Custom CNN, fixed rate: 77 % (99 %)"] == found["10 to 15 epochs are enough"] == NOT_TESTABLE
+
+
+def test_settled_is_the_first_epoch_that_stays_near_the_last():
+    assert settled(method("m", 0.5, 0.5, epochs=[0.1, 0.5, 0.3, 0.49, 0.5]), 0.02) == 4
+    assert settled(method("m", 0.5, 0.5, epochs=[0.5, 0.5]), 0.02) == 1
+
+
+def study(sizes, fine_tuned):
+    names = {f"size-{o}": a for o, a in sizes.items()}
+    names |= {"random": 0.3, "bn-train": 0.5, "head-fastai": 0.5, "fine-tuned": fine_tuned}
+    return {name: method(name, a, a, "tiny") for name, a in names.items()}
+
+
+def test_the_explanation_follows_the_numbers():
+    text = " ".join(explanation(study({32: 0.60, 64: 0.75, 128: 0.55, 224: 0.40}, 0.70)))
+    assert "does best at 64 pixels: 75.0 %, against 60.0 % at 32" in text and "the size helps most" in text
+    text = " ".join(explanation(study({32: 0.50, 64: 0.60, 128: 0.70, 224: 0.87}, 0.95)))
+    assert "The larger the images, the better" in text and "fine-tuning helps most" in text
+    text = " ".join(explanation(study({32: 0.60, 64: 0.5, 128: 0.5, 224: 0.5}, 0.60)))
+    assert "fails" not in text
+
+
+def reproduction(folder, resnet18_file, **changed):
+    options = dict(
+        data="digits", weights=str(resnet18_file), epochs=2, study_epochs=1, images=200, test_images=60, seeds=2,
+        seed=0, precision="fp32", device="cpu",
+    )  # fmt: skip
+    return Reproduction(str(folder), ["article", "memory", "study", "next"], **{**options, **changed})
+
+
+@pytest.mark.slow
+def test_the_article_is_repeated_and_continued(no_pictures, tmp_path, resnet18_file, capsys):
+    folder = tmp_path / "article"
+    assert reproduction(folder, resnet18_file).execute() == 0
+    page = (folder / "index.html").read_text()
+    assert "not CIFAR-10" in page and "Why did the transfer fail?" in page and "a fourth convolution" in page
+    assert page.count("data:image/png;base64,") >= 6 and "<script" not in page
+    done = (folder / "article/custom-decay/metrics.json").stat().st_mtime_ns
+    (folder / "study/size-64/metrics.json").unlink()
+    shutil.rmtree(folder / "next/agc/seed-1")
+    capsys.readouterr()
+    assert reproduction(folder, resnet18_file).execute() == 0
+    begun = [o for o in capsys.readouterr().out.splitlines() if o.startswith("[")]
+    assert [o.split(": ")[1] for o in begun] == [
+        "frozen, 64 pixels", "adaptive gradient clipping in place of batch norm",
+    ]  # fmt: skip
+    assert (folder / "article/custom-decay/metrics.json").stat().st_mtime_ns == done
+
+
+def test_other_options_do_not_mix_into_the_folder(tmp_path, resnet18_file):
+    reproduction(tmp_path / "article", resnet18_file)
+    with pytest.raises(InputError, match="begun with epochs 2, and now it is 3"):
+        reproduction(tmp_path / "article", resnet18_file, epochs=3)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, resnet18_file):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="something else"):
+        reproduction(tmp_path, resnet18_file)
+
+
+def test_an_interrupted_training_is_not_done(tmp_path, resnet18_file, digits_run):
+    repeat = reproduction(tmp_path / "article", resnet18_file)
+    training = repeat.trainings[0]
+    metrics = shutil.copytree(digits_run, repeat.folder_of(training)) / "metrics.json"
+    assert repeat.is_done(training)
+    metrics.write_text(json.dumps({**json.loads(metrics.read_text()), "interrupted": True}))
+    assert not repeat.is_done(training)

@@ -1,0 +1,186 @@
+"""Data sets are found, downloaded, cached and decoded anew as promised."""
+
+import hashlib
+import multiprocessing
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from cifar_fast.data import formats
+from cifar_fast.data import sources as data
+from cifar_fast.data.download import DownloadError
+from cifar_fast.data.sources import cache_dir, check_memory, load_images
+from cifar_fast.errors import InputError
+from cifar_files import VOCAB, archive, batches, write_batches
+from servers import serving
+
+
+@pytest.fixture
+def tiny_cifar10(monkeypatch):
+    "Lets 100 + 20 images count as CIFAR-10, and points all downloads at a closed port."
+    for module in (data, formats):
+        monkeypatch.setattr(module, "CIFAR10_SIZES", (100, 20))
+    for name in ("CIFAR10_URL", "MIRROR_URL"):
+        monkeypatch.setattr(data, name, "http://127.0.0.1:9/nothing")
+
+
+def md5(content):
+    return f"md5:{hashlib.md5(content).hexdigest()}"
+
+
+def cached():
+    return sorted(o.name for o in cache_dir().iterdir())
+
+
+@pytest.mark.parametrize("form", ["archive", "batches", "parent", "folder of the archive"])
+def test_every_form_of_cifar10_is_recognised(tmp_path, tiny_cifar10, form):
+    root = tmp_path / "data"
+    if "archive" in form:
+        root.mkdir()
+        (root / "cifar-10-python.tar.gz").write_bytes(archive(batches()))
+        path = root / "cifar-10-python.tar.gz" if form == "archive" else root
+    else:
+        path = write_batches(root / "cifar-10-batches-py", batches())
+        path = path.parent if form == "parent" else path
+    assert load_images(path).is_cifar10
+
+
+def test_a_second_start_reads_the_cache(image_folder, monkeypatch):
+    root = image_folder({"train/a": 4, "test/a": 2})
+    first = load_images(root)
+    monkeypatch.setattr(data, "read_image_folder", None)
+    second = load_images(root)
+    assert torch.equal(first.train_x, second.train_x) and torch.equal(first.test_y, second.test_y)
+    assert (first.name, first.vocab, first.mean, first.std) == (second.name, second.vocab, second.mean, second.std)
+
+
+def test_a_changed_source_is_decoded_again(image_folder):
+    root = image_folder({"train/a": 4, "test/a": 2})
+    first = load_images(root)
+    os.replace(root / "train/a/0.png", root / "train/a/9.png")
+    assert not torch.equal(first.train_x, load_images(root).train_x)
+    os.utime(root / "train/a/9.png", ns=(1, 1))
+    (root / "train/a/9.png").unlink()
+    assert len(load_images(root).train_y) == 3
+    assert len(cached()) == 1
+
+
+def test_a_folder_is_stored_at_the_size_asked_for(image_folder):
+    root = image_folder({"train/a": 4, "test/a": 2})
+    assert load_images(root, 20).train_x.shape[-1] == 20
+    assert load_images(root, 32).train_x.shape[-1] == 32
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:50], lambda b: b"", lambda b: b"\xff" * 100])
+def test_a_damaged_cache_is_made_anew(image_folder, damage):
+    root = image_folder({"train/a": 4, "test/a": 2})
+    first = load_images(root)
+    path = cache_dir() / cached()[0]
+    path.write_bytes(damage(path.read_bytes()))
+    assert torch.equal(load_images(root).train_x, first.train_x)
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(image_folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CIFAR_FAST_CACHE", str(tmp_path / "file" / "cache"))
+    assert len(load_images(image_folder({"train/a": 4, "test/a": 2})).train_y) == 4
+    assert "not cached" in capsys.readouterr().err
+
+
+def test_a_set_too_large_for_memory_shows_the_arithmetic(monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("M", (), {"available": 10**9}))
+    with pytest.raises(InputError, match=r"60,000 images x 3 x 224 x 224 bytes = 9\.0 GB.*0\.5 GB"):
+        check_memory(60_000, 224)
+    check_memory(1_000, 32)
+
+
+def test_a_missing_path_is_named():
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        load_images("nowhere")
+
+
+def test_the_environment_names_the_data(tmp_path, tiny_cifar10, monkeypatch):
+    monkeypatch.setenv("CIFAR_FAST_DATA", str(write_batches(tmp_path / "b", batches())))
+    assert load_images("auto").is_cifar10 and load_images("cifar10").is_cifar10
+
+
+@pytest.mark.parametrize("name", ["auto", "cifar10"])
+def test_the_environment_naming_something_else_is_an_error(image_folder, monkeypatch, name):
+    monkeypatch.setenv("CIFAR_FAST_DATA", str(image_folder({"train/a": 4, "test/a": 2})))
+    with pytest.raises(InputError, match="is not CIFAR-10"):
+        load_images(name)
+
+
+def test_auto_falls_back_to_digits_with_a_banner(tiny_cifar10, capsys):
+    assert load_images("auto").name == "digits"
+    assert "NOT CIFAR-10" in capsys.readouterr().err
+
+
+def test_cifar10_is_strict(tiny_cifar10):
+    with pytest.raises(DownloadError, match="nor from the mirror"):
+        load_images("cifar10")
+    assert cached() == []
+
+
+def test_the_official_archive_is_downloaded_once(tiny_cifar10, monkeypatch):
+    content = archive(batches())
+    monkeypatch.setattr(data, "CIFAR10_MD5", md5(content))
+    with serving({"c.tar.gz": content}) as url:
+        monkeypatch.setattr(data, "CIFAR10_URL", f"{url}/c.tar.gz")
+        assert load_images("cifar10").is_cifar10
+    assert load_images("cifar10").is_cifar10
+    assert len(cached()) == 2
+
+
+def mirror_archive(image_folder):
+    counts = {f"{split}/{c}": n for split, n in (("train", 10), ("test", 2)) for c in VOCAB}
+    root = image_folder(counts, size=(32, 32), name="cifar10")
+    return archive({str(o.relative_to(root)): o.read_bytes() for o in root.rglob("*.png")}, "cifar10")
+
+
+def test_the_mirror_serves_where_the_first_fails(image_folder, tiny_cifar10, monkeypatch):
+    content = mirror_archive(image_folder)
+    monkeypatch.setattr(data, "MIRROR_MD5", md5(content))
+    with serving({"m.tgz": content}) as url:
+        monkeypatch.setattr(data, "MIRROR_URL", f"{url}/m.tgz")
+        assert load_images("cifar10").is_cifar10
+    assert load_images("cifar10").vocab == VOCAB
+    assert cached()[0] == "cifar10" and len(cached()) == 2
+
+
+def test_wrong_checksums_leave_nothing_behind(tiny_cifar10, monkeypatch):
+    with serving({"c": b"something else"}) as url:
+        for name in ("CIFAR10_URL", "MIRROR_URL"):
+            monkeypatch.setattr(data, name, f"{url}/c")
+        with pytest.raises(DownloadError, match="checksum"):
+            load_images("cifar10")
+    assert cached() == []
+
+
+def test_unreadable_images_leave_no_cache(image_folder):
+    root = image_folder({"train/a": 3, "test/a": 1})
+    (root / "train/a/1.png").write_text("not a picture")
+    with pytest.raises(InputError):
+        load_images(root)
+    assert not cache_dir().exists() or cached() == []
+
+
+def _load(root: str, queue) -> None:
+    queue.put(int(load_images(Path(root)).train_x.long().sum()))
+
+
+def test_two_processes_at_once_agree(image_folder):
+    root = image_folder({"train/a": 40, "test/a": 20})
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = [context.Process(target=_load, args=(str(root), queue)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    sums = {queue.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+    assert sums == {int(load_images(root).train_x.long().sum())}
+    assert len(cached()) == 1

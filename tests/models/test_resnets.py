@@ -1,0 +1,142 @@
+"""ResNets get fitting heads, and take the weights they should take."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from cifar_fast.data.download import DownloadError
+from cifar_fast.errors import InputError
+from cifar_fast.models.networks import Features
+from cifar_fast.models.resnets import load_weights, resnet_model
+from servers import serving
+
+
+@pytest.mark.parametrize(("head", "linears"), [("linear", [(512, 7)]), ("fastai", [(1024, 512), (512, 7)])])
+def test_heads(head, linears):
+    model = resnet_model("resnet18", 7, head)
+    assert [(m.in_features, m.out_features) for m in model[1].modules() if isinstance(m, torch.nn.Linear)] == linears
+    model.eval()
+    x = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        features = model.features(x)
+        assert features.shape == (3, linears[0][0])
+        torch.testing.assert_close(model(features.as_subclass(Features)), model(x))
+
+
+@pytest.mark.parametrize("arch", ["resnet34", "resnet50", "wide_resnet50_2"])
+def test_other_resnets_get_fitting_heads(arch):
+    with torch.device("meta"):
+        model = resnet_model(arch, 3)
+    assert model[1][-1].out_features == 3
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(1)
+    return torchvision.models.resnet18(weights=None, num_classes=200).state_dict()
+
+
+def saved(state, path):
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize("half", [False, True])
+def test_files_of_weights_become_the_body(state, tmp_path, name, half):
+    given = {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
+    body, weights_name = load_weights("resnet18", saved(given, tmp_path / name))
+    model = resnet_model("resnet18", 10, "linear", body)
+    reference = torchvision.models.resnet18(weights=None, num_classes=200).eval()
+    reference.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in given.items()})
+    reference.fc = torch.nn.Identity()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval().features(x), reference(x))
+    assert weights_name == "w"
+
+
+def test_weights_none_are_none():
+    assert load_weights("resnet18", "none") == (None, "none")
+
+
+def test_a_missing_key_and_a_wrong_shape_are_named(state, tmp_path):
+    lacking = {k: v for k, v in state.items() if k != "layer2.0.conv1.weight"}
+    with pytest.raises(InputError, match=r"no 'layer2\.0\.conv1\.weight'"):
+        load_weights("resnet18", saved(lacking, tmp_path / "a.pth"))
+    wrong = {**state, "conv1.weight": torch.zeros(64, 3, 3, 3)}
+    with pytest.raises(InputError, match=r"'conv1\.weight' has shape \(64, 3, 3, 3\) instead of \(64, 3, 7, 7\)"):
+        load_weights("resnet18", saved(wrong, tmp_path / "b.pth"))
+    with pytest.raises(InputError, match="resnet34"):
+        load_weights("resnet34", saved(state, tmp_path / "c.pth"))
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("content", ["pickle", "torch", "text", "empty", "list", "missing"])
+def test_files_that_are_no_weights_are_refused_and_run_nothing(tmp_path, content):
+    path, owned = tmp_path / "w.pth", tmp_path / "owned"
+    if content == "torch":
+        torch.save({"conv1.weight": Hostile(owned)}, path)
+    elif content == "list":
+        torch.save([1, 2], path)
+    elif content != "missing":
+        path.write_bytes({"pickle": pickle.dumps(Hostile(owned)), "text": b"hello", "empty": b""}[content])
+    with pytest.raises(InputError, match=r"w\.pth") as error:
+        load_weights("resnet18", path)
+    assert not owned.exists() and "\n" not in str(error.value)
+
+
+def test_unknown_architectures_and_heads_are_named():
+    with pytest.raises(InputError, match=r"vgg16.*resnet18"):
+        load_weights("vgg16", "none")
+    with pytest.raises(InputError, match="deep"):
+        resnet_model("resnet18", head="deep")
+
+
+@pytest.fixture
+def imagenet_server(resnet18_file, monkeypatch):
+    "Serves a file as torchvision's ResNet-18 weights; called with the bytes to send."
+    content = resnet18_file.read_bytes()
+    name = f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+
+    def start(body=content):
+        server = serving({name: body})
+        url = f"{server.__enter__()}/{name}"
+        default = type("Weights", (), {"url": url})
+        monkeypatch.setattr(
+            torchvision.models, "get_model_weights", lambda arch: type("Enum", (), {"DEFAULT": default})
+        )
+        return server
+
+    return start
+
+
+def test_imagenet_weights_are_downloaded_once(imagenet_server, resnet18_file):
+    server = imagenet_server()
+    body, name = load_weights("resnet18", "imagenet")
+    server.__exit__(None, None, None)
+    again, _ = load_weights("resnet18", "auto")
+    wanted = torch.load(resnet18_file, weights_only=True)["conv1.weight"]
+    assert name == "imagenet" and torch.equal(body["0.weight"], wanted) and torch.equal(again["0.weight"], wanted)
+
+
+def test_a_damaged_download_is_refused_and_auto_goes_on_with_random_weights(imagenet_server, capsys):
+    server = imagenet_server(b"damaged")
+    with pytest.raises(DownloadError, match="checksum"):
+        load_weights("resnet18", "imagenet")
+    assert load_weights("resnet18", "auto") == (None, "none")
+    assert "RANDOM weights" in capsys.readouterr().out
+    server.__exit__(None, None, None)
+    assert not list((Path(torch.hub.get_dir()) / "checkpoints").iterdir())

@@ -1,0 +1,71 @@
+"""A run folder read back."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cifar_fast.errors import InputError
+from cifar_fast.runs.results import FinishedRun
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+def test_what_was_written_is_read_back(digits_run, digits):
+    run = FinishedRun.read(digits_run)
+    assert run.predictions.accuracy == pytest.approx(run.metrics["accuracy"])
+    assert run.predictions.targs.tolist() == digits.test_y.tolist()
+    assert len(run.history.epochs) == 2 and len(run.history.lrs) == 2 * 23
+    assert run.history.lrs[0] == pytest.approx(1e-3) and run.history.lrs[-1] == pytest.approx(8e-5)
+
+
+def test_a_run_leaves_these_files(digits_run):
+    assert {o.name for o in digits_run.iterdir()} == {
+        "config.json", "history.csv", "batches.csv", "metrics.json", "predictions.safetensors", "export.pkl",
+        "checkpoint.pt", "model", "report.html", "curves.png", "confusion.png", "confusion_shares.png",
+        "per_class.png", "top_losses.png", "confused.png", "calibration.png", "channel6.png", "channel11.png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", ["metrics.json", "predictions.safetensors", "config.json"])
+def test_a_folder_without_a_finished_run_is_one_line(digits_run, tmp_path, missing):
+    shutil.copytree(digits_run, tmp_path / "run")
+    (tmp_path / "run" / missing).unlink()
+    with pytest.raises(InputError, match="no finished run"):
+        FinishedRun.read(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.safetensors", "config.json", "export.pkl"])
+def test_a_pickle_in_the_folder_is_never_run(digits_run, tmp_path, name):
+    shutil.copytree(digits_run, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(pickle.dumps(Bomb()))
+    if name == "export.pkl":
+        FinishedRun.read(tmp_path / "run")
+    else:
+        with pytest.raises(InputError):
+            FinishedRun.read(tmp_path / "run")
+    assert not Path("exploded").exists()
+
+
+def test_operations_of_attention_are_counted(digits_dls):
+    import torch
+    from torch import nn
+
+    from cifar_fast.runs.folder import count_macs
+    from cifar_fast.training.learner import fast_learner
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Linear(96, 48)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x.flatten(2).transpose(1, 2).reshape(len(x), 32, 96)).chunk(3, -1)
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v).mean(1)[:, :10]
+
+    macs = count_macs(fast_learner(digits_dls, Attention(), precision="fp32"))
+    assert macs == 32 * 96 * 48 + 2 * 32 * 32 * 16

@@ -1,0 +1,60 @@
+"""All runs at a glance."""
+
+import json
+import shutil
+
+import pytest
+
+from cifar_fast.errors import InputError
+from cifar_fast.runs.overview import list_runs, write_overview
+
+
+@pytest.fixture(scope="module")
+def runs(digits_run, other_digits_run, tmp_path_factory):
+    "A folder with two runs, one of two seeds, a damaged one, a half-finished one and a folder that is none."
+    folder = tmp_path_factory.mktemp("all") / "runs"
+    shutil.copytree(digits_run, folder / "decaying")
+    shutil.copytree(other_digits_run, folder / "deeper/constant")
+    for seed in range(2):
+        shutil.copytree(digits_run, folder / f"seeds/seed-{seed}")
+    shutil.copy(digits_run / "config.json", folder / "seeds/config.json")
+    shutil.copytree(digits_run, folder / "broken")
+    (folder / "broken/metrics.json").write_text("{")
+    shutil.copytree(digits_run, folder / "half")
+    (folder / "half/metrics.json").unlink()
+    (folder / "notes").mkdir()
+    return folder
+
+
+def test_every_run_is_a_row_whatever_its_state(runs):
+    states = {o.folder.name: o.state for o in list_runs(runs)}
+    assert set(states) == {"decaying", "constant", "seeds", "broken", "half"}
+    assert states["decaying"] == states["constant"] == states["seeds"] == "finished"
+    assert states["half"] == "unfinished" and states["broken"].startswith("damaged: ")
+
+
+def test_rows_say_what_differs_from_the_defaults_and_what_came_out(runs, digits_run):
+    rows = {o.folder.name: o for o in list_runs(runs)}
+    metrics = json.loads((digits_run / "metrics.json").read_text())
+    assert rows["decaying"].accuracy == metrics["accuracy"] and rows["decaying"].name == "custom"
+    assert rows["decaying"].settings == {"width": 8, "epochs": 2, "precision": "fp32"}
+    assert rows["constant"].settings["schedule"] == "constant"
+    assert len(rows["seeds"].accuracies) == 2 and rows["seeds"].seconds == 2 * metrics["train_seconds"]
+
+
+def test_rows_are_filtered_and_sorted(runs):
+    found = list_runs(runs, where={"schedule": "constant"})
+    assert [o.folder.name for o in found] == ["constant"]
+    assert list_runs(runs, data="cifar10") == [] and len(list_runs(runs, data="digits", best=2)) == 2
+    accuracies = [o.accuracy or 0 for o in list_runs(runs, sort="accuracy")]
+    assert accuracies == sorted(accuracies, reverse=True)
+    for wrong in (dict(folder=runs / "nowhere"), dict(folder=runs, sort="beauty")):
+        with pytest.raises(InputError):
+            list_runs(**wrong)
+
+
+def test_the_list_is_a_table_in_terminal_notebook_and_page(runs, tmp_path):
+    rows = list_runs(runs)
+    assert len(str(rows).splitlines()) == 6 and rows._repr_html_().count("<tr>") == 6
+    page = write_overview(rows, tmp_path / "runs.html").read_text()
+    assert page.count("<polyline") == 4 and "schedule=constant" in page

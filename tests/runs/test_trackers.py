@@ -1,0 +1,103 @@
+"""Trackers, quiet runs, and that neither changes what is learnt."""
+
+import json
+import sys
+
+import pytest
+
+from bench.soak import outcome
+from cifar_fast.baselines import custom
+from cifar_fast.deploy.safemodel import load_safe
+from cifar_fast.errors import InputError, MissingExtra
+from cifar_fast.progress import be_quiet
+from cifar_fast.runs.launch import train as launch
+from cifar_fast.runs.trackers import make_trackers, numbers
+
+SMALL = {"data": "digits", "epochs": 2, "width": 8, "precision": "fp32", "device": "cpu", "images": 300,
+         "test_images": 60}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def loud():
+    "Later tests are not quiet."
+    yield
+    be_quiet(False)
+
+
+def train(folder, **changed):
+    code = launch(custom, custom.options(**{**SMALL, "run": str(folder), **changed}))[0]
+    assert code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    "A run without tracker, to be read only."
+    return train(tmp_path_factory.mktemp("runs") / "plain")
+
+
+def test_tensorboard_has_curves_numbers_and_the_reports_figures_and_learns_the_same(plain, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = train(tmp_path / "tracked", track="csv,tensorboard")
+    fit, result = (EventAccumulator(str(folder / "tensorboard" / o)).Reload() for o in ("train", "result"))
+    assert {"train_loss", "lr_0", "accuracy", "valid_loss"} <= set(fit.Tags()["scalars"])
+    accuracy = json.loads((folder / "metrics.json").read_text())["accuracy"]
+    assert fit.Scalars("accuracy")[-1].value == pytest.approx(accuracy, abs=1e-4)
+    assert result.Scalars("accuracy")[0].value == pytest.approx(accuracy, abs=1e-6)
+    assert {"curves", "confusion"} <= set(result.Tags()["images"])
+    assert outcome(folder) == outcome(plain)
+
+
+def test_quiet_says_the_result_alone_and_learns_the_same(plain, tmp_path, capsys):
+    folder = train(tmp_path / "quiet", quiet=True)
+    out = capsys.readouterr().out.strip()
+    assert out.count("\n") == 0 and "test accuracy" in out
+    assert outcome(folder) == outcome(plain)
+
+
+def test_an_unknown_tracker_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(InputError, match="csv, tensorboard"):
+        train(tmp_path / "run", track="scroll")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name, module", [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb"),
+                                          ("mlflow", "mlflow")])  # fmt: skip
+def test_a_missing_extra_is_named(tmp_path, monkeypatch, name, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=rf"cifar_fast\[{name}\]"):
+        make_trackers(name, tmp_path)
+
+
+def test_only_numbers_are_logged_as_numbers():
+    assert numbers({"a": 1, "b": 0.5, "c": True, "d": None, "e": "x", "f": [1]}) == {"a": 1.0, "b": 0.5}
+
+
+def test_a_tracked_model_is_shipped_as_any_other(tmp_path):
+    pytest.importorskip("tensorboard")
+    assert load_safe(train(tmp_path / "run", track="tensorboard") / "model").card.data == "part of digits"
+
+
+@pytest.mark.slow
+def test_wandb_works_offline_in_the_runs_folder(plain, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = train(tmp_path / "run", track="wandb")
+    assert list(folder.glob("wandb/offline-run-*/*.wandb")) and list(
+        folder.glob("wandb/offline-run-*/files/media/images/*")
+    )
+    assert outcome(folder) == outcome(plain)
+
+
+@pytest.mark.slow
+def test_mlflow_keeps_numbers_and_figures_in_the_runs_folder(plain, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = train(tmp_path / "run", track="mlflow")
+    found = mlflow.search_runs(experiment_names=["cifar_fast"])
+    accuracy = json.loads((folder / "metrics.json").read_text())["accuracy"]
+    assert found["metrics.accuracy"].tolist() == [pytest.approx(accuracy)] and found["params.width"].tolist() == ["8"]
+    assert list(folder.glob("mlruns/*/artifacts/curves.png"))
+    assert outcome(folder) == outcome(plain)

@@ -21,7 +21,16 @@ from cifar_fast.analysis.interpret import (
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.stats import compare_methods, compare_models, mean_interval
 from cifar_fast.baselines import custom, record, transfer
-from cifar_fast.data.augment import *
+from cifar_fast.data.augment import (
+    AlternatingFlip,
+    BatchResize,
+    Cutout,
+    FromTorchvision,
+    RandomFlip,
+    RandomTranslate,
+    TrainTransform,
+    augmentations,
+)
 from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.loaders import ImageTensors, TensorDataLoaders, TensorDL, cifar_dls, image_dls
 from cifar_fast.data.sources import load_images

@@ -216,6 +216,11 @@ class TensorDL(TfmdDL):
         return self.shuffle_fn(idxs).cpu() if self.shuffle else idxs
 
     def __iter__(self) -> Iterator[tuple]:
+        for idxs in self.slices():
+            yield self.batch_at(idxs, self.epoch)
+
+    def slices(self) -> Iterator[Tensor]:
+        "The batches of a pass as indices of images: int64 (bs,) on the images' device."
         self.randomize()
         self.before_iter()
         idxs = self.get_idxs()
@@ -223,13 +228,22 @@ class TensorDL(TfmdDL):
             idxs = torch.tensor(list(islice(idxs, self.n)), dtype=torch.int64)
         if self.world > 1:
             idxs = idxs[self.rank :: self.world][: self.n_own]
-        idxs, norm = idxs.to(self.device), self._only_normalize()
+        idxs = idxs.to(self.device)
         for i in range(len(self)):
             stop = None if self._joins_last and i == len(self) - 1 else (i + 1) * self.bs
-            batch = self.dataset.batch(idxs[i * self.bs : stop], self.epoch)
-            yield self.after_batch(batch) if norm is None else _normalized(batch, norm)
+            yield idxs[i * self.bs : stop]
         self.epoch += 1
         self.after_iter()
+
+    def batch_at(
+        self,
+        idxs: Tensor,  # int64 (bs,)
+        epoch: int | Tensor,  # of this loader's passes, for transforms that alternate
+    ) -> tuple:
+        "The images at `idxs`, transformed, and their labels."
+        norm = self._only_normalize()
+        batch = self.dataset.batch(idxs, epoch)
+        return self.after_batch(batch) if norm is None else _normalized(batch, norm)
 
     def to_detach(self, b, cpu: bool = True, gather: bool = True):
         "fastai's, but never gathered: shares differ in length, and metrics are summed when they are complete."

@@ -65,6 +65,7 @@ class CachedBody(Callback):
     """
 
     order = 11  # after CastToTensor and MixedPrecision
+    in_graph = True  # of `BatchGraphs`: what it does in a batch is work of the device
     _stateattrs = ("cache", "loaded")
 
     def __init__(

@@ -28,6 +28,7 @@ from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.callbacks.guards import HonestChoice
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
 from cifar_fast.training.frozen import CachedBody
+from cifar_fast.training.graphs import BatchGraphs
 from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
 
 # torch's own optimizers with torch's defaults, fused into one kernel; fastai's Adam differs in betas, eps and decay.
@@ -102,6 +103,13 @@ class LeanLearner(Learner):
             self.epoch = epoch
             self._with_events(self._do_epoch, "epoch", CancelEpochException)
 
+    def all_batches(self):
+        graphs = getattr(self, "batch_graphs", None)
+        if graphs is not None and self.training and graphs.works:
+            graphs.all_batches()
+        else:
+            super().all_batches()
+
     def to_distributed(self, sync_bn: bool = True, **kwargs) -> Learner:
         "Share fits with the other processes; fastai's `distrib_ctx` calls this. Raises `MissingExtra`."
         from cifar_fast.training.distributed import ShardedTrainer  # accelerate, which one process does not need
@@ -130,6 +138,11 @@ class LeanLearner(Learner):
                 cb for cb in self.cbs.sorted("order") if event_name in vars(cb) or hasattr(type(cb), event_name)
             ]
         return listeners[event_name]
+
+
+def own_cbs() -> list[Callback]:
+    "What every `LeanLearner` carries."
+    return [HonestChoice(), LossesToCPU(), LastFit(), BatchGraphs()]
 
 
 @delegates(CustomCNN.__init__, but=["n_out", "n_in"])
@@ -234,7 +247,15 @@ def fast_learner(
         metrics=metrics,
         path=path,
         **{"train_bn": False, **learner_kwargs},
-        cbs=[*precision_cbs(precision), *([Compiled()] * compile), HonestChoice(), LossesToCPU(), LastFit(), *L(cbs)],
+        cbs=[
+            *precision_cbs(precision),
+            *([Compiled()] * compile),
+            HonestChoice(),
+            LossesToCPU(),
+            LastFit(),
+            BatchGraphs(),
+            *L(cbs),
+        ],
     )
     learn.remove_cb(learn.progress).add_cb(EpochProgress())
     learn.recorder.smooth_loss = DeviceSmoothLoss()

@@ -42,6 +42,7 @@ class DeviceMixedPrecision(MixedPrecision):
     """
 
     name, entered = "mixed_precision", False
+    in_graph = True  # of `BatchGraphs`: what it does in a batch is work of the device
 
     def before_fit(self):
         "Set up autocast, and a gradient scaler for fp16. Raises `InputError` where there is another of its kind."

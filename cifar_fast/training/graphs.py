@@ -134,7 +134,7 @@ class BatchGraphs(Callback):
 
     def before_fit(self):
         "Begin without graphs."
-        device = self.dls.device
+        device = torch.device(self.dls.device)
         self.graphs, self.seen, self.stream, self.reason = {}, {}, None, ""
         self.works = not only_predicts(self.learn) and (device.type == "cuda" or self.kind is not None)
         self.make = self.kind or DeviceGraph
@@ -183,22 +183,13 @@ class BatchGraphs(Callback):
             self.rates = Rates(groups, learn.dls.device)
         self.sort_callbacks()
         gathers = self.gathers(dl)
-        batches = dl.slices() if gathers else iter(dl)
-        modes = self.python_state()
+        self.python = self.python_state()
         with self.on_stream():
-            for i, batch in enumerate(batches):
-                learn.iter = i
-                if gathers:
-                    n, source = len(batch), dl
+            for learn.iter, batch in enumerate(dl.slices() if gathers else dl):
+                if self.works:
+                    self.run_batch(batch, dl if gathers else None)
                 else:
-                    n, source = [(type(o), getattr(o, "shape", None), getattr(o, "dtype", None)) for o in batch], None
-                if self.is_watched:
-                    modes = self.python_state()
-                graph = self.graph_for((str(n), modes, *self.state()), batch, source) if self.works else None
-                if graph is None:
-                    learn.one_batch(i, dl.batch_at(batch, dl.epoch) if gathers else batch)
-                else:
-                    self.run_batch(graph, batch, getattr(dl, "epoch", 0))
+                    learn.one_batch(learn.iter, dl.batch_at(batch, dl.epoch) if gathers else batch)
 
     def sort_callbacks(self) -> None:
         "Which callbacks act in the graph, and which of the others hear of batches."
@@ -229,20 +220,65 @@ class BatchGraphs(Callback):
         grads = tuple(p.requires_grad for p in self.learn.model.parameters())
         return *map(id, (self.learn.model, self.learn.loss_func, self.rates)), grads, str(groups)
 
-    def graph_for(self, key: tuple, batch, dl: TensorDL | None):
+    def run_batch(
+        self,
+        batch,  # int64 (bs,) indices, or tensors as the loader gives them
+        dl: TensorDL | None,  # whose images the graph gathers; None: it is given them
+    ) -> None:
+        "A batch with fastai's events around it: what callbacks outside the graph make of it is what the graph gets."
+        learn = self.learn
+        try:
+            if dl is None:
+                learn._split(learn._set_device(batch))
+            for cb in self.before:
+                cb("before_batch")
+            fed = (*learn.xb, *learn.yb) if dl is None else (batch,)
+            if (graph := self.graph_for(fed, dl)) is None:
+                self.run_from_host(fed, dl)
+            else:
+                self.take_over(graph.start(fed))
+        except CancelBatchException:
+            learn("after_cancel_batch")
+        for cb in self.after:
+            cb("after_batch")
+
+    def run_from_host(self, fed: tuple, dl: TensorDL | None) -> None:
+        "A batch as without graphs."
+        if dl is not None:
+            self.learn._split(dl.batch_at(fed[0], dl.epoch))
+        for cb in self.inside:
+            cb("before_batch")
+        self.learn._do_one_batch()
+        for cb in self.inside:
+            cb("after_batch")
+
+    def take_over(self, results: tuple) -> None:
+        "Let the Learner have what a graph has computed."
+        if self.is_watched:  # an unknown callback may collect what the next batch overwrites
+            results = tuple(tuple(o.clone() for o in part) for part in results)
+        learn = self.learn
+        learn.xb, learn.yb, (learn.pred, learn.loss) = results
+        learn.loss_grad = learn.loss
+
+    def graph_for(self, fed: tuple, dl: TensorDL | None) -> "CapturedBatch | None":
         "The graph for batches of this kind; None where it is not yet time, or there are too many kinds."
+        if not self.works:
+            return None
+        if self.is_watched:
+            self.python = self.python_state()
+        key = (dl is None, *((type(o), o.shape, o.dtype) for o in fed), self.python, *self.state())
         if key not in self.graphs:
             self.seen[key] = self.seen.get(key, 0) + 1
             if self.seen[key] <= WARM_UP or len(self.graphs) >= MOST_GRAPHS:
                 return None
-            self.graphs[key] = self.capture(batch, dl)
+            self.graphs[key] = self.capture(fed, dl)
         return self.graphs[key]
 
-    def capture(self, batch, dl: TensorDL | None) -> "CapturedBatch | None":
+    def capture(self, fed: tuple, dl: TensorDL | None) -> "CapturedBatch | None":
         "A graph of one batch; None, once and for all in this fit, where something in it cannot be captured."
         before = _host_state(self.learn.model)
         try:
-            res = CapturedBatch(self, batch, dl)
+            res = CapturedBatch(self, fed, dl)
         except RuntimeError as error:
             self.give_up(f"one could not be captured ({str(error).splitlines()[0]})")
         else:
@@ -257,26 +293,6 @@ class BatchGraphs(Callback):
         self.works, self.reason = False, reason
         say(f"Batches run from the host: {reason}.")
 
-    def run_batch(self, graph: "CapturedBatch", batch, epoch: int) -> None:
-        "A batch by its graph, with fastai's events around it."
-        learn = self.learn
-        try:
-            if graph.dl is None:
-                learn._split(learn._set_device(batch))
-            for cb in self.before:
-                cb("before_batch")
-            graph.fill(batch if graph.dl is not None else (*learn.xb, *learn.yb), epoch)
-            self.rates.fill()
-            results = graph.start()
-            if self.is_watched:  # an unknown callback may collect what the next batch overwrites
-                results = tuple(tuple(o.clone() for o in part) for part in results)
-            learn.xb, learn.yb, (learn.pred, learn.loss) = results
-            learn.loss_grad = learn.loss
-        except CancelBatchException:
-            learn("after_cancel_batch")
-        for cb in self.after:
-            cb("after_batch")
-
 
 class CapturedBatch:
     "The graph of one kind of batch, and the memory that it reads: indices of images, or the batch itself."
@@ -284,28 +300,22 @@ class CapturedBatch:
     def __init__(
         self,
         owner: BatchGraphs,
-        batch,  # int64 (bs,) indices, or tensors as the loader gives them
+        fed: tuple,  # int64 (bs,) indices, or inputs and targets
         dl: TensorDL | None,  # whose images the graph gathers; None: it is given them
     ):
-        self.owner, self.dl, learn = owner, dl, owner.learn
-        device = learn.dls.device
-        if dl is None:
-            learn._split(learn._set_device(batch))
-            self.fed = tuple(o.clone() for o in (*learn.xb, *learn.yb))
-        else:
-            self.fed = (batch.clone(),)
-        self.epoch = torch.zeros((), dtype=torch.int64, device=device)
+        self.owner, self.dl = owner, dl
+        self.fed = tuple(o.clone() for o in fed)
+        self.epoch = torch.zeros((), dtype=torch.int64, device=owner.learn.dls.device)
+        self.alternates = dl is not None and any(isinstance(o, AlternatingFlip) for o in _transforms(dl))
         self.graph = owner.make(self.work, owner.stream)
 
-    def fill(self, batch, epoch: int) -> None:
-        "Put a batch where the graph reads it."
-        for mine, given in zip(self.fed, (batch,) if self.dl is not None else batch):
+    def start(self, fed: tuple) -> tuple:
+        "Run the batch `fed`; its inputs, its targets, and (predictions, loss)."
+        for mine, given in zip(self.fed, fed):
             mine.copy_(given, non_blocking=True)
-        if self.dl is not None and any(isinstance(o, AlternatingFlip) for o in self.dl.after_batch.fs):
-            self.epoch.fill_(epoch)
-
-    def start(self) -> tuple:
-        "Run the batch; its inputs, its targets, and (predictions, loss)."
+        if self.alternates:
+            self.epoch.fill_(self.dl.epoch)
+        self.owner.rates.fill()
         *res, grads = self.graph.start()
         if self.owner.steps_on_host:
             learn = self.owner.learn
@@ -313,13 +323,12 @@ class CapturedBatch:
                 p.grad = grad
             learn.opt.step()
             learn.opt.zero_grad()
-        return res
+        return tuple(res)
 
     def work(self) -> tuple:
         "All that a batch is, callbacks that act inside it included."
         owner, learn = self.owner, self.owner.learn
-        batch = self.fed if self.dl is None else self.dl.batch_at(self.fed[0], self.epoch)
-        learn._split(tuple(batch))
+        learn._split(self.fed if self.dl is None else self.dl.batch_at(self.fed[0], self.epoch))
         for p in learn.model.parameters():
             p.grad = None  # so that backward writes gradients in place of adding to them
         opt = learn.opt
@@ -343,6 +352,11 @@ def _own_stream(stream: torch.cuda.Stream):
     with torch.cuda.stream(stream):
         yield
     torch.cuda.current_stream().wait_stream(stream)
+
+
+def _transforms(dl: TensorDL) -> list:
+    "What makes its batches, the flips of cached features included."
+    return [*dl.after_batch.fs, getattr(dl.dataset, "flip", None)]
 
 
 def _listens(cb: Callback, event: str) -> bool:

@@ -48,21 +48,14 @@ def both(make, **kwargs):
     return plain, captured, learns[1]
 
 
-class Replays(Callback):
+class CountingGraph(HostGraph):
     "Counts the batches that graphs ran."
 
-    def before_fit(self):
-        self.n = 0
-        real = self.learn.batch_graphs.run_batch
+    n = 0
 
-        def counted(*args):
-            self.n += 1
-            real(*args)
-
-        self.learn.batch_graphs.run_batch = counted
-
-    def after_fit(self):
-        vars(self.learn.batch_graphs).pop("run_batch", None)
+    def start(self):
+        CountingGraph.n += 1
+        return super().start()
 
 
 @pytest.mark.parametrize(
@@ -80,12 +73,11 @@ def test_weights_and_losses_are_those_of_a_fit_without_graphs(few, opt, how):
 def test_all_batches_but_the_first_and_those_of_another_size_run_as_graphs(few):
     dls = image_dls(few, bs=16, device="cpu")  # 9 of 16 images, 1 of 6
     learn = custom_learner(dls, **SMALL)
-    replays = Replays()
-    learn.remove_cb(BatchGraphs).add_cb(BatchGraphs(HostGraph))
-    learn.add_cb(replays)
+    learn.remove_cb(BatchGraphs).add_cb(BatchGraphs(CountingGraph))
+    CountingGraph.n = 0
     with learn.no_bar(), learn.no_logging():
         learn.fit(2)
-    assert replays.n == 2 * 9 - 3
+    assert CountingGraph.n == 2 * 9 - 3
 
 
 @pytest.mark.parametrize("cb", [lambda: GradientClip(0.1), lambda: AdaptiveGradientClip(0.05)])
@@ -113,6 +105,27 @@ class Doubling(Callback):
 def test_what_a_callback_makes_of_the_batch_is_what_the_graph_is_given(few):
     dls = image_dls(few, bs=16, device="cpu")
     plain, captured, learn = both(lambda: custom_learner(dls, cbs=Doubling(), **SMALL))
+    assert learn.batch_graphs.reason == "" and torch.allclose(plain, captured, atol=1e-6)
+
+
+class Shrinking(Callback):
+    "Feeds smaller images in the first epoch."
+
+    order = 50
+
+    def before_batch(self):
+        if self.training and self.epoch == 0:
+            self.learn.xb = (self.xb[0][..., ::2, ::2],)
+
+
+def test_batches_of_another_kind_get_another_graph(few):
+    dls = image_dls(few, bs=16, device="cpu")
+
+    def make():
+        model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
+        return fast_learner(dls, model, cbs=Shrinking())
+
+    plain, captured, learn = both(make)
     assert learn.batch_graphs.reason == "" and torch.allclose(plain, captured, atol=1e-6)
 
 

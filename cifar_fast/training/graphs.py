@@ -158,9 +158,11 @@ class BatchGraphs(Callback):
             return "the loss is a callback's"  # which may hand it something else in each batch
         if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.model.modules()):
             return "hooks look into the model"
-        if any(m._compiled_call_impl is not None for m in self.model.modules()):
-            return "the model is compiled, which has graphs of its own"
         return ""
+
+    def is_compiled(self) -> bool:
+        "Whether torch.compile runs the model."
+        return any(m._compiled_call_impl is not None for m in self.learn.model.modules())
 
     def can_step(self) -> bool:
         "Whether a graph can hold the optimizer's step: of its numbers only the learning rates change."
@@ -175,7 +177,9 @@ class BatchGraphs(Callback):
         "The batches of a training epoch."
         learn, dl = self.learn, self.learn.dl
         learn.n_iter = len(dl)
-        if self.works and (reason := self.obstacle()):
+        if self.is_compiled():  # which makes graphs of its own where it is asked to
+            self.works = False
+        elif self.works and (reason := self.obstacle()):
             self.give_up(reason)
         self.steps_on_host = not self.can_step()
         groups = [] if self.steps_on_host else learn.opt.opt.param_groups

@@ -88,11 +88,11 @@ class GpuBenchmark(Benchmark):
         if self.device.type != "cuda":
             return steps
         step = peers.bare_steps(CustomCNN(dls.c).to(self.device), batch, 1, DTYPES[precision], capturable=True)
-        graph = peers.captured(step)
+        replay = peers.captured(step)
 
         def replays() -> None:
             for _ in range(n):
-                graph.replay()
+                replay()
 
         return replays
 

@@ -122,8 +122,10 @@ def bare_steps(
     return steps
 
 
-def captured(step: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    "`step` as a CUDA graph, after some steps in which kernels are chosen."
+def captured(
+    step: Callable[[], None],  # of a model on a GPU, with a capturable optimizer
+) -> Callable[[], None]:
+    "`step` as a CUDA graph, captured after some steps in which kernels are chosen."
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -133,4 +135,8 @@ def captured(step: Callable[[], None]) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph
+
+    def replay(keep=step) -> None:  # what `step` holds is the memory that the graph works on
+        graph.replay()
+
+    return replay

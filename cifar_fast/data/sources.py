@@ -211,13 +211,17 @@ def _read_cache(path: Path, fingerprint: str) -> ImageSet | None:
         if header["fingerprint"] != fingerprint:
             return None
         about = json.loads(header["about"])
-        return ImageSet(about["name"], about["vocab"], *(tensors[o] for o in _TENSORS), *map(tuple, about["stats"]))
+        levels = about["levels"] and tuple(about["levels"])  # missing in caches that may hold black TIFFs
+        splits, stats = [tensors[o] for o in _TENSORS], map(tuple, about["stats"])
+        return ImageSet(about["name"], about["vocab"], *splits, *stats, levels)
     except (OSError, KeyError, ValueError):
         return None  # missing or damaged: it is only a cache
 
 
 def _write_cache(path: Path, fingerprint: str, images: ImageSet) -> None:
-    about = json.dumps({"name": images.name, "vocab": images.vocab, "stats": [images.mean, images.std]})
+    about = json.dumps(
+        {"name": images.name, "vocab": images.vocab, "stats": [images.mean, images.std], "levels": images.levels}
+    )
     tensors = {name: getattr(images, name).contiguous() for name in _TENSORS}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,14 @@
 """A page on which visitors try a saved model. Needs the extra `app`; loads nothing from the network."""
 
 import os
+from itertools import islice
 from pathlib import Path
 
 import matplotlib
 
 from cifar_fast.analysis.featuremaps import draw_layer, layer_outputs
 from cifar_fast.data.image import decode_image
+from cifar_fast.data.image_files import walk_images
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import ImageError, InputError, MissingExtra
 
@@ -20,6 +22,7 @@ CSS = "#picture img { width: 100%; height: 100%; object-fit: contain; image-rend
 FONT = ["system-ui", "sans-serif"]  # gradio's themes take theirs from Google
 CONCURRENT = 2  # predictions at a time
 WAITING = 32  # visitors in the queue, beyond whom the page says that it is busy
+MOST_EXAMPLES = 100  # pictures on the page to choose from
 
 
 class Visit:
@@ -58,7 +61,7 @@ class Visit:
         from cifar_fast.deploy.safemodel import normalise
 
         try:
-            pixels = torch.from_numpy(decode_image(path, self.card.stored_size))[None]
+            pixels = torch.from_numpy(decode_image(path, self.card.stored_size, self.card.levels))[None]
         except ImageError:
             return None
         return draw_layer(layer_outputs(self.predictor.model, normalise(pixels, self.card)), layer)
@@ -75,7 +78,7 @@ def build_app(
     folder = Path(examples) if examples else Path(model) / "examples"
     if examples and not folder.is_dir():
         raise InputError(f"{folder} does not exist: give a folder of images")
-    pictures = sorted(map(str, folder.glob("*.*"))) if folder.is_dir() else []
+    pictures = list(islice(walk_images(folder), MOST_EXAMPLES)) if folder.is_dir() else []
     with gr.Blocks(title="cifar_fast", analytics_enabled=False) as app:
         gr.Markdown(f"# What is in the picture?\n{_about(visit)}")
         with gr.Row():

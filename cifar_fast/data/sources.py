@@ -38,9 +38,16 @@ _TENSORS = ("train_x", "train_y", "test_x", "test_y")
 
 
 def cache_dir() -> Path:
-    "Where downloads and decoded data sets are kept: $CIFAR_FAST_CACHE, or the user's cache folder."
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CIFAR_FAST_CACHE") or Path(base) / "cifar_fast")
+    """Where downloads and decoded data sets are kept: $CIFAR_FAST_CACHE, or the user's cache folder.
+
+    Raises `InputError` where neither is known.
+    """
+    if named := os.environ.get("CIFAR_FAST_CACHE"):
+        return Path(named)  # before the home folder, which a container's user may not have
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_fast"
+    except RuntimeError as error:
+        raise InputError("this user has no home folder: set $CIFAR_FAST_CACHE to a folder for downloads") from error
 
 
 def load_images(

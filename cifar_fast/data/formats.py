@@ -18,6 +18,7 @@ from cifar_fast.data.image_files import is_image, is_litter
 from cifar_fast.data.levels import find_levels
 from cifar_fast.errors import InputError
 from cifar_fast.progress import progress
+from cifar_fast.text import printable
 
 CIFAR10_VOCAB = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10_SIZES = (50_000, 10_000)
@@ -215,7 +216,8 @@ def read_image_folder(
         train, test = stratified_split(y, 0.2, SPLIT_SEED)
     splits = (x[train], y[train]), (x[test], y[test])
     name = "cifar10" if (vocab, (len(train), len(test))) == (CIFAR10_VOCAB, CIFAR10_SIZES) else Path(root).name
-    return replace(ImageSet.from_splits(name, vocab, *splits), levels=levels)
+    images = ImageSet.from_splits(printable(name), [printable(o) for o in vocab], *splits)
+    return replace(images, levels=levels)
 
 
 # Splits and digits -----------------------------------------------------------------------------------------------

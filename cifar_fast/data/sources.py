@@ -164,7 +164,7 @@ class Source:
             paths = [p for split in self.files.values() for ps in split.values() for p in ps]
         stats = ((p, os.stat(p)) for p in paths)
         lines = "\n".join(f"{p}\t{s.st_size}\t{s.st_mtime_ns}" for p, s in stats)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return hashlib.sha256(os.fsencode(lines)).hexdigest()
 
     def n_images(self, split: str) -> int:
         "Images of a folder's split."
@@ -203,7 +203,7 @@ def check_memory(n_images: int, size: int) -> None:
 def _decoded(source: Source, size: int) -> ImageSet:
     "`source` from the cache; where it is not there, or was made of other files, decode it and cache it."
     size = source.stored_size(size)
-    key = hashlib.sha256(f"{source.path}:{size}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(os.fsencode(f"{source.path}:{size}")).hexdigest()[:12]
     path, fingerprint = cache_dir() / f"{source.path.name}-{size}px-{key}.safetensors", source.fingerprint()
     if (images := _read_cache(path, fingerprint)) is None:
         say(f"Decoding {source.path} ...")

@@ -179,4 +179,4 @@ def write_comparison(
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     "A table for the terminal and for pasting."
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+    return "\n".join("| " + " | ".join(o.replace("|", "\\|") for o in row) + " |" for row in lines)

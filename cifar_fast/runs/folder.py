@@ -32,6 +32,7 @@ from cifar_fast.analysis.interpret import (
     plot_per_class,
     plot_top_losses,
 )
+from cifar_fast.analysis.names import save_figure
 from cifar_fast.errors import InputError
 from cifar_fast.files import finite, is_not_offered, remove_leftovers, warn_once, write_atomically, write_tensors
 from cifar_fast.progress import say
@@ -131,7 +132,7 @@ class Run(EpochRows):
 
     def write_figure(self, name: str, figure: Figure) -> None:
         "Save `figure` as `name` and close it."
-        write_atomically(self.folder / name, lambda tmp: figure.savefig(tmp, dpi=110))
+        write_atomically(self.folder / name, lambda tmp: save_figure(figure, tmp))
         matplotlib.pyplot.close(figure)
 
     def add_epoch(self, row: dict, batches: list[tuple[float, float]] = ()) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
+from fastai.torch_core import dispatch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -156,6 +157,7 @@ def plot_per_class(
     return fig
 
 
+@dispatch  # fastai's function of this name, which a later `from fastai.vision.all import *` brings, is this one too
 def plot_top_losses(
     interp: TestInterpretation,  # predictions with their images
     k: int = 12,  # images

@@ -36,6 +36,7 @@ from cifar_fast.analysis.names import save_figure
 from cifar_fast.errors import InputError
 from cifar_fast.files import finite, is_not_offered, remove_leftovers, warn_once, write_atomically, write_tensors
 from cifar_fast.progress import say
+from cifar_fast.training.portable import PORTABLE
 from cifar_fast.versions import versions
 
 LOCK = ".lock"
@@ -174,7 +175,7 @@ class Run(EpochRows):
     def write_export(self, learn: Learner) -> None:
         "Write export.pkl; where something in the Learner cannot be pickled, say so: the model is kept in model/."
         try:
-            write_atomically(self.folder / "export.pkl", lambda tmp: learn.export(tmp.absolute()))
+            write_atomically(self.folder / "export.pkl", lambda tmp: learn.export(tmp.absolute(), PORTABLE))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             say(f"export.pkl is left out ({error}): model/ and checkpoint.pt hold the weights.")
 

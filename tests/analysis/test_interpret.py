@@ -68,6 +68,14 @@ def test_top_losses_name_true_class_guess_probability_and_loss(interp):
     assert f"{sides[0]}, taken for\n{sides[1]}\nloss {loss:.1f}" in text
 
 
+def test_top_losses_work_whichever_package_is_imported_last(interp):
+    names = {}
+    exec("from cifar_fast.all import *\nfrom fastai.vision.all import *", names)
+    assert isinstance(names["plot_top_losses"](interp, 2), Figure)
+    assert len(names["plot_top_losses"](interp, k=3, title="what").axes) == 3
+    interp.plot_top_losses(2)  # fastai's own
+
+
 def test_confused_images_are_of_the_one_class_and_taken_for_the_other(interp):
     true, other, n = interp.most_confused()[0]
     idxs = interp.confused(true, other)

@@ -6,16 +6,19 @@ import pickle
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_fast.data.image import IMAGE_SUFFIXES, decode_image
+from cifar_fast.data.image import Levels, decode_image
+from cifar_fast.data.image_files import is_image, is_litter
+from cifar_fast.data.levels import find_levels
 from cifar_fast.errors import InputError
 from cifar_fast.progress import progress
+from cifar_fast.text import printable
 
 CIFAR10_VOCAB = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10_SIZES = (50_000, 10_000)
@@ -35,6 +38,7 @@ class ImageSet:
     test_y: Tensor  # int64 (M,)
     mean: tuple[float, ...]  # of each channel of the training pixels, in [0, 1]
     std: tuple[float, ...]
+    levels: Levels | None = None  # by which images of more than 8 bits were scaled
 
     @property
     def is_cifar10(self) -> bool:
@@ -54,7 +58,7 @@ class ImageSet:
         splits = [*_some(self.train_x, self.train_y, n_train), *_some(self.test_x, self.test_y, n_test)]
         if (len(splits[1]), len(splits[3])) == (len(self.train_y), len(self.test_y)):
             return self
-        return ImageSet(f"part of {self.name}", self.vocab, *splits, self.mean, self.std)
+        return ImageSet(f"part of {self.name}", self.vocab, *splits, self.mean, self.std, self.levels)
 
 
 def _some(x: Tensor, y: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -174,9 +178,9 @@ def list_images(root: Path) -> dict[str, dict[str, list[str]]]:
 def _class_files(folder: Path) -> dict[str, list[str]]:
     found = {}  # strings: 60,000 Path objects take a third of a second
     for entry in sorted(os.scandir(folder), key=lambda o: o.name):
-        if entry.is_dir() and not entry.name.startswith("."):
-            names = sorted(o for o in os.listdir(entry.path) if o.lower().endswith(IMAGE_SUFFIXES))
-            found[entry.name] = [os.path.join(entry.path, o) for o in names if not o.startswith(".")]
+        if entry.is_dir() and not is_litter(entry.name):
+            paths = (os.path.join(entry.path, o) for o in sorted(os.listdir(entry.path)))
+            found[entry.name] = [o for o in paths if is_image(o)]
     if not any(found.values()):
         raise InputError(f"{folder} has no images: put PNG or JPEG files in {folder}/<class>/")
     empty = [name for name, paths in found.items() if not paths]
@@ -198,9 +202,10 @@ def read_image_folder(
     paths = [(p, vocab.index(c)) for split in files.values() for c, ps in split.items() for p in ps]
     x = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     y = torch.tensor([label for _, label in paths])
+    levels = find_levels(path for path, _ in paths)
 
     def decode(i: int) -> None:
-        x[i] = torch.from_numpy(decode_image(paths[i][0], size)).permute(2, 0, 1)
+        x[i] = torch.from_numpy(decode_image(paths[i][0], size, levels)).permute(2, 0, 1)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in progress(pool.map(decode, range(len(paths))), total=len(paths)):
@@ -211,7 +216,8 @@ def read_image_folder(
         train, test = stratified_split(y, 0.2, SPLIT_SEED)
     splits = (x[train], y[train]), (x[test], y[test])
     name = "cifar10" if (vocab, (len(train), len(test))) == (CIFAR10_VOCAB, CIFAR10_SIZES) else Path(root).name
-    return ImageSet.from_splits(name, vocab, *splits)
+    images = ImageSet.from_splits(printable(name), [printable(o) for o in vocab], *splits)
+    return replace(images, levels=levels)
 
 
 # Splits and digits -----------------------------------------------------------------------------------------------

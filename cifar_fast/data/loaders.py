@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cifar_fast.data.augment import BatchResize, Cutout, augmentations
 from cifar_fast.data.formats import ImageSet, stratified_split
-from cifar_fast.data.image import decode_image
+from cifar_fast.data.image import Levels, decode_image
 from cifar_fast.data.sources import STORED_SIZE, load_images
 from cifar_fast.device import full_device
 from cifar_fast.errors import InputError, check, is_whole
@@ -51,8 +51,10 @@ class ImageTensors:
         split_idx: int,  # 0: augmented like training images; 1: not
         is_test: bool = False,  # whether these are test images, which must not choose anything
         name: str = "",  # of the data set
+        levels: Levels | None = None,  # by which images of more than 8 bits are scaled
     ):
         self.x, self.y, self.split_idx, self.is_test, self.name = x, y, split_idx, is_test, name
+        self.levels = levels
         self.vocab, self.loss_func = CategoryMap(vocab, sort=False), BatchCrossEntropy()
         self.parent: tuple[ImageTensors, Tensor] | None = None  # of a subset: the whole, and the indices in it
 
@@ -119,7 +121,8 @@ class ImageTensors:
 
     @property
     def _about(self) -> dict:
-        return dict(vocab=list(self.vocab), split_idx=self.split_idx, is_test=self.is_test, name=self.name)
+        about = dict(vocab=list(self.vocab), split_idx=self.split_idx, is_test=self.is_test, name=self.name)
+        return {**about, "levels": getattr(self, "levels", None)}  # which an older export.pkl lacks
 
     def from_items(self, items: Iterable, with_labels: bool = False) -> "ImageTensors":
         """Files, bytes, PIL images, arrays and tensors as a dataset, decoded like the training images.
@@ -145,7 +148,7 @@ class ImageTensors:
             if item.dtype == torch.uint8 and item.shape == self.x.shape[1:]:
                 return item.as_subclass(Tensor).cpu()
             item = item.as_subclass(Tensor).cpu().movedim(0, -1).numpy()
-        return torch.from_numpy(decode_image(item, self.x.shape[-1])).permute(2, 0, 1)
+        return torch.from_numpy(decode_image(item, self.x.shape[-1], self._about["levels"])).permute(2, 0, 1)
 
 
 class TensorDL(TfmdDL):
@@ -293,6 +296,7 @@ def image_dls(
     cutout: int = 0,  # pixels of a side of cutout
     seed: int = 0,  # of the holdout split
     val_bs: int | None = None,  # validation images a batch; None: as many as are fast
+    num_workers: int | None = None,  # taken as fastai's loaders take it, and ignored: batches are made in this process
     device=None,  # None: fastai's default device
 ) -> TensorDataLoaders:
     "DataLoaders over a decoded data set, normalised by its own training pixels. Raises `InputError`."
@@ -307,8 +311,9 @@ def image_dls(
         train, other = ((images.train_x[i], images.train_y[i]) for i in idxs)
     else:
         raise InputError(f"valid is {valid!r}: give test or holdout")
-    train_ds = ImageTensors(*train, images.vocab, split_idx=0, name=images.name)
-    valid_ds = ImageTensors(*other, images.vocab, split_idx=1, is_test=valid == "test", name=images.name)
+    about = dict(vocab=images.vocab, name=images.name, levels=images.levels)
+    train_ds = ImageTensors(*train, split_idx=0, **about)
+    valid_ds = ImageTensors(*other, split_idx=1, is_test=valid == "test", **about)
     stored = images.train_x.shape[-1]
     fixed = [IntToFloatTensor(), Normalize.from_stats(images.mean, images.std, cuda=False)]
     fixed += [BatchResize(size)] if size not in (None, stored) else []
@@ -327,7 +332,7 @@ def cifar_dls(
     size: int | None = None,  # pixels fed to the network; a folder's images are stored at it, CIFAR-10 enlarged to it
     images: int = 0,  # training images to use, as many of each class; 0: all
     test_images: int = 0,  # test images to use; 0: all
-    **kwargs,  # of `image_dls`: flip, translate, cutout, seed, val_bs, device
+    **kwargs,  # of `image_dls`: flip, translate, cutout, seed, val_bs, num_workers, device
 ) -> TensorDataLoaders:
     "CIFAR-10, or whatever `data` names, as fastai DataLoaders. Raises `InputError` for data that cannot be used."
     _check_numbers(bs=bs, size=size)

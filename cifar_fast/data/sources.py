@@ -38,9 +38,16 @@ _TENSORS = ("train_x", "train_y", "test_x", "test_y")
 
 
 def cache_dir() -> Path:
-    "Where downloads and decoded data sets are kept: $CIFAR_FAST_CACHE, or the user's cache folder."
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CIFAR_FAST_CACHE") or Path(base) / "cifar_fast")
+    """Where downloads and decoded data sets are kept: $CIFAR_FAST_CACHE, or the user's cache folder.
+
+    Raises `InputError` where neither is known.
+    """
+    if named := os.environ.get("CIFAR_FAST_CACHE"):
+        return Path(named)  # before the home folder, which a container's user may not have
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_fast"
+    except RuntimeError as error:
+        raise InputError("this user has no home folder: set $CIFAR_FAST_CACHE to a folder for downloads") from error
 
 
 def load_images(
@@ -157,7 +164,7 @@ class Source:
             paths = [p for split in self.files.values() for ps in split.values() for p in ps]
         stats = ((p, os.stat(p)) for p in paths)
         lines = "\n".join(f"{p}\t{s.st_size}\t{s.st_mtime_ns}" for p, s in stats)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return hashlib.sha256(os.fsencode(lines)).hexdigest()
 
     def n_images(self, split: str) -> int:
         "Images of a folder's split."
@@ -196,7 +203,7 @@ def check_memory(n_images: int, size: int) -> None:
 def _decoded(source: Source, size: int) -> ImageSet:
     "`source` from the cache; where it is not there, or was made of other files, decode it and cache it."
     size = source.stored_size(size)
-    key = hashlib.sha256(f"{source.path}:{size}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(os.fsencode(f"{source.path}:{size}")).hexdigest()[:12]
     path, fingerprint = cache_dir() / f"{source.path.name}-{size}px-{key}.safetensors", source.fingerprint()
     if (images := _read_cache(path, fingerprint)) is None:
         say(f"Decoding {source.path} ...")
@@ -211,13 +218,17 @@ def _read_cache(path: Path, fingerprint: str) -> ImageSet | None:
         if header["fingerprint"] != fingerprint:
             return None
         about = json.loads(header["about"])
-        return ImageSet(about["name"], about["vocab"], *(tensors[o] for o in _TENSORS), *map(tuple, about["stats"]))
+        levels = about["levels"] and tuple(about["levels"])  # missing in caches that may hold black TIFFs
+        splits, stats = [tensors[o] for o in _TENSORS], map(tuple, about["stats"])
+        return ImageSet(about["name"], about["vocab"], *splits, *stats, levels)
     except (OSError, KeyError, ValueError):
         return None  # missing or damaged: it is only a cache
 
 
 def _write_cache(path: Path, fingerprint: str, images: ImageSet) -> None:
-    about = json.dumps({"name": images.name, "vocab": images.vocab, "stats": [images.mean, images.std]})
+    about = json.dumps(
+        {"name": images.name, "vocab": images.vocab, "stats": [images.mean, images.std], "levels": images.levels}
+    )
     tensors = {name: getattr(images, name).contiguous() for name in _TENSORS}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ def model_card(
     tfms = list(dl.after_batch.fs)
     norm = next((o for o in tfms if isinstance(o, Normalize)), None)
     mean, std = ([0.0] * 3, [1.0] * 3) if norm is None else (o.flatten().tolist() for o in (norm.mean, norm.std))
-    stored = dl.dataset.x.shape[-1]
+    stored, levels = dl.dataset.x.shape[-1], getattr(dl.dataset, "levels", None)
     return ModelCard(
         architecture=architecture if known else {"name": type(learn.model).__name__, "n_out": len(learn.dls.vocab)},
         format=FORMAT if known else FOREIGN,
@@ -51,6 +51,7 @@ def model_card(
         weights=getattr(learn, "weights", None) or "none",
         versions=versions(),
         sha256="",
+        levels=list(levels) if levels else None,
     )
 
 

@@ -44,6 +44,7 @@ class ModelCard:
     card_sha256: str = ""  # of the rest of the card
     format: int = FORMAT
     onnx_sha256: str = ""  # of a foreign network's model.onnx; empty where there is none
+    levels: list[float] | None = None  # of a data set of more than 8 bits: what becomes 0, and what 255
 
     @property
     def is_foreign(self) -> bool:
@@ -55,6 +56,8 @@ class ModelCard:
         content = finite(asdict(self))
         if not self.is_foreign:
             del content["onnx_sha256"]
+        if self.levels is None:
+            del content["levels"]  # which earlier versions do not know
         return json.dumps({**content, "card_sha256": _digest(content)}, indent=2) + "\n"
 
     @classmethod
@@ -69,6 +72,7 @@ class ModelCard:
         if content.get("format") not in (FORMAT, FOREIGN) or isinstance(content["format"], bool):
             raise InputError(f"{source}: format is {content.get('format')!r}, and this version reads 1 and 2")
         names = {o.name for o in fields(cls)} - ({"onnx_sha256"} if content["format"] == FORMAT else set())
+        names -= {"levels"} - set(content)
         for problem, found in (("lacks", names - set(content)), ("has the unknown field", set(content) - names)):
             if found:
                 raise InputError(f"{source} {problem} {sorted(found)[0]!r}: save the model again")
@@ -129,9 +133,12 @@ def _is_size(o) -> bool:
     return isinstance(o, int) and not isinstance(o, bool) and 1 <= o <= 4096
 
 
+def _are_numbers(o) -> bool:
+    return isinstance(o, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in o)
+
+
 def _is_channels(o) -> bool:
-    numbers = isinstance(o, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in o)
-    return numbers and len(o) == 3 and all(abs(x) < 1e3 for x in o)
+    return _are_numbers(o) and len(o) == 3 and all(abs(x) < 1e3 for x in o)
 
 
 _FITS = {
@@ -147,6 +154,7 @@ _FITS = {
     "versions": lambda o: isinstance(o, dict),
     "sha256": lambda o: isinstance(o, str),
     "onnx_sha256": lambda o: isinstance(o, str),
+    "levels": lambda o: _are_numbers(o) and len(o) == 2 and -1e30 < o[0] < o[1] < 1e30,
 }
 
 

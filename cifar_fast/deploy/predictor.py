@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cifar_fast.data.image import IMAGE_SUFFIXES, decode_image
+from cifar_fast.data.image import decode_image
+from cifar_fast.data.image_files import walk_images
 from cifar_fast.deploy.modelcard import ModelCard
 from cifar_fast.errors import ImageError, InputError, MissingExtra
 
@@ -73,7 +74,7 @@ class Predictor:
 
     def _decode(self, item) -> np.ndarray | ImageError:
         try:
-            return decode_image(item, self.card.stored_size)
+            return decode_image(item, self.card.stored_size, self.card.levels)
         except ImageError as error:
             return error
 
@@ -135,15 +136,18 @@ def _open_onnx(path: Path):
 def find_images(
     paths: list[str | Path],  # files, and folders to look through
 ) -> list[str]:
-    "Files as they are, and every image file in and below folders, by name. Raises `InputError` where there are none."
+    """Files as they are, and every image in and below folders, by name, as training finds them: litter is passed over.
+
+    Raises `InputError` where there are none.
+    """
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            found += sorted(str(o) for o in path.rglob("*") if o.suffix.lower() in IMAGE_SUFFIXES)
+            found += walk_images(path)
         elif path.exists():
             found.append(str(path))
         else:
             raise InputError(f"{path} does not exist: give image files or folders")
     if not found:
-        raise InputError(f"{', '.join(map(str, paths))}: no images there; they end in {', '.join(IMAGE_SUFFIXES)}")
+        raise InputError(f"{', '.join(map(str, paths))}: no images there: give image files or folders of them")
     return found

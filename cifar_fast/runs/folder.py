@@ -32,9 +32,11 @@ from cifar_fast.analysis.interpret import (
     plot_per_class,
     plot_top_losses,
 )
+from cifar_fast.analysis.names import save_figure
 from cifar_fast.errors import InputError
-from cifar_fast.files import finite, remove_leftovers, write_atomically, write_tensors
+from cifar_fast.files import finite, is_not_offered, remove_leftovers, warn_once, write_atomically, write_tensors
 from cifar_fast.progress import say
+from cifar_fast.training.portable import PORTABLE
 from cifar_fast.versions import versions
 
 LOCK = ".lock"
@@ -92,6 +94,7 @@ class Run(EpochRows):
             if used and not resume:
                 advice = "give another --run, or --resume it" if resumable else "give another --run"
                 raise InputError(f"{self.folder} is there already and not empty: {advice}")
+            self.is_new = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = lock_folder(self.folder)
         except OSError as error:
@@ -100,9 +103,17 @@ class Run(EpochRows):
         super().__init__()
 
     def discard(self) -> None:
-        "Remove the folder and what is in it, where unusable input ends the run before anything was learnt."
-        if not self.history and not self.resumed:
-            shutil.rmtree(self.folder)
+        """Remove what the run has written, where unusable input ends it before anything was learnt.
+
+        The folder itself goes too, unless it was there before. What cannot be removed stays: the input's error counts.
+        """
+        if self.history or self.resumed:
+            return
+        for path in [self.folder] if self.is_new else list(self.folder.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def forget_history(self) -> None:
         "Take back what `add_epoch` has written."
@@ -122,7 +133,7 @@ class Run(EpochRows):
 
     def write_figure(self, name: str, figure: Figure) -> None:
         "Save `figure` as `name` and close it."
-        write_atomically(self.folder / name, lambda tmp: figure.savefig(tmp, dpi=110))
+        write_atomically(self.folder / name, lambda tmp: save_figure(figure, tmp))
         matplotlib.pyplot.close(figure)
 
     def add_epoch(self, row: dict, batches: list[tuple[float, float]] = ()) -> None:
@@ -164,7 +175,7 @@ class Run(EpochRows):
     def write_export(self, learn: Learner) -> None:
         "Write export.pkl; where something in the Learner cannot be pickled, say so: the model is kept in model/."
         try:
-            write_atomically(self.folder / "export.pkl", lambda tmp: learn.export(tmp.absolute()))
+            write_atomically(self.folder / "export.pkl", lambda tmp: learn.export(tmp.absolute(), PORTABLE))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             say(f"export.pkl is left out ({error}): model/ and checkpoint.pt hold the weights.")
 
@@ -234,6 +245,10 @@ def lock_folder(folder: Path):
         raise InputError(
             f"{folder} is being written by another process: wait for it, or give another folder"
         ) from error
+    except OSError as error:
+        if not is_not_offered(error):
+            raise
+        warn_once(f"this disk locks no files ({error.strerror}): let no other process write into {folder}")
     return file
 
 

@@ -90,6 +90,14 @@ class StopAfter(Callback):
             raise CancelFitException
 
 
+class FirstBatchOnly(Callback):
+    "Ends a fit after its first batch."
+
+    def after_batch(self):
+        "End."
+        raise CancelFitException
+
+
 class Training:
     "One training, as its options describe it: `choose` what is open on held-out images, train each stage, and test."
 
@@ -140,6 +148,8 @@ class Training:
         if num_distrib() > 1:
             say(f"{num_distrib()} processes: {o.bs} images a batch each, {o.bs * num_distrib()} a step")
         self.write_config({"run": str(self.run.folder)})
+        if o.bs == 1:
+            self.rehearse()
         unfinished = self.choose() if o.opt == "both" or o.early_stop else None
         self.learn = learn = self.learner("test")
         if unfinished:
@@ -171,6 +181,20 @@ class Training:
         learn = learner_from_options(self.experiment, options, self.images, valid, self.device)
         learn.path = self.run.folder
         return learn
+
+    def rehearse(self) -> None:
+        "A batch through each stage, for batches of one image. Raises `InputError` where batch norm cannot train on it."
+        learn, lr = self.learner("test"), 1e-3 if self.options.lr == "auto" else self.options.lr
+        try:
+            with learn.no_bar(), learn.no_logging():
+                for stage in self.experiment.stages(self.options):
+                    fit_stage(learn, stage, self.options, lr, [FirstBatchOnly()])
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InputError(
+                "batch norm cannot train on batches of one image: give --bs 2 or more, or leave batch norm out"
+            ) from error
 
     def choose(self) -> Learner | None:
         """Train on nine tenths of the training images; the last tenth picks the optimizer and the number of epochs.

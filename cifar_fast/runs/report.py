@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
 import cifar_fast
+from cifar_fast.analysis.names import save_figure
 from cifar_fast.files import write_atomically
 from cifar_fast.runs.facts import FROM_SCRATCH
 from cifar_fast.runs.results import FinishedRun, duration, known, percent
@@ -45,7 +46,7 @@ class Picture:
         "A PNG file, or a matplotlib Figure."
         if isinstance(source, Figure):
             buffer = io.BytesIO()
-            source.savefig(buffer, dpi=110, format="png")
+            save_figure(source, buffer)
             content = buffer.getvalue()
         else:
             content = source.read_bytes()
@@ -56,7 +57,7 @@ def write_page(path: Path, template: str, heading: str, **content) -> Path:
     "Fill one of the package's templates; all text in it is escaped."
     environment = Environment(loader=PackageLoader("cifar_fast.runs"), autoescape=True, trim_blocks=True)
     page = environment.get_template(template).render(heading=heading, version=cifar_fast.__version__, **content)
-    write_atomically(path.absolute(), lambda tmp: tmp.write_text(page, encoding="utf-8"))
+    write_atomically(path.absolute(), lambda tmp: tmp.write_text(page, "utf-8", "backslashreplace"))
     return path
 
 

@@ -15,7 +15,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import trainable_params
+from fastai.torch_core import get_random_states, set_random_states, trainable_params
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from cifar_fast.training.callbacks.guards import HonestChoice
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
 from cifar_fast.training.frozen import CachedBody
 from cifar_fast.training.graphs import BatchGraphs
+from cifar_fast.training.portable import PORTABLE
 from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
 
 # torch's own optimizers with torch's defaults, fused into one kernel; fastai's Adam differs in betas, eps and decay.
@@ -91,6 +92,30 @@ class LeanLearner(Learner):
         bars = () if shows_bars() else (ProgressCallback, ShowGraphCallback)
         with self.removed_cbs([cb for cb in self.cbs if isinstance(cb, bars)]):
             return super().tta(ds_idx, dl, *args, **kwargs)
+
+    def export(self, fname: str | Path = "export.pkl", pickle_module=PORTABLE, pickle_protocol: int = 2):
+        "fastai's, in a file that other systems read too."
+        Learner.export(self, fname, pickle_module, pickle_protocol)
+
+    def lr_find(self, *args, **kwargs):
+        """fastai's, which leaves all random numbers as they were: the fit after it is the fit without it.
+
+        Raises `InputError` where the search is too short for a suggestion.
+        """
+        states, orders = get_random_states(), [(dl.rng.getstate(), getattr(dl, "epoch", 0)) for dl in self.dls.loaders]
+        try:
+            return Learner.lr_find(self, *args, **kwargs)
+        except IndexError as error:
+            n = len(self.recorder.lrs)
+            raise InputError(
+                f"no rate can be suggested: the loss rises after {n} batches, as of a network that has learnt already; "
+                "give a rate, or lr_find(stop_div=False)"
+            ) from error
+        finally:
+            set_random_states(**states)
+            for dl, (rng, epoch) in zip(self.dls.loaders, orders):
+                dl.rng.setstate(rng)
+                dl.epoch = epoch
 
     @contextmanager
     def no_bar(self) -> Iterator[Learner]:

@@ -62,7 +62,9 @@ Positional = Annotated[str, {"opt": False, "nargs": "?"}]  # an argument without
 
 
 def shared_options(
-    data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
+    data: str = "auto",  # images: auto, cifar10, cifar100, digits, or the path of a folder, an archive or a .npz
+    labels: str | None = None,  # csv or jsonl that names the files of --data and their classes
+    skip_bad: bool = False,  # go on without images that cannot be read
     epochs: count = 30,  # training epochs
     bs: count = 64,  # images a batch
     opt: Literal["adam", "sgd", "both"] | None = None,  # both: the better on held-out images; default: its own

@@ -54,6 +54,15 @@ class TestInterpretation(Predictions, ClassificationInterpretation):
         return res
 
     @property
+    def files(self) -> list[str] | None:
+        "The images' files, below the folder that they are from; None where they are from none."
+        return getattr(self.dl.dataset, "files", None)
+
+    def caption(self, i: int) -> str:
+        "A line that names the file of image `i`, so that a wrong label can be found; empty where it has none."
+        return f"\n{short(self.files[i][-30:])}" if self.files else ""
+
+    @property
     def loss(self) -> float:
         "Mean loss."
         return self.losses.double().mean().item()
@@ -175,7 +184,7 @@ def plot_top_losses(
         guess, true = int(interp.decoded[i]), int(interp.targs[i])
         ax.imshow(interp.image(i), interpolation="nearest")
         sides = [f"{short(interp.vocab[o])} ({interp.preds[i, o]:.0%})" for o in (true, guess)]
-        ax.set_title(f"{sides[0]}, taken for\n{sides[1]}\nloss {loss:.1f}", fontsize=9)
+        ax.set_title(f"{sides[0]}, taken for\n{sides[1]}\nloss {loss:.1f}{interp.caption(i)}", fontsize=9)
     fig.suptitle(in_figure(title), fontsize="medium", wrap=True)
     return fig
 
@@ -197,8 +206,8 @@ def plot_confused(
         line[0].set_title(f"{short(true)}, taken for {short(other)}: {len(idxs)}", loc="left", fontsize=10)
         for ax, i in zip(line, idxs):
             ax.imshow(interp.image(i), interpolation="nearest")
-            ax.text(0.5, -0.02, f"{interp.preds[i].max():.0%} sure", fontsize=8, ha="center", va="top",
-                    transform=ax.transAxes)  # fmt: skip
+            sure = f"{interp.preds[i].max():.0%} sure{interp.caption(i)}"
+            ax.text(0.5, -0.02, sure, fontsize=8, ha="center", va="top", transform=ax.transAxes)
     if not rows:
         axes[0, 0].text(0, 0.5, "No image was taken for another class.", transform=axes[0, 0].transAxes)
     fig.suptitle(in_figure(title), fontsize="medium", wrap=True)

@@ -16,7 +16,7 @@ from fasttransform import Pipeline
 from torch import Tensor
 
 from cifar_fast.data.augment import BatchResize, Cutout, augmentations
-from cifar_fast.data.formats import ImageSet, stratified_split
+from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.image import Levels, decode_image
 from cifar_fast.data.sources import STORED_SIZE, load_images
 from cifar_fast.device import full_device
@@ -56,6 +56,7 @@ class ImageTensors:
         self.x, self.y, self.split_idx, self.is_test, self.name = x, y, split_idx, is_test, name
         self.levels = levels
         self.vocab, self.loss_func = CategoryMap(vocab, sort=False), BatchCrossEntropy()
+        self.files: list[str] | None = None  # of the images, below the folder that they are from
         self.parent: tuple[ImageTensors, Tensor] | None = None  # of a subset: the whole, and the indices in it
 
     @property
@@ -105,6 +106,7 @@ class ImageTensors:
         "The images at `idxs`, not augmented."
         res = self.replace(self.x[idxs], None if self.y is None else self.y[idxs], split_idx=1)
         res.parent = self, idxs
+        res.files = self.files and [self.files[i] for i in idxs.tolist()]
         return res
 
     def new_empty(self) -> "ImageTensors":
@@ -116,7 +118,7 @@ class ImageTensors:
         if self.x.device == torch.device(device):
             return self
         res = self.replace(self.x.to(device), None if self.y is None else self.y.to(device))
-        res.parent = self.parent
+        res.parent, res.files = self.parent, getattr(self, "files", None)  # which an older export.pkl lacks
         return res
 
     @property
@@ -304,16 +306,24 @@ def image_dls(
     device = full_device(device if device is not None else default_device())
     if len(images.train_y) < 2:
         raise InputError("one training image is too few: batch norm needs two")
+    if len(images.vocab) < 2:
+        raise InputError(
+            f"all images are of one class ({', '.join(images.vocab)}): put those of each class into a folder of its own"
+        )
+    train_files, test_files = images.files or (None, None)
     if valid == "test":
         train, other = (images.train_x, images.train_y), (images.test_x, images.test_y)
     elif valid == "holdout":
-        idxs = stratified_split(images.train_y, HOLDOUT_FRACTION, seed)
+        idxs = images.holdout(HOLDOUT_FRACTION, seed)
         train, other = ((images.train_x[i], images.train_y[i]) for i in idxs)
+        if train_files:
+            train_files, test_files = ([train_files[i] for i in o.tolist()] for o in idxs)
     else:
         raise InputError(f"valid is {valid!r}: give test or holdout")
     about = dict(vocab=images.vocab, name=images.name, levels=images.levels)
     train_ds = ImageTensors(*train, split_idx=0, **about)
     valid_ds = ImageTensors(*other, split_idx=1, is_test=valid == "test", **about)
+    train_ds.files, valid_ds.files = train_files, test_files
     stored = images.train_x.shape[-1]
     fixed = [IntToFloatTensor(), Normalize.from_stats(images.mean, images.std, cuda=False)]
     fixed += [BatchResize(size)] if size not in (None, stored) else []
@@ -327,16 +337,19 @@ def image_dls(
 @delegates(image_dls)
 def cifar_dls(
     bs: int = 64,  # training images a batch
-    data: str | Path = "auto",  # auto, cifar10, digits, or the path of an archive or a folder
+    data: str | Path = "auto",  # auto, cifar10, cifar100, digits, or the path of images in any form
     valid: str = "test",  # test: watch the test images each epoch; holdout: a tenth of the training images
     size: int | None = None,  # pixels fed to the network; a folder's images are stored at it, CIFAR-10 enlarged to it
     images: int = 0,  # training images to use, as many of each class; 0: all
     test_images: int = 0,  # test images to use; 0: all
+    labels: str | Path | None = None,  # csv or jsonl that names a folder's images and their classes
+    skip_bad: bool = False,  # whether to go on without images that cannot be read
     **kwargs,  # of `image_dls`: flip, translate, cutout, seed, val_bs, num_workers, device
 ) -> TensorDataLoaders:
     "CIFAR-10, or whatever `data` names, as fastai DataLoaders. Raises `InputError` for data that cannot be used."
     _check_numbers(bs=bs, size=size)
-    return image_dls(load_images(data, size or STORED_SIZE).fewer(images, test_images), bs, valid, size, **kwargs)
+    found = load_images(data, size or STORED_SIZE, labels, skip_bad).fewer(images, test_images)
+    return image_dls(found, bs, valid, size, **kwargs)
 
 
 def _check_numbers(**numbers) -> None:

@@ -185,6 +185,11 @@ class Run(EpochRows):
         tensors = {"preds": interp.preds.contiguous(), "targs": interp.targs}
         about = {"vocab": json.dumps(list(interp.vocab)), "images": images}
         write_tensors(self.folder / "predictions.safetensors", tensors, about)
+        if interp.files:
+            probability, guess = interp.preds.max(1)
+            vocab, rows = interp.vocab, zip(interp.files, interp.targs.tolist(), guess.tolist(), probability.tolist())
+            named = [[file, vocab[true], vocab[said], f"{p:.4f}"] for file, true, said, p in rows]
+            self._write_csv("predictions.csv", ["file", "label", "predicted", "probability"], named)
 
     def write_examples(self, folder: Path, learn: Learner, n: int = 10) -> None:
         "Write test images of as many classes as PNG files, for whoever wants to try the model."

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 def images_from_options(options: SimpleNamespace) -> ImageSet:
     "The images that a run's options ask for. Raises `InputError`."
-    return load_images(options.data, options.size).fewer(options.images, options.test_images)
+    images = load_images(options.data, options.size, options.labels, options.skip_bad)
+    return images.fewer(options.images, options.test_images)
 
 
 def learner_from_options(
@@ -155,13 +156,17 @@ class Training:
         if unfinished:
             learn.model.load_state_dict(unfinished.model.state_dict())
         resolved = {"precision": learn.precision, "device": str(self.device), "weights": learn.weights, "opt": self.opt}
-        self.write_config({**resolved, "run": str(self.run.folder), "data": self.images.name})
+        self.write_config({**resolved, "run": str(self.run.folder), "data": self.images.name, **self.skipped()})
         if not self.interrupted:
             self.train(learn)
         if rank_distrib():
             return 0  # a launcher ends the first process, which still writes, where another one failed
         self.report(learn)
         return 130 if self.interrupted else 0
+
+    def skipped(self) -> dict:
+        "Images that cannot be read, and that --skip-bad has left out."
+        return {"skipped": list(self.images.skipped)} if self.images.skipped else {}
 
     def write_config(self, resolved: dict) -> None:
         "config.json: the options, what `auto` came to, and what the run must find again to go on."
@@ -308,6 +313,7 @@ class Training:
             "images_per_second": watch.images * max(num_distrib(), 1) / seconds if seconds else None,
             "processes": max(num_distrib(), 1),
             "choice": self.choice,
+            "skipped_images": len(self.images.skipped),
             "interrupted": self.interrupted,
         })  # fmt: skip
         self.run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)

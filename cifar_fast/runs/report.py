@@ -103,6 +103,8 @@ def warnings_of(metrics: dict) -> list[str]:
         warnings.append(f"Tested on {metrics['tested_on']}, not on test images.")
     if metrics["model"] not in FROM_SCRATCH and metrics["weights"] == "none":
         warnings.append("The body has random weights, not pretrained ones.")
+    if skipped := metrics.get("skipped_images"):
+        warnings.append(f"{skipped:,} images that cannot be read were skipped: config.json names them.")
     if metrics["interrupted"]:
         warnings.append(f"Interrupted after {metrics['epochs']} epochs.")
     return warnings

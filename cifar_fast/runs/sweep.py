@@ -213,7 +213,9 @@ class Sweep:
         who = {"name": self.experiment.name, "source": self.experiment.source}
         check_begun(self.run.folder, same, who, "go on with the experiment as it was")
         self.run.write_json("config.json", {**before, **vars(o)})
-        images = load_images(o.data, self.fixed.get("size", 32))  # decoded once, not by every trial
+        images = load_images(
+            o.data, self.fixed.get("size", 32), self.fixed.get("labels"), self.fixed.get("skip_bad", False)
+        )  # decoded once, not by every trial
         self.run.write_json("config.json", {**vars(o), "experiment": run_identity(self.experiment, images, same)})
 
     def finished(self) -> list[dict]:

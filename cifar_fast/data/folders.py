@@ -76,9 +76,10 @@ def list_images(
 
 def _refuse_flat(root: Path) -> None:
     if any(True for _ in walk_images(root)):
+        above = "" if _role(root.name) else f"give the folder above ({root.parent}) if this is one class, "
         raise InputError(
-            f"{root} holds images but no folders of classes: put each class's images in a folder of its own, give the "
-            f"folder above ({root.parent}) if this is one class, or name a table of labels with --labels"
+            f"{root} holds images but no folders of classes: put each class's images in a folder of its own, {above}or "
+            "name a table of labels with --labels"
         )
     raise InputError(f"{root} has no images: put PNG or JPEG files in {root}/<class>/")
 

@@ -88,6 +88,8 @@ class Predictor:
 def _open_folder(path: Path, device: str):
     card = ModelCard.read(path / "model.json")
     if card.is_foreign:
+        if device != "cpu":
+            raise InputError(f"{path} is run by its ONNX graph, on the CPU: leave the device {device!r} out")
         return card, _open_foreign(path, card), None
     import torch
 

@@ -48,7 +48,7 @@ def is_built_by_name(
     try:
         with torch.device("meta"):
             built = build_model(architecture)
-    except (InputError, RuntimeError, TypeError, KeyError):
+    except (InputError, RuntimeError, TypeError, KeyError, ValueError):
         return False
     return _modules(built) == _modules(model) and _tensors(built) == _tensors(model)
 

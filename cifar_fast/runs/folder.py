@@ -295,7 +295,12 @@ def count_macs(learn: Learner) -> int | None:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # torch counts no operations of fused kernels
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with (
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            torch.backends.mkldnn.flags(enabled=False),  # whose recurrent layers are one kernel too
+            FlopCounterMode(display=False) as counter,
+        ):
             learn.model(xb)
     except Exception as error:  # of a network's own code, which has been tested by then
         say(f"Its operations cannot be counted ({type(error).__name__}).")

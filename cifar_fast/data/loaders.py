@@ -10,7 +10,8 @@ import torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import Categorize, CategoryMap, IntToFloatTensor, Normalize
 from fastai.losses import CrossEntropyLossFlat
-from fastai.torch_core import TensorCategory, TensorImage, default_device, to_detach
+from fastai.torch_core import TensorCategory, TensorImage, default_device, show_image, to_detach
+from fastcore.foundation import is_indexer
 from fastcore.meta import delegates
 from fasttransform import Pipeline
 from torch import Tensor
@@ -25,6 +26,8 @@ from cifar_fast.errors import InputError, check, is_whole
 HOLDOUT_FRACTION = 0.1
 _LABELLED = {tuple: [TensorImage, TensorCategory]}
 _UNLABELLED = {tuple: [TensorImage]}
+# so that a loop by hand may compute a loss of what it takes from a loader
+TensorImage.register_func(torch.nn.functional.cross_entropy, TensorImage, TensorCategory)
 
 
 class BatchCrossEntropy(CrossEntropyLossFlat):
@@ -72,13 +75,24 @@ class ImageTensors:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, i: int) -> tuple:
+    def __getitem__(self, i) -> tuple | list[tuple]:
+        if is_indexer(i):
+            return self._item(int(i))
+        return [self._item(o) for o in torch.arange(len(self))[i].tolist()]
+
+    def _item(self, i: int) -> tuple:
         if not -len(self) <= i < len(self):
             raise IndexError(i)
         return tuple(o[0] for o in self.batch(torch.tensor([i % len(self)])))
 
     def __iter__(self) -> Iterator[tuple]:
         return (self[i] for i in range(len(self)))
+
+    def show(self, o: tuple, ctx=None, **kwargs):
+        "Draw an (image, label) pair with its class as title, on the axes `ctx`; gives the axes."
+        image, *labels = o
+        title = " ".join(self.vocab[int(label)] for label in labels)
+        return show_image(image, ctx=ctx, title=title, **kwargs)
 
     def batch(self, idxs: Tensor, epoch: int = 0) -> tuple:
         "Images (bs, 3, H, W) as uint8 TensorImage and labels (bs,) as TensorCategory; transforms see idxs and epoch."
@@ -103,8 +117,8 @@ class ImageTensors:
             self.split_idx = before
 
     def subset(self, idxs: Tensor) -> "ImageTensors":
-        "The images at `idxs`, not augmented."
-        res = self.replace(self.x[idxs], None if self.y is None else self.y[idxs], split_idx=1)
+        "The images at `idxs`, augmented where these are."
+        res = self.replace(self.x[idxs], None if self.y is None else self.y[idxs])
         res.parent = self, idxs
         res.files = self.files and [self.files[i] for i in idxs.tolist()]
         return res
@@ -170,6 +184,7 @@ class TensorDL(TfmdDL):
         device=None,  # where images and batches live; None: where the images are
         **kwargs,  # of fastai's TfmdDL: after_batch, drop_last, ...
     ):
+        _refuse_item_tfms(kwargs)
         device = dataset.x.device if device is None else full_device(device)
         super().__init__(dataset.to(device), bs=bs, shuffle=shuffle, num_workers=0, device=device, **kwargs)
         self._n_inp, self._types, self.epoch = 1, _UNLABELLED if dataset.y is None else _LABELLED, 0
@@ -201,6 +216,7 @@ class TensorDL(TfmdDL):
 
     def to(self, device):
         "Put images and transforms on `device`."
+        device = full_device(device)
         self.dataset = self.dataset.to(device)
         super().to(device)
 
@@ -271,8 +287,25 @@ def _normalized(batch: tuple, norm: Normalize) -> tuple:
     return (TensorImage(x, idxs=batch[0].idxs, epoch=batch[0].epoch), *batch[1:])
 
 
+def _refuse_item_tfms(kwargs: dict) -> None:
+    for name in ("after_item", "before_batch", "create_item", "create_batch", "after_create"):
+        given = kwargs.get(name)
+        if given is not None and len(getattr(given, "fs", [given])):
+            raise InputError(f"these loaders make whole batches and have no {name}: give transforms to after_batch")
+
+
 class TensorDataLoaders(DataLoaders):
     "fastai DataLoaders over `TensorDL`s."
+
+    def to(self, device):
+        "Put images and batches on `device`, a torch device or its name."
+        return super().to(full_device(device))
+
+    def add_tfms(self, tfms, event: str, loaders=None):
+        "fastai's, for `after_batch` alone. Raises `InputError` for transforms of single items."
+        if event != "after_batch":
+            _refuse_item_tfms({event: tfms})
+        return super().add_tfms(tfms, event, loaders)
 
     def test_dl(self, test_items, rm_type_tfms=None, with_labels: bool = False, **kwargs) -> TensorDL:
         "A loader over files, bytes, PIL images, arrays or tensors, decoded and transformed like validation images."
@@ -359,6 +392,55 @@ def _check_numbers(**numbers) -> None:
         check(name, value, value is None or is_whole(value), f"a whole number of at least 1{where}")
 
 
+def fixed_tfms(dl: TensorDL) -> list:
+    "The batch transforms that training and validation images share."
+    return [o for o in dl.after_batch.fs if getattr(o, "split_idx", None) != 0]
+
+
+def fed_dl(
+    dl,  # a loader, or batches
+    feeding: list | None,  # of `fixed_tfms`; None: whatever it gives
+):
+    "`dl`, or a loader like it that resizes and normalises by `feeding`; its augmentations stay."
+    if feeding is None or not isinstance(dl, TensorDL) or _same(fixed_tfms(dl), feeding):
+        return dl
+    own = [o for o in dl.after_batch.fs if getattr(o, "split_idx", None) == 0]
+    return dl.new(after_batch=Pipeline([*deepcopy(feeding), *own]))
+
+
+def fed_dls(dls: DataLoaders, feeding: list | None) -> DataLoaders:
+    "`dls`, or a copy of them whose loaders are `fed_dl`."
+    loaders = [fed_dl(o, feeding) for o in dls.loaders]
+    if all(a is b for a, b in zip(loaders, dls.loaders)):
+        return dls
+    res = copy(dls)
+    res.loaders = loaders
+    return res
+
+
+def _same(some: list, others: list) -> bool:
+    return sorted(map(_describe, some)) == sorted(map(_describe, others))
+
+
+def _describe(tfm) -> str:
+    about = {k: v.flatten().tolist() if isinstance(v, Tensor) else v for k, v in vars(tfm).items()}
+    return f"{type(tfm).__name__} {sorted((k, v) for k, v in about.items() if isinstance(v, (int, float, list, str)))}"
+
+
+def placed(dls: DataLoaders) -> DataLoaders:
+    "`dls`, on fastai's default device where they name none, as plain loaders of torch do."
+    if getattr(dls, "device", None) is not None:
+        return dls
+    res = copy(dls)
+    res._device = default_device()  # past the property, which moves what plain loaders do not have
+    return res
+
+
+def pixels_fed(dls: DataLoaders) -> int:
+    "Pixels of a side of the images as the model gets them."
+    return (dls.valid.one_batch() if hasattr(dls.valid, "one_batch") else next(iter(dls.valid)))[0].shape[-1]
+
+
 def copy_dls(
     dls: DataLoaders,  # the caller's, any kind; stays as it is
     size: int | None = None,  # pixels to resize to on the device; None: as they come
@@ -368,6 +450,10 @@ def copy_dls(
 
     Raises `InputError` for a `size` that its `Cutout` would blank.
     """
+    if not all(isinstance(dl, TfmdDL) for dl in dls.loaders):
+        if size is not None or stats is not None:
+            raise InputError("plain DataLoaders give images as they are: resize and normalise them in their dataset")
+        return dls
     loaders = [dl.new(after_batch=_adapted(dl, size, stats)) for dl in dls.loaders]
     res = copy(dls)
     res.loaders = loaders

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import torch
-from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.core import Callback, CancelEpochException, event
+from fastai.callback.hook import HookCallback
 from fastai.callback.progress import ProgressCallback, ShowGraphCallback
 from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders, TfmdDL
@@ -20,7 +22,7 @@ from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import Tensor, nn
 
-from cifar_fast.data.loaders import TensorDL, copy_dls
+from cifar_fast.data.loaders import TensorDL, copy_dls, fed_dl, fed_dls, fixed_tfms, pixels_fed, placed
 from cifar_fast.errors import InputError
 from cifar_fast.models.networks import CustomCNN
 from cifar_fast.progress import shows_bars
@@ -32,10 +34,19 @@ from cifar_fast.training.graphs import BatchGraphs
 from cifar_fast.training.portable import PORTABLE
 from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
 
+
+class PlainSGD(OptimWrapper):
+    "SGD without momentum, which stays so where a schedule sets one, as fastai's own does."
+
+    def _set_hyper(self, k, v):
+        if k != "mom":
+            super()._set_hyper(k, v)
+
+
 # torch's own optimizers with torch's defaults, fused into one kernel; fastai's Adam differs in betas, eps and decay.
 OPTIMIZERS = {
     "adam": partial(OptimWrapper, opt=torch.optim.Adam, fused=True),
-    "sgd": partial(OptimWrapper, opt=torch.optim.SGD, fused=True),
+    "sgd": partial(PlainSGD, opt=torch.optim.SGD, fused=True),
 }
 
 
@@ -50,10 +61,33 @@ class LeanLearner(Learner):
     """
 
     first_epoch = 0  # of a fit that goes on from a checkpoint
+    feeding: list | None = None  # batch transforms of the images that the model was made for
     _asked: tuple[list[Callback], dict[str, list[Callback]]] = ([], {})  # callbacks, and which define an event
 
     def __getstate__(self):
         return {k: v for k, v in super().__getstate__().items() if k != "_asked"}  # callbacks of fits long over
+
+    def __call__(self, event_name):
+        for name in L(event_name):
+            if not hasattr(event, name):
+                raise InputError(f"there is no event {name!r}: see fastai.callback.core.event")
+        super().__call__(event_name)
+
+    def fit(self, n_epoch, *args, **kwargs):
+        "fastai's; loaders that the Learner was given since it was made are fed as its model needs it."
+        self.dls = fed_dls(self.dls, self.feeding)
+        try:
+            super().fit(n_epoch, *args, **kwargs)
+        finally:
+            self._asked = [], {}  # callbacks of this fit, with all that they hold
+
+    def _do_epoch_validate(self, ds_idx=1, dl=None):
+        dl = self.dls[ds_idx] if dl is None else dl
+        super()._do_epoch_validate(ds_idx, fed_dl(dl, self.feeding))
+
+    def to_channelslast(self, *args, **kwargs):
+        "fastai's, for chaining: a `LeanLearner` computes so already."
+        return self
 
     def _with_events(self, f, event_type, ex, final=noop):
         try:
@@ -67,6 +101,14 @@ class LeanLearner(Learner):
         for cb in self._listeners("after_failed_fit"):
             with suppress(Exception):  # a device that failed fails again, which would hide what was first
                 cb("after_failed_fit")
+        for cb in self.cbs:
+            with suppress(Exception):
+                if not hasattr(type(cb), "after_failed_fit"):
+                    cb("after_cancel_fit")
+                if isinstance(cb, HookCallback):
+                    cb("after_fit")
+        with suppress(Exception):
+            self.opt.zero_grad()
         for cb in self.cbs:
             cb.run = True  # as after any fit
 
@@ -126,6 +168,7 @@ class LeanLearner(Learner):
     def _do_fit(self):
         for epoch in range(self.first_epoch, self.n_epoch):
             self.epoch = epoch
+            self._asked = [], {}  # an event may have been given to a callback or its class, or another order
             self._with_events(self._do_epoch, "epoch", CancelEpochException)
 
     def all_batches(self):
@@ -181,13 +224,13 @@ def custom_learner(
     metrics=accuracy,  # fastai metrics
     cbs=None,  # further callbacks
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
-    **model_kwargs,  # of `CustomCNN`: n_convs, width, n_dense, dense_width, conv_dropout, dropout, logit_dropout, bn
+    **kwargs,  # of `CustomCNN`: n_convs, width, n_dense, dense_width, ...; of `fast_learner`: loss_func, wd, moms, ...
 ) -> Learner:
     "A Learner for the article's `CustomCNN`. Raises `InputError` for options that do not fit."
     dls = copy_dls(dls, size)
-    pixels = dls.valid.one_batch()[0].shape[-1]
-    model = CustomCNN(n_out=dls.c, size=pixels, **model_kwargs)
-    return fast_learner(dls, model, "CustomCNN", "none", opt, lr, precision, compile, metrics, cbs, path)
+    of_model = {k: kwargs.pop(k) for k in list(kwargs) if k in signature(CustomCNN.__init__).parameters}
+    model = CustomCNN(n_out=dls.c, size=pixels_fed(dls), **of_model)
+    return fast_learner(dls, model, "CustomCNN", "none", opt, lr, precision, compile, metrics, cbs, path, **kwargs)
 
 
 def transfer_learner(
@@ -206,6 +249,7 @@ def transfer_learner(
     metrics=accuracy,  # fastai metrics
     cbs=None,  # further callbacks
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
+    **kwargs,  # of `fast_learner`: loss_func, opt_func, splitter, wd, wd_bn_bias, train_bn, moms, model_dir, ...
 ) -> Learner:
     """A Learner for a torchvision ResNet with a new head and a frozen body; `unfreeze` and `fine_tune` free it.
 
@@ -224,20 +268,10 @@ def transfer_learner(
     frozen_cbs = [BnFreeze()] * (frozen_bn == "eval")
     if cache is not False:
         frozen_cbs.append(CachedBody(cache_on_disk, cache if isinstance(cache, dict) else None))
+    kwargs = {"splitter": body_split(arch), **kwargs}
     learn = fast_learner(
-        dls,
-        model,
-        arch,
-        weights_name,
-        opt,
-        lr,
-        precision,
-        compile,
-        metrics,
-        L(frozen_cbs) + L(cbs),
-        path,
-        body_split(arch),
-    )
+        dls, model, arch, weights_name, opt, lr, precision, compile, metrics, L(frozen_cbs) + L(cbs), path, **kwargs
+    )  # fmt: skip
     learn.freeze()
     return learn
 
@@ -256,9 +290,11 @@ def fast_learner(
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
     splitter: Callable = trainable_params,  # model to layer groups
     loss_func: Callable | None = None,  # None: that of `dls`
+    opt_func: Callable | None = None,  # fastai's name for `opt`
     **learner_kwargs,  # of fastai's Learner: model_dir, wd, wd_bn_bias, train_bn, moms, default_cbs
 ) -> Learner:
     "A Learner with fast precision, fused optimizer and no host syncs; `arch` and `weights` stand on it."
+    opt, dls = opt if opt_func is None else opt_func, placed(dls)
     if isinstance(opt, str) and opt not in OPTIMIZERS:
         raise InputError(f"opt is {opt!r}: give one of {', '.join(OPTIMIZERS)}")
     precision = resolve_precision(precision, dls.device)
@@ -272,17 +308,12 @@ def fast_learner(
         metrics=metrics,
         path=path,
         **{"train_bn": False, **learner_kwargs},
-        cbs=[
-            *precision_cbs(precision),
-            *([Compiled()] * compile),
-            HonestChoice(),
-            LossesToCPU(),
-            LastFit(),
-            BatchGraphs(),
-            *L(cbs),
-        ],
+        cbs=[*precision_cbs(precision), *([Compiled()] * compile), *own_cbs(), *L(cbs)],
     )
+    if isinstance(dls[1], TensorDL):
+        learn.feeding = fixed_tfms(dls[1])
     learn.remove_cb(learn.progress).add_cb(EpochProgress())
-    learn.recorder.smooth_loss = DeviceSmoothLoss()
+    if hasattr(learn, "recorder"):
+        learn.recorder.smooth_loss = DeviceSmoothLoss()
     learn.arch, learn.weights = arch or type(model).__name__, weights
     return learn

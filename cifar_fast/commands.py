@@ -79,6 +79,21 @@ def _list_runs(folder, sort: str, best: int, data: str | None, where: list[str],
 
 
 @command
+def evaluate(
+    run: str,  # folder of a finished run, or one that --seeds has filled
+    *paths: str,  # further test sets: CIFAR-10.1, CIFAR-10-C, CIFAR-10H as .npy, or folders of images
+    shift: bool = False,  # change the test images in 15 ways, five severities each
+    baseline: str | None = None,  # folder of another run, to compare the shift with
+    data: str | None = None,  # where the run's images are now; default: where they were
+    device: str = "cpu",  # cpu, cuda or another torch device
+):
+    "Ask a finished run for more than its test accuracy, and write evidence.html beside it."
+    from cifar_fast.runs.evidence import evaluate as ask
+
+    print(ask(run, *paths, shift=shift, baseline=baseline, data=data, device=device))
+
+
+@command
 def predict(
     model: str,  # folder of a saved model, or .onnx file
     *images: str,  # image files, and folders to look through

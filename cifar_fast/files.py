@@ -69,6 +69,11 @@ def _digest(tensors: dict, about: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
+def tensor_hash(x) -> str:
+    "A SHA-256 over the values of a uint8 tensor, wherever it lies."
+    return hashlib.sha256(x.contiguous().cpu().numpy()).hexdigest()
+
+
 def _uint8():
     import torch  # here and not above: an ONNX model is used without it
 

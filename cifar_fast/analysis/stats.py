@@ -87,6 +87,26 @@ def compare_models(
     return Comparison(test, difference, difference - half, difference + half, float(p))
 
 
+def compare_sets(
+    first: Tensor,  # bool (N,): which images of one set the model has right
+    second: Tensor,  # bool (M,): the same model, other images
+) -> Comparison:
+    """Fisher's exact test: is one set of images harder than the other for this model, by more than chance?
+
+    The interval is Newcombe's, from Wilson's of each. Source: Newcombe 1998, "Interval estimation for the difference
+    between independent proportions", method 10.
+    """
+    from scipy.stats import fisher_exact
+
+    hits = [(int(o.sum()), len(o)) for o in (first, second)]
+    (one, other), (bounds, other_bounds) = [o / n for o, n in hits], [share_interval(*o) for o in hits]
+    low = sqrt((other - other_bounds[0]) ** 2 + (bounds[1] - one) ** 2)
+    high = sqrt((other_bounds[1] - other) ** 2 + (one - bounds[0]) ** 2)
+    p = fisher_exact([[o, n - o] for o, n in hits]).pvalue
+    test = f"Fisher's exact test, {len(first):,} and {len(second):,} different images, one trained model"
+    return Comparison(test, other - one, other - one - low, other - one + high, float(p))
+
+
 def compare_methods(
     first: Sequence[float],  # accuracies, one a seed; at least two
     second: Sequence[float],

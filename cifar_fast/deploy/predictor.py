@@ -71,6 +71,19 @@ class Predictor:
             found = iter(self._predict(np.stack(usable)) if usable else ())
             yield from (o if isinstance(o, ImageError) else next(found) for o in decoded)
 
+    def logits(
+        self,
+        images: np.ndarray,  # uint8 (N, H, W, 3), in memory or mapped from a file; other sizes are resized
+    ) -> np.ndarray:  # float32 (N, classes)
+        "What the network says of many images, a batch in memory at a time."
+        size, found = self.card.stored_size, [np.zeros((0, len(self.card.vocab)), np.float32)]
+        for start in range(0, len(images), self.bs):
+            batch = np.asarray(images[start : start + self.bs])
+            if batch.shape[1:] != (size, size, 3):
+                batch = np.stack([decode_image(o, size) for o in batch])
+            found.append(self._logits(np.require(batch, requirements=["C", "W"])))
+        return np.concatenate(found)
+
     def _decode(self, item) -> np.ndarray | ImageError:
         try:
             return decode_image(item, self.card.stored_size)

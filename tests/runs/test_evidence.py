@@ -1,0 +1,92 @@
+"""A finished run asked for more than its test accuracy."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from cifar_fast.commands import evaluate as command
+from cifar_fast.errors import InputError
+from cifar_fast.runs.evidence import NUMBERS, PAGE, evaluate
+from cifar_fast.runs.results import FinishedRun
+
+
+@pytest.fixture
+def run(digits_run, tmp_path):
+    "A finished run that may be written into."
+    return shutil.copytree(digits_run, tmp_path / "run")
+
+
+@pytest.fixture
+def changed_digits(digits, tmp_path):
+    "The test digits in the form of CIFAR-10-C: five times the same, the last severity all black."
+    folder = tmp_path / "digits-c"
+    folder.mkdir()
+    x = np.concatenate([digits.test_x.permute(0, 2, 3, 1).numpy()] * 5)
+    x[len(x) // 5 * 4 :] = 0
+    np.save(folder / "dark.npy", x)
+    np.save(folder / "labels.npy", np.concatenate([digits.test_y.numpy()] * 5))
+    return folder
+
+
+def refusal(args, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main([str(o) for o in args])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
+    return said
+
+
+def test_unchanged_test_images_give_the_runs_own_accuracy_and_black_ones_a_drop(run, changed_digits):
+    found, own = evaluate(run, changed_digits), FinishedRun.read(run).accuracy
+    numbers = found["test set digits-c"]
+    assert numbers["dark, severity 1"]["accuracy"] == own and numbers["dark, severity 1"]["p"] == 1
+    assert numbers["dark, severity 5"]["difference"] < -0.5 and numbers["dark, severity 5"]["p"] < 1e-6
+    assert "by McNemar" in str(found)
+    assert json.loads((run / NUMBERS).read_text())["test set digits-c"] == numbers
+
+
+def test_other_images_are_compared_unpaired(run, digits, tmp_path):
+    np.save(tmp_path / "new_data.npy", digits.train_x[:300].permute(0, 2, 3, 1).numpy())
+    np.save(tmp_path / "new_labels.npy", digits.train_y[:300].numpy())
+    found = evaluate(run, tmp_path / "new_data.npy")
+    assert "Fisher" in str(found) and found["test set new_data.npy"]["new"]["accuracy"] > 0.8
+
+
+def test_soft_labels_of_the_test_images(run, digits, tmp_path):
+    np.save(tmp_path / "cifar10h-probs.npy", np.eye(10)[digits.test_y.numpy()])
+    found = evaluate(run, tmp_path / "cifar10h-probs.npy")["test set cifar10h-probs.npy"]
+    metrics = FinishedRun.read(run).metrics
+    assert found["cross_entropy"] == pytest.approx(metrics["loss"], rel=1e-3) and found["entropy_of_people"] == 0
+    assert found["accuracy_where_people_agree"] == metrics["accuracy"]
+
+
+def test_shift_has_a_block_and_a_baseline_and_what_was_asked_before_stays(run, other_digits_run, changed_digits):
+    evaluate(run, changed_digits)
+    found = evaluate(run, shift=True, baseline=other_digits_run)
+    page, kept = (run / PAGE).read_text(), json.loads((run / NUMBERS).read_text())
+    assert found["shift"]["clean"] == FinishedRun.read(run).accuracy > found["shift"]["mean"]
+    assert found["shift"]["error_against_baseline"] > 0 and set(kept) == {"shift", "test set digits-c"}
+    assert (
+        page.count("<details") == 1 and "not the corruptions of CIFAR-10-C" in page and "not CIFAR-10 results" in page
+    )
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page) and "<script" not in page
+
+
+def test_what_cannot_be_used_is_one_line_and_nothing_is_written(run, digits, tmp_path, capsys, image_folder):
+    assert "nothing is asked" in refusal([run], capsys)
+    assert "holds no finished run" in refusal([tmp_path, "--shift"], capsys)
+    assert "class 'cat'" in refusal([run, image_folder({"cat": 2})], capsys)
+    assert "does not exist" in refusal([run, tmp_path / "nowhere"], capsys)
+    (tmp_path / "x_data.npy").write_bytes(b"\x80\x04K\x01.")
+    np.save(tmp_path / "x_labels.npy", digits.test_y.numpy())
+    assert "cannot be read" in refusal([run, tmp_path / "x_data.npy"], capsys)
+    assert not (run / PAGE).exists() and not (run / NUMBERS).exists()
+
+
+def test_images_that_the_run_was_not_tested_on_are_refused(run, image_folder):
+    others = image_folder({f"train/{i}": 2 for i in range(10)} | {f"test/{i}": 1 for i in range(10)})
+    with pytest.raises(InputError, match="other test images"):
+        evaluate(run, shift=True, data=others)

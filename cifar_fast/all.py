@@ -9,6 +9,16 @@ with warnings.catch_warnings():
 
 from cifar_fast.analysis.asking import logits_of, predictions_of
 from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
+from cifar_fast.analysis.confidence import (
+    energy,
+    fit_temperature,
+    foreign_auroc,
+    plot_energies,
+    plot_selective,
+    selective_accuracy,
+    with_temperature,
+)
+from cifar_fast.analysis.ensemble import Ensemble, ensemble
 from cifar_fast.analysis.featuremaps import feature_maps, image_layers, plot_channel, plot_layer
 from cifar_fast.analysis.interpret import (
     TestInterpretation,

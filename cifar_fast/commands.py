@@ -84,21 +84,27 @@ def evaluate(
     *paths: str,  # further test sets: CIFAR-10.1, CIFAR-10-C, CIFAR-10H as .npy, or folders of images
     shift: bool = False,  # change the test images in 15 ways, five severities each
     baseline: str | None = None,  # folder of another run, to compare the shift with
+    confidence: bool = False,  # how far its probabilities can be trusted, and on what share of images it is right
+    held_out: str | None = None,  # folder of the same training with --folds: what held-out images are needed for
+    ood: str | None = None,  # images of no class, to tell apart: digits, a folder, a .npy, or SVHN's test_32x32.mat
+    ensemble: bool = False,  # what all seeds know together
     data: str | None = None,  # where the run's images are now; default: where they were
     device: str = "cpu",  # cpu, cuda or another torch device
 ):
     "Ask a finished run for more than its test accuracy, and write evidence.html beside it."
     from cifar_fast.runs.evidence import evaluate as ask
 
-    print(ask(run, *paths, shift=shift, baseline=baseline, data=data, device=device))
+    asked = dict(shift=shift, confidence=confidence, ood=ood, ensemble=ensemble)
+    print(ask(run, *paths, **asked, held_out=held_out, baseline=baseline, data=data, device=device))
 
 
 @command
 def predict(
-    model: str,  # folder of a saved model, or .onnx file
+    model: str,  # folder of a saved model or of a run with --seeds, or .onnx file
     *images: str,  # image files, and folders to look through
     json: bool = False,  # print JSON: file, label, probability and all probabilities
     csv: bool = False,  # print CSV: file, label, probability
+    calibrated: bool = False,  # as sure as the temperature says that evaluate --held-out has found
     device: str = "cpu",  # for a folder's model: cpu, cuda or another torch device
     bs: count = 256,  # images a batch
 ):
@@ -111,7 +117,8 @@ def predict(
     if not images:
         raise InputError("no image is named: give image files or folders")
     files = find_images(images)
-    return print_predictions(Predictor(model, device, bs), files, "json" if json else "csv" if csv else "table")
+    predictor = Predictor(model, device, bs, calibrated)
+    return print_predictions(predictor, files, "json" if json else "csv" if csv else "table")
 
 
 @command

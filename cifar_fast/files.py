@@ -80,6 +80,15 @@ def _uint8():
     return torch.uint8
 
 
+SEED_FOLDER, FOLD_FOLDER = "seed-", "fold-"  # and a number: the runs of `--seeds` and of `--folds`
+
+
+def numbered_folders(folder: Path, prefix: str) -> list[Path]:
+    "Folders called `prefix` and a number, by number; copies of such folders are none."
+    found = [o for o in folder.glob(f"{prefix}*") if o.name.removeprefix(prefix).isdecimal()]
+    return sorted(found, key=lambda o: int(o.name.removeprefix(prefix)))
+
+
 def remove_leftovers(folder: Path) -> None:
     "Remove the temporary files of processes that were killed while they wrote into `folder`."
     for path in folder.glob(".*.writing-*"):

@@ -40,14 +40,20 @@ class Comparison:
 
 
 def mean_interval(
-    values: Sequence[float],  # one a seed
+    values: Sequence[float],  # one a seed, or one a fold
+    are_folds: bool = False,  # whether the trainings share images, as those of folds do
 ) -> tuple[float, float | None]:  # mean, and half of its 95 % interval; None for a single value
-    "Student's interval of the mean over seeds."
+    """Student's interval of the mean over seeds; over folds, whose trainings are no independent ones, a wider one.
+
+    Source: Nadeau and Bengio 2003, "Inference for the Generalization Error", the corrected resampled t-test.
+    """
     from scipy.stats import t
 
     n = len(values)
-    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stdev(values) / sqrt(n) if n > 1 else None
-    return fmean(values), half
+    if n < 2:
+        return fmean(values), None
+    share = 1 / n + (1 / (n - 1) if are_folds else 0)  # of the variance; 1 / (n - 1): images tested over trained
+    return fmean(values), float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stdev(values) * sqrt(share)
 
 
 def share_bounds(mean: float, half: float) -> list[float]:

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cifar_fast.data.image import IMAGE_SUFFIXES, decode_image
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check
 from cifar_fast.progress import progress
 
 CIFAR10_VOCAB = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -55,6 +56,33 @@ class ImageSet:
         if (len(splits[1]), len(splits[3])) == (len(self.train_y), len(self.test_y)):
             return self
         return ImageSet(f"part of {self.name}", self.vocab, *splits, self.mean, self.std)
+
+    def without(self, idxs: list[int]) -> "ImageSet":
+        "Without these training images; the pixels' statistics stay. Raises `InputError` for indices that are none."
+        if wrong := [o for o in idxs if not 0 <= o < len(self.train_y)]:
+            raise InputError(f"training image {wrong[0]:,} is to be left out, and there are {len(self.train_y):,}")
+        kept = torch.ones(len(self.train_y), dtype=torch.bool)
+        kept[idxs] = False
+        train = self.train_x[kept], self.train_y[kept]
+        return ImageSet(f"part of {self.name}", self.vocab, *train, self.test_x, self.test_y, self.mean, self.std)
+
+    def fold(self, number: int, n: int) -> "ImageSet":
+        "Training images alone: fold `number` of `n`, from 1 on, to test on, and the others, with statistics of theirs."
+        tested = fold_indices(self.train_y, n)[number - 1]
+        trained = torch.ones(len(self.train_y), dtype=torch.bool)
+        trained[tested] = False
+        train, test = ((self.train_x[o], self.train_y[o]) for o in (trained, tested))
+        return ImageSet.from_splits(f"fold {number} of {n} of {self.name}", self.vocab, train, test)
+
+
+def origin(name: str) -> str:
+    "The data set that a part or a fold, by its name, is of."
+    return re.sub(r"^(fold \d+ of \d+ of |part of )*", "", name)
+
+
+def is_fold(name: str) -> bool:
+    "Whether what is called so is tested on training images."
+    return re.match(r"fold \d+ of \d+ of ", name) is not None
 
 
 def _some(x: Tensor, y: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -235,6 +263,19 @@ def stratified_split(
         what = f"{fraction} of {len(y)} images cannot have all {c} classes"
         raise InputError(f"{what}: ask for {c} to {len(y) - c}, or 0 for all") from error
     return tuple(torch.from_numpy(np.sort(o)) for o in parts)
+
+
+def fold_indices(
+    y: Tensor,  # int64 (N,) labels
+    n: int,  # folds
+) -> list[Tensor]:  # sorted int64 indices of each fold
+    "Each image in one fold, each class in its share in all, always the same. Raises `InputError` for too few images."
+    from sklearn.model_selection import StratifiedKFold
+
+    least = int(y.unique(return_counts=True)[1].min())
+    check("folds", n, 2 <= n <= least, f"2 to {least}, the images of the smallest class")
+    folds = StratifiedKFold(n, shuffle=True, random_state=SPLIT_SEED).split(np.zeros(len(y)), y.numpy())
+    return [torch.from_numpy(tested) for _, tested in folds]
 
 
 def read_digits() -> ImageSet:

@@ -3,6 +3,7 @@
 Arrays are read without pickle and mapped from their files: CIFAR-10-C has 2.9 GB.
 """
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,3 +150,15 @@ def _read_svhn(path: Path) -> np.ndarray:
         raise InputError(f"{path} cannot be read as SVHN's images ({error}): fetch it again") from error
     _check_images(path, found)
     return found
+
+
+def read_indices(
+    path: str | Path,  # csv with a column `index`
+) -> list[int]:
+    "Numbers of images, from 0 on. Raises `InputError`."
+    try:
+        with Path(path).open(newline="") as file:
+            return [int(row["index"]) for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"no column {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path} is no csv of images ({why}): give one that evaluate --labels has written") from error

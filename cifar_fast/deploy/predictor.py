@@ -1,7 +1,8 @@
 """A saved model on files, bytes, pictures and arrays. Imports no fastai, and for an ONNX file no torch either."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from cifar_fast.data.image import IMAGE_SUFFIXES, decode_image
 from cifar_fast.deploy.modelcard import ModelCard
 from cifar_fast.errors import ImageError, InputError, MissingExtra
+from cifar_fast.files import SEED_FOLDER, numbered_folders
 
 
 class Prediction(NamedTuple):
@@ -34,17 +36,24 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | Path,  # a folder that `export_safe` has written, or a file of `to_onnx`
+        model: str | Path,  # a folder that `export_safe` has written, a run of --seeds, or a file of `to_onnx`
         device: str = "cpu",  # for a folder, a torch device
         bs: int = 256,  # images a batch
+        calibrated: bool = False,  # as sure as the temperature says that `evaluate --held-out` has found
     ):
         path = Path(model)
         self.bs = bs
         self.model = None  # the torch network, of a folder's model
+        if seeds := numbered_folders(path, SEED_FOLDER):
+            members = [Predictor(o / "model", device, bs, calibrated) for o in seeds]
+            self.card, self._logits = _together(path, members)
+            return
         if path.suffix == ".onnx":
             self.card, self._logits = _open_onnx(path)
         else:
             self.card, self._logits, self.model = _open_folder(path, device)
+        if calibrated:
+            self._logits = _cooled(self._logits, self.card.temperature(path))
 
     def __call__(
         self,
@@ -91,10 +100,31 @@ class Predictor:
             return error
 
     def _predict(self, images: np.ndarray) -> list[Prediction]:
-        logits = self._logits(images).astype(np.float64)
-        exps = np.exp(logits - logits.max(1, keepdims=True))
-        probs, vocab = exps / exps.sum(1, keepdims=True), self.card.vocab
+        probs, vocab = _softmax(self._logits(images)), self.card.vocab
         return [Prediction(vocab[i], dict(zip(vocab, o))) for i, o in zip(probs.argmax(1), probs.tolist())]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    logits = logits.astype(np.float64)
+    exps = np.exp(logits - logits.max(1, keepdims=True))
+    return exps / exps.sum(1, keepdims=True)
+
+
+def _cooled(logits: Callable, temperature: float) -> Callable:
+    return lambda images: logits(images) / temperature
+
+
+def _together(path: Path, members: list[Predictor]) -> tuple[ModelCard, Callable]:
+    "The mean of the members' probabilities, as logits; the card has no member's own measurements."
+    first = members[0].card
+    if any((o.card.vocab, o.card.stored_size) != (first.vocab, first.stored_size) for o in members):
+        raise InputError(f"the models in {path} know different classes or sizes: they make no ensemble")
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        probs = np.mean([_softmax(o._logits(images)) for o in members], axis=0)
+        return np.log(probs.clip(1e-30)).astype(np.float32)
+
+    return replace(first, metrics={}), logits
 
 
 def _open_folder(path: Path, device: str):

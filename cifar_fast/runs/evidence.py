@@ -4,9 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_fast.deploy.modelcard import CARD, store_temperature
 from cifar_fast.errors import InputError
 from cifar_fast.files import finite, write_atomically
-from cifar_fast.runs.questions import ask_shift, ask_test_set
+from cifar_fast.runs.folds import read_out_of_fold
+from cifar_fast.runs.questions import ask_confidence, ask_ensemble, ask_foreign, ask_shift, ask_test_set
 from cifar_fast.runs.report import warnings_of, write_page
 from cifar_fast.runs.subject import Answer, Subject
 
@@ -34,6 +36,10 @@ def evaluate(
     *paths: str | Path,  # further test sets: folders, .npy files
     shift: bool = False,  # change the test images in 15 ways, five severities each
     baseline: str | Path | None = None,  # another run, to compare the shift with
+    confidence: bool = False,  # how far its probabilities can be trusted
+    held_out: str | Path | None = None,  # folder of the same training with `folds`, for what needs held-out images
+    ood: str | Path | None = None,  # images of no class: digits, a folder, a .npy, or SVHN's test_32x32.mat
+    ensemble: bool = False,  # what all seeds know together
     data: str | Path | None = None,  # where the run's images are now; None: where they were
     device: str = "cpu",  # a torch device
 ) -> Evidence:
@@ -44,9 +50,16 @@ def evaluate(
     """
     subject = Subject(run, data, device)
     other = Subject(baseline, data, device) if baseline else None
+    unseen = read_out_of_fold(held_out, subject.run) if held_out else None
     answers = [ask_test_set(subject, o) for o in paths]
     if shift:
         answers.append(ask_shift(subject, other))
+    if confidence:
+        answers.append(ask_confidence(subject, unseen))
+    if ood:
+        answers.append(ask_foreign(subject, ood))
+    if ensemble:
+        answers.append(ask_ensemble(subject))
     if not answers:
         raise InputError("nothing is asked: name test sets, or give --shift; --help lists all questions")
     return write_evidence(subject, answers)
@@ -60,6 +73,9 @@ def write_evidence(subject: Subject, answers: list[Answer]) -> Evidence:
         warnings=warnings_of(subject.run.metrics), answers=answers, about=_about(subject),
     )  # fmt: skip
     numbers = read_evidence(folder) | {o.name: o.numbers for o in answers}
+    if temperature := numbers.get("confidence", {}).get("temperature"):
+        for o in subject.runs.runs:
+            store_temperature((o.folder / "model" / CARD).absolute(), temperature)
     text = json.dumps(finite(numbers), indent=2) + "\n"
     write_atomically((folder / NUMBERS).absolute(), lambda tmp: tmp.write_text(text))
     return Evidence(page, answers)

@@ -6,10 +6,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cifar_fast.analysis.confidence import (
+    fit_temperature,
+    foreign_auroc,
+    plot_energies,
+    plot_selective,
+    selective_accuracy,
+    with_temperature,
+)
+from cifar_fast.analysis.ensemble import ensemble
+from cifar_fast.analysis.interpret import plot_calibration
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.shift import SEVERITIES, Shift, measure_shift, plot_kinds, plot_shift
 from cifar_fast.analysis.stats import compare_models, compare_sets, share_interval
-from cifar_fast.data.labelled_sets import LabelledSet, read_labelled_sets, read_soft_labels
+from cifar_fast.data.labelled_sets import LabelledSet, read_labelled_sets, read_soft_labels, read_unlabelled
 from cifar_fast.runs.report import Picture
 from cifar_fast.runs.results import percent
 from cifar_fast.runs.subject import Answer, Subject
@@ -131,3 +141,95 @@ def ask_shift(subject: Subject, baseline: Subject | None = None) -> Answer:
 
 def _measured(subject: Subject) -> Shift:
     return measure_shift(subject, subject.images.test_x, subject.images.test_y)
+
+
+# Confidence ----------------------------------------------------------------------------------------------------------
+
+ANSWERED = (1.0, 0.9, 0.8, 0.5)  # shares of images
+WANTED = 0.95  # accuracy
+
+
+def ask_confidence(
+    subject: Subject,
+    unseen: Predictions | None = None,  # of `read_out_of_fold`; None: no temperature
+) -> Answer:
+    "How far the probabilities can be trusted, before and after a temperature that the test images had no part in."
+    before = subject.run.predictions
+    named, lines, numbers = {"as it says": before}, [], {}
+    if unseen is None:
+        lines.append("No temperature: it needs held-out images. Train the same with --folds 5, and give --held-out.")
+    else:
+        numbers["temperature"] = temperature = fit_temperature(unseen)
+        named[f"at temperature {temperature:.2f}"] = with_temperature(before, temperature)
+        lines.append(
+            f"Temperature {temperature:.3f}, fitted on {len(unseen.targs):,} training images, each predicted by a "
+            "model trained without it; the test images had no part. It is stored in the model card: "
+            "Predictor(calibrated=True) applies it."
+        )
+    rows, pictures = [], []
+    for name, preds in named.items():
+        found, selective = preds.reliability().expected_error, selective_accuracy(preds)
+        at = [selective.accuracy_at(o) for o in ANSWERED]
+        rows.append([name, percent(found, 2), f"{_loss(preds):.3f}", *(percent(o) for o in at)])
+        pictures.append(Picture.of(plot_calibration(preds, title=name), f"How often it is right when so sure, {name}."))
+        key = "before" if preds is before else "after"
+        numbers[key] = {
+            "calibration_error": found,
+            "loss": _loss(preds),
+            "accuracy_where_answered": dict(zip(map(str, ANSWERED), at)),
+        }
+    share = selective_accuracy(preds).share_at(WANTED)
+    lines.append(f"It answers the surest {percent(share)} of the test images with {WANTED:.0%} of them right.")
+    numbers["share_answered_at_95"] = share
+    pictures.append(Picture.of(plot_selective(preds), "Accuracy where it answers only what it is surest of."))
+    header = ["probabilities", "calibration error", "loss", *(f"right, {o:.0%} answered" for o in ANSWERED)]
+    return Answer("confidence", "Does it know what it does not know?", lines, header, rows, pictures, numbers)
+
+
+def _loss(preds: Predictions) -> float:
+    "Mean cross-entropy."
+    return -preds.preds[torch.arange(len(preds.targs)), preds.targs].double().clamp_min(1e-12).log().mean().item()
+
+
+def ask_foreign(subject: Subject, data: str | Path) -> Answer:
+    "Whether the model tells images of no class from its test images."
+    images = read_unlabelled(data, subject.card.stored_size)
+    known = subject.logits(subject.images.test_x.permute(0, 2, 3, 1))
+    foreign, name = subject.logits(images), Path(data).name
+    auroc, sure = foreign_auroc(known, foreign), foreign.softmax(1).max(1).values.mean().item()
+    line = (
+        f"{len(images):,} images of {name}: their energy is higher than a test image's in {percent(auroc)} of all "
+        f"pairs (AUROC; 50 % is chance). The model is {percent(sure)} sure of its answer to them, on average."
+    )
+    picture = Picture.of(plot_energies(known, foreign, ("test images", name)), "Energies.")
+    numbers = {"images": name, "auroc": auroc, "mean_confidence": sure}
+    return Answer("foreign images", "Does it notice what is of no class?", [line], pictures=[picture], numbers=numbers)
+
+
+# All seeds together --------------------------------------------------------------------------------------------------
+
+
+def ask_ensemble(subject: Subject) -> Answer:
+    "What the mean of all seeds' probabilities gives."
+    runs = subject.runs.runs
+    found = ensemble([o.predictions for o in runs])
+    (low, high, p), sizes = found.gain_test(), found.by_size()
+    lines = [
+        f"Against the mean seed: {found.gain * 100:+.2f} points ({low * 100:+.2f} to {high * 100:+.2f} over test "
+        f"images, p = {p:.2g}, paired t-test). The seeds say different classes of {percent(found.disagreement())} of "
+        "the images, pair by pair.",
+        "Any so many of the seeds: "
+        + "; ".join(f"{n}: {percent(mean)} ({percent(a)} to {percent(b)})" for n, (mean, a, b) in sizes.items())
+        + ". What one seed or the other gives is luck; what grows with their number is not.",
+        f"Predictor({str(subject.runs.folder)!r}) asks all of them.",
+    ]
+    rows = [_set_row(o.name, o.predictions, "")[:4] for o in runs] + [_set_row("all together", found.mean, "")[:4]]
+    for row, preds in zip(rows, [*found.members, found.mean]):
+        row.append(percent(preds.reliability().expected_error, 2))
+    numbers = {
+        "accuracy": found.mean.accuracy, "gain": found.gain, "gain_interval": [low, high], "p": p,
+        "disagreement": found.disagreement(), "calibration_error": found.mean.reliability().expected_error,
+        "by_size": {str(n): o for n, o in sizes.items()},
+    }  # fmt: skip
+    header = ["seed", "images", "accuracy", "95 % interval", "calibration error"]
+    return Answer("ensemble", "What do all seeds know together?", lines, header, rows, numbers=numbers)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor
 from cifar_fast.analysis.asking import logits_of
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.data.formats import ImageSet
-from cifar_fast.data.sources import STORED_SIZE, load_images
+from cifar_fast.data.sources import STORED_SIZE
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
 from cifar_fast.files import tensor_hash
+from cifar_fast.runs.one_seed import images_from_options
 from cifar_fast.runs.report import Picture
 from cifar_fast.runs.results import Runs
 
@@ -62,8 +64,9 @@ class Subject:
         data = self.data or asked.get("data")
         if data is None:
             raise InputError(f"{self.run.folder} does not say where its images are: name them with --data")
-        images = load_images(data, asked.get("size") or STORED_SIZE)
-        images = images.fewer(asked.get("images") or 0, asked.get("test_images") or 0)
+        names = {"size": STORED_SIZE, "images": 0, "test_images": 0, "drop_labels": None}
+        options = {name: asked.get(name) or default for name, default in names.items()}
+        images = images_from_options(SimpleNamespace(data=data, **options))
         if tensor_hash(images.test_x) != self.run.test_images:
             raise InputError(f"{data} holds other test images than {self.run.folder} was tested on: give --data")
         return images

@@ -1,14 +1,18 @@
 """A finished run asked for more than its test accuracy."""
 
 import json
+import math
 import re
 import shutil
 
 import numpy as np
 import pytest
 
+from cifar_fast.baselines import custom
 from cifar_fast.commands import evaluate as command
+from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
+from cifar_fast.files import read_tensors, write_tensors
 from cifar_fast.runs.evidence import NUMBERS, PAGE, evaluate
 from cifar_fast.runs.results import FinishedRun
 
@@ -29,6 +33,25 @@ def changed_digits(digits, tmp_path):
     np.save(folder / "dark.npy", x)
     np.save(folder / "labels.npy", np.concatenate([digits.test_y.numpy()] * 5))
     return folder
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory):
+    "The folder of the same training as `digits_run`, in three folds, to be read only."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cifar_fast.runs.folder.Run.write_figures", lambda *args: None)
+        folder = tmp_path_factory.mktemp("runs") / "folds"
+        small = {"data": "digits", "epochs": 2, "width": 8, "precision": "fp32", "device": "cpu"}
+        custom.run(**small, folds=3, run=str(folder))
+    return folder
+
+
+@pytest.fixture
+def two_seeds(digits_run, other_digits_run, tmp_path):
+    "A folder as `--seeds 2` leaves it."
+    for i, folder in enumerate((digits_run, other_digits_run)):
+        shutil.copytree(folder, tmp_path / f"seeds/seed-{i}")
+    return tmp_path / "seeds"
 
 
 def refusal(args, capsys):
@@ -90,3 +113,65 @@ def test_images_that_the_run_was_not_tested_on_are_refused(run, image_folder):
     others = image_folder({f"train/{i}": 2 for i in range(10)} | {f"test/{i}": 1 for i in range(10)})
     with pytest.raises(InputError, match="other test images"):
         evaluate(run, shift=True, data=others)
+
+
+def test_the_temperature_comes_from_held_out_training_images_alone(run, folds, tmp_path):
+    poisoned = shutil.copytree(run, tmp_path / "poisoned")
+    tensors, about = read_tensors(run / "predictions.safetensors")
+    wrong = {"preds": tensors["preds"].flip(1).contiguous(), "targs": tensors["targs"]}
+    write_tensors(poisoned / "predictions.safetensors", wrong, about)
+    found = [evaluate(o, confidence=True, held_out=folds)["confidence"] for o in (run, poisoned)]
+    assert found[0]["temperature"] == found[1]["temperature"] > 0
+    assert found[0]["before"]["calibration_error"] != found[1]["before"]["calibration_error"]
+    assert found[0]["after"]["loss"] != found[0]["before"]["loss"]
+
+
+def test_a_stored_temperature_is_applied_when_asked(run, folds, digits):
+    image = digits.test_x[0].permute(1, 2, 0).numpy()
+    with pytest.raises(InputError, match="no temperature"):
+        Predictor(run / "model", calibrated=True)
+    before = Predictor(run / "model")(image)
+    temperature = evaluate(run, confidence=True, held_out=folds)["confidence"]["temperature"]
+    plain, cool = Predictor(run / "model")(image), Predictor(run / "model", calibrated=True)(image)
+    assert plain == before and cool.label == plain.label
+    powers = [o ** (1 / temperature) for o in plain.probabilities.values()]
+    assert cool.probability == pytest.approx(max(powers) / sum(powers), rel=1e-4)
+
+
+def test_without_held_out_images_there_is_no_temperature(run):
+    found = evaluate(run, confidence=True)
+    assert "temperature" not in found["confidence"] and "--held-out" in str(found)
+    assert found["confidence"]["before"]["loss"] == pytest.approx(FinishedRun.read(run).metrics["loss"], rel=1e-3)
+
+
+def test_folds_of_another_training_are_refused(other_digits_run, run, folds, capsys):
+    assert "schedule" in refusal([other_digits_run, "--confidence", "--held-out", folds], capsys)
+    assert "no finished folds" in refusal([run, "--confidence", "--held-out", run], capsys)
+    assert not (run / PAGE).exists()
+
+
+def test_images_of_no_class_are_told_apart(run, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)
+    np.save(tmp_path / "noise.npy", noise)
+    found = evaluate(run, ood=tmp_path / "noise.npy")["foreign images"]
+    assert 0 <= found["auroc"] <= 1 and found["auroc"] != 0.5
+    assert abs(evaluate(run, ood="digits")["foreign images"]["auroc"] - 0.5) < 0.1  # the same kind of images
+
+
+def test_all_seeds_together_and_their_predictor(two_seeds, digits):
+    found = evaluate(two_seeds, ensemble=True)["ensemble"]
+    members = [Predictor(two_seeds / o / "model") for o in ("seed-0", "seed-1")]
+    together, images = Predictor(two_seeds), digits.test_x.permute(0, 2, 3, 1).numpy()
+    answers = together(images[:50])
+    for own, one, two in zip(answers, *(o(images[:50]) for o in members)):
+        assert own.probability == pytest.approx(
+            (one.probabilities[own.label] + two.probabilities[own.label]) / 2, abs=1e-5
+        )
+    right = together.logits(images).argmax(1) == digits.test_y.numpy()
+    assert right.mean() == pytest.approx(found["accuracy"]) and together.card.metrics == {}
+    assert set(found["by_size"]) == {"1", "2"} and math.isfinite(found["p"])
+    assert (two_seeds / PAGE).exists()
+
+
+def test_one_seed_is_no_ensemble(run, capsys):
+    assert "two models or more" in refusal([run, "--ensemble"], capsys)

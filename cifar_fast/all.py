@@ -7,7 +7,7 @@ with warnings.catch_warnings():
     from fastai.vision.all import *
     from torchvision import models
 
-from cifar_fast.analysis.asking import logits_of, predictions_of
+from cifar_fast.analysis.asking import features_of, logits_of, predictions_of
 from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
 from cifar_fast.analysis.confidence import (
     energy,
@@ -29,11 +29,13 @@ from cifar_fast.analysis.interpret import (
     plot_per_class,
     plot_top_losses,
 )
+from cifar_fast.analysis.neighbours import nearest, plot_map, plot_neighbours
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.shift import measure_shift, plot_kinds, plot_shift, shifted
 from cifar_fast.analysis.stats import compare_methods, compare_models, compare_sets, mean_interval
 from cifar_fast.baselines import custom, record, transfer
 from cifar_fast.data.augment import *
+from cifar_fast.data.duplicates import exact_duplicates, near_duplicates
 from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.labelled_sets import read_labelled_sets
 from cifar_fast.data.loaders import ImageTensors, TensorDataLoaders, TensorDL, cifar_dls, image_dls

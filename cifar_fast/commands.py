@@ -88,13 +88,17 @@ def evaluate(
     held_out: str | None = None,  # folder of the same training with --folds: what held-out images are needed for
     ood: str | None = None,  # images of no class, to tell apart: digits, a folder, a .npy, or SVHN's test_32x32.mat
     ensemble: bool = False,  # what all seeds know together
+    duplicates: bool = False,  # which test images are among the training images
+    neighbours: bool = False,  # which training images are like the mistakes, and a map of the test images
     data: str | None = None,  # where the run's images are now; default: where they were
     device: str = "cpu",  # cpu, cuda or another torch device
 ):
     "Ask a finished run for more than its test accuracy, and write evidence.html beside it."
     from cifar_fast.runs.evidence import evaluate as ask
 
-    asked = dict(shift=shift, confidence=confidence, ood=ood, ensemble=ensemble)
+    asked = dict(
+        shift=shift, confidence=confidence, ood=ood, ensemble=ensemble, duplicates=duplicates, neighbours=neighbours
+    )
     print(ask(run, *paths, **asked, held_out=held_out, baseline=baseline, data=data, device=device))
 
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from fastcore.basics import noop
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifar_fast.analysis.predictions import Predictions
+from cifar_fast.errors import InputError
 
 
 def logits_of(
@@ -34,3 +35,21 @@ def predictions_of(
 ) -> Predictions:
     "What `model` says of labelled images."
     return Predictions(logits_of(model, images).softmax(1), labels, vocab)
+
+
+def features_of(
+    model,  # a Predictor of a folder's model, or a Learner
+    images: np.ndarray | Tensor,  # uint8 (N, H, W, 3)
+) -> Tensor:  # float32 (N, features), on the CPU
+    "What the last dense layer is given of each image. Raises `InputError` where there is no such layer to look into."
+    module = model.model
+    layers = [o for o in module.modules() if isinstance(o, nn.Linear)] if module is not None else []
+    if not layers:
+        raise InputError("this model's last layer cannot be looked into: it is an ONNX graph, or has no dense layer")
+    kept: list[Tensor] = []
+    hook = layers[-1].register_forward_pre_hook(lambda _, args: kept.append(args[0].detach().float().flatten(1).cpu()))
+    try:
+        logits_of(model, images)
+    finally:
+        hook.remove()
+    return torch.cat(kept)

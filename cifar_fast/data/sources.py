@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from cifar_fast.data.download import DownloadError, download
+from cifar_fast.data.duplicates import exact_duplicates
 from cifar_fast.data.formats import (
     CIFAR10_SIZES,
     CIFAR10_VOCAB,
@@ -177,7 +178,11 @@ class Source:
         if self.kind == "batches":
             return read_cifar_batches(self.path)
         check_memory(self.n_images("train") + self.n_images("test"), size)
-        return read_image_folder(self.path, self.files, size)
+        images = read_image_folder(self.path, self.files, size)
+        if twice := exact_duplicates(images.train_x, images.test_x):
+            say(f"{len(twice):,} of {len(images.test_y):,} test images are training images too, pixel by pixel: "
+                "evaluate RUN --duplicates shows them, and the accuracy without them.")  # fmt: skip
+        return images
 
 
 def check_memory(n_images: int, size: int) -> None:

@@ -9,6 +9,7 @@ from cifar_fast.errors import InputError
 from cifar_fast.files import finite, write_atomically
 from cifar_fast.runs.folds import read_out_of_fold
 from cifar_fast.runs.questions import ask_confidence, ask_ensemble, ask_foreign, ask_shift, ask_test_set
+from cifar_fast.runs.questions_on_images import ask_duplicates, ask_neighbours
 from cifar_fast.runs.report import warnings_of, write_page
 from cifar_fast.runs.subject import Answer, Subject
 
@@ -40,6 +41,8 @@ def evaluate(
     held_out: str | Path | None = None,  # folder of the same training with `folds`, for what needs held-out images
     ood: str | Path | None = None,  # images of no class: digits, a folder, a .npy, or SVHN's test_32x32.mat
     ensemble: bool = False,  # what all seeds know together
+    duplicates: bool = False,  # which test images are among the training images
+    neighbours: bool = False,  # which training images are like the mistakes, and a map of the test images
     data: str | Path | None = None,  # where the run's images are now; None: where they were
     device: str = "cpu",  # a torch device
 ) -> Evidence:
@@ -60,6 +63,10 @@ def evaluate(
         answers.append(ask_foreign(subject, ood))
     if ensemble:
         answers.append(ask_ensemble(subject))
+    if duplicates:
+        answers.append(ask_duplicates(subject))
+    if neighbours:
+        answers.append(ask_neighbours(subject))
     if not answers:
         raise InputError("nothing is asked: name test sets, or give --shift; --help lists all questions")
     return write_evidence(subject, answers)

@@ -194,7 +194,7 @@ def _loss(preds: Predictions) -> float:
 def ask_foreign(subject: Subject, data: str | Path) -> Answer:
     "Whether the model tells images of no class from its test images."
     images = read_unlabelled(data, subject.card.stored_size)
-    known = subject.logits(subject.images.test_x.permute(0, 2, 3, 1))
+    known = subject.logits(subject.test_images)
     foreign, name = subject.logits(images), Path(data).name
     auroc, sure = foreign_auroc(known, foreign), foreign.softmax(1).max(1).values.mean().item()
     line = (

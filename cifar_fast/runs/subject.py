@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_fast.analysis.asking import logits_of
+from cifar_fast.analysis.asking import features_of, logits_of
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.sources import STORED_SIZE
@@ -70,6 +70,25 @@ class Subject:
         if tensor_hash(images.test_x) != self.run.test_images:
             raise InputError(f"{data} holds other test images than {self.run.folder} was tested on: give --data")
         return images
+
+    @property
+    def test_images(self) -> np.ndarray:
+        "uint8 (N, H, W, 3)."
+        return self.images.test_x.permute(0, 2, 3, 1).numpy()
+
+    @property
+    def train_images(self) -> np.ndarray:
+        "uint8 (N, H, W, 3)."
+        return self.images.train_x.permute(0, 2, 3, 1).numpy()
+
+    @property
+    def model(self):
+        "The network; None for an ONNX graph."
+        return self.predictor.model
+
+    def features(self, images: np.ndarray) -> Tensor:
+        "What the last layer is given of uint8 images (N, H, W, 3): float32 (N, features)."
+        return features_of(self, images)
 
     def logits(self, images: np.ndarray | Tensor) -> Tensor:
         "What the model says of uint8 images (N, H, W, 3): float32 (N, classes), computed as the run was tested."

@@ -4,9 +4,11 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from cifar_fast.baselines import custom
 from cifar_fast.commands import evaluate as command
@@ -175,3 +177,22 @@ def test_all_seeds_together_and_their_predictor(two_seeds, digits):
 
 def test_one_seed_is_no_ensemble(run, capsys):
     assert "two models or more" in refusal([run, "--ensemble"], capsys)
+
+
+def test_a_leak_is_counted_and_taken_out(run, digits, monkeypatch):
+    leaking = replace(digits, train_x=torch.cat([digits.train_x, digits.test_x[:36]]),
+                      train_y=torch.cat([digits.train_y, digits.test_y[:36]]))  # fmt: skip
+    monkeypatch.setattr("cifar_fast.runs.subject.images_from_options", lambda options: leaking)
+    found = evaluate(run, duplicates=True)["duplicates"]
+    right = FinishedRun.read(run).predictions.right
+    fresh = torch.ones(len(right), dtype=torch.bool)
+    fresh[[test for test, _, _ in found["pairs"]]] = False
+    assert found["exact"] >= 36 and {o[0] for o in found["pairs"]} >= set(range(36))
+    assert found["accuracy_without"] == pytest.approx(right[fresh].double().mean().item())
+
+
+def test_mistakes_and_what_lies_near_them(run):
+    found = evaluate(run, neighbours=True)
+    numbers, tested = found["neighbours"], FinishedRun.read(run).predictions
+    assert numbers["nearest_has_its_class"] > 0.8 and numbers["mistakes"] == int((~tested.right).sum())
+    assert (run / PAGE).read_text().count("data:image/png;base64,") == 2

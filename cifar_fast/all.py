@@ -19,6 +19,7 @@ from cifar_fast.analysis.confidence import (
     with_temperature,
 )
 from cifar_fast.analysis.ensemble import Ensemble, ensemble
+from cifar_fast.analysis.explain import grad_cam, integrated_gradients, plot_looks
 from cifar_fast.analysis.featuremaps import feature_maps, image_layers, plot_channel, plot_layer
 from cifar_fast.analysis.interpret import (
     TestInterpretation,
@@ -29,7 +30,8 @@ from cifar_fast.analysis.interpret import (
     plot_per_class,
     plot_top_losses,
 )
-from cifar_fast.analysis.neighbours import nearest, plot_map, plot_neighbours
+from cifar_fast.analysis.labels import Suspect, found_among, plot_suspects, suspicious_labels
+from cifar_fast.analysis.neighbours import nearest, plot_grid, plot_map, plot_neighbours
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.shift import measure_shift, plot_kinds, plot_shift, shifted
 from cifar_fast.analysis.stats import compare_methods, compare_models, compare_sets, mean_interval

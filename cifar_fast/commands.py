@@ -90,16 +90,16 @@ def evaluate(
     ensemble: bool = False,  # what all seeds know together
     duplicates: bool = False,  # which test images are among the training images
     neighbours: bool = False,  # which training images are like the mistakes, and a map of the test images
+    labels: bool = False,  # which labels of training images look wrong, by cleanlab; needs --held-out
+    explain: bool = False,  # where the network looks, by captum
     data: str | None = None,  # where the run's images are now; default: where they were
     device: str = "cpu",  # cpu, cuda or another torch device
 ):
     "Ask a finished run for more than its test accuracy, and write evidence.html beside it."
+    asked = {name: o for name, o in locals().items() if name not in ("run", "paths")}
     from cifar_fast.runs.evidence import evaluate as ask
 
-    asked = dict(
-        shift=shift, confidence=confidence, ood=ood, ensemble=ensemble, duplicates=duplicates, neighbours=neighbours
-    )
-    print(ask(run, *paths, **asked, held_out=held_out, baseline=baseline, data=data, device=device))
+    print(ask(run, *paths, **asked))
 
 
 @command

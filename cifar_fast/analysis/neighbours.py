@@ -46,6 +46,15 @@ def plot_neighbours(
     return fig
 
 
+def plot_grid(
+    pictures: Sequence[tuple[np.ndarray, str]],  # images uint8 (H, W, 3), and what is written above each
+    cols: int = 6,
+) -> Figure:
+    "Images side by side."
+    lines = [pictures[i : i + cols] for i in range(0, len(pictures), cols)]
+    return plot_neighbours([o[0] for o in lines], [o[1:] for o in lines])
+
+
 def plot_map(
     features: Tensor,  # float (N, features)
     labels: Tensor,  # int64 (N,)

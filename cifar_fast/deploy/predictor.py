@@ -93,6 +93,18 @@ class Predictor:
             found.append(self._logits(np.require(batch, requirements=["C", "W"])))
         return np.concatenate(found)
 
+    def inputs(
+        self,
+        images: np.ndarray,  # uint8 (N, H, W, 3)
+    ):
+        "What the torch network, `model`, is given of them: a float Tensor (N, 3, size, size), on its device."
+        import torch
+
+        from cifar_fast.deploy.safemodel import normalise
+
+        pixels = np.stack([decode_image(o, self.card.stored_size) for o in images])
+        return normalise(torch.from_numpy(pixels).to(next(self.model.parameters()).device), self.card)
+
     def _decode(self, item) -> np.ndarray | ImageError:
         try:
             return decode_image(item, self.card.stored_size)

@@ -9,7 +9,7 @@ from cifar_fast.errors import InputError
 from cifar_fast.files import finite, write_atomically
 from cifar_fast.runs.folds import read_out_of_fold
 from cifar_fast.runs.questions import ask_confidence, ask_ensemble, ask_foreign, ask_shift, ask_test_set
-from cifar_fast.runs.questions_on_images import ask_duplicates, ask_neighbours
+from cifar_fast.runs.questions_on_images import ask_duplicates, ask_labels, ask_looks, ask_neighbours
 from cifar_fast.runs.report import warnings_of, write_page
 from cifar_fast.runs.subject import Answer, Subject
 
@@ -43,6 +43,8 @@ def evaluate(
     ensemble: bool = False,  # what all seeds know together
     duplicates: bool = False,  # which test images are among the training images
     neighbours: bool = False,  # which training images are like the mistakes, and a map of the test images
+    labels: bool = False,  # which labels of training images look wrong; needs `held_out`
+    explain: bool = False,  # where the network looks
     data: str | Path | None = None,  # where the run's images are now; None: where they were
     device: str = "cpu",  # a torch device
 ) -> Evidence:
@@ -54,19 +56,17 @@ def evaluate(
     subject = Subject(run, data, device)
     other = Subject(baseline, data, device) if baseline else None
     unseen = read_out_of_fold(held_out, subject.run) if held_out else None
-    answers = [ask_test_set(subject, o) for o in paths]
-    if shift:
-        answers.append(ask_shift(subject, other))
-    if confidence:
-        answers.append(ask_confidence(subject, unseen))
-    if ood:
-        answers.append(ask_foreign(subject, ood))
-    if ensemble:
-        answers.append(ask_ensemble(subject))
-    if duplicates:
-        answers.append(ask_duplicates(subject))
-    if neighbours:
-        answers.append(ask_neighbours(subject))
+    questions = [
+        (shift, lambda: ask_shift(subject, other)),
+        (confidence, lambda: ask_confidence(subject, unseen)),
+        (ood, lambda: ask_foreign(subject, ood)),
+        (ensemble, lambda: ask_ensemble(subject)),
+        (duplicates, lambda: ask_duplicates(subject)),
+        (neighbours, lambda: ask_neighbours(subject)),
+        (labels, lambda: ask_labels(subject, unseen)),
+        (explain, lambda: ask_looks(subject)),
+    ]
+    answers = [ask_test_set(subject, o) for o in paths] + [ask() for is_asked, ask in questions if is_asked]
     if not answers:
         raise InputError("nothing is asked: name test sets, or give --shift; --help lists all questions")
     return write_evidence(subject, answers)
@@ -83,6 +83,8 @@ def write_evidence(subject: Subject, answers: list[Answer]) -> Evidence:
     if temperature := numbers.get("confidence", {}).get("temperature"):
         for o in subject.runs.runs:
             store_temperature((o.folder / "model" / CARD).absolute(), temperature)
+    for name, content in ((k, o) for answer in answers for k, o in answer.files.items()):
+        write_atomically((folder / name).absolute(), lambda tmp, content=content: tmp.write_text(content))
     text = json.dumps(finite(numbers), indent=2) + "\n"
     write_atomically((folder / NUMBERS).absolute(), lambda tmp: tmp.write_text(text))
     return Evidence(page, answers)

@@ -1,12 +1,20 @@
 """Questions about single images: which are twice there, what lies near what, whose labels are wrong, where it looks."""
 
+import csv
+import io
 from collections.abc import Sequence
+from dataclasses import astuple, fields
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from cifar_fast.analysis.explain import plot_looks
+from cifar_fast.analysis.labels import Suspect, plot_suspects, suspicious_labels
 from cifar_fast.analysis.neighbours import nearest, plot_map, plot_neighbours
+from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.data.duplicates import Pair, exact_duplicates, near_duplicates
+from cifar_fast.errors import InputError
 from cifar_fast.runs.report import Picture
 from cifar_fast.runs.results import percent
 from cifar_fast.runs.subject import Answer, Subject
@@ -98,3 +106,56 @@ def _plot_mistakes(subject: Subject, idxs: Sequence[int], neighbours: Sequence[S
         text = f"{_name(subject, int(tested.targs[i]))}, taken for\n{said} ({tested.preds[i].max():.0%})"
         rows.append((subject.test_images[i], text))
     return plot_neighbours(rows, [[_train_image(subject, j, "training") for j in o] for o in neighbours])
+
+
+# Labels that look wrong ----------------------------------------------------------------------------------------------
+
+LABELS_FILE = "suspicious_labels.csv"
+
+
+def ask_labels(
+    subject: Subject,
+    unseen: Predictions | None,  # of `read_out_of_fold`
+) -> Answer:
+    "Training images whose labels look wrong, and a csv of them. Raises `InputError` without held-out predictions."
+    if unseen is None:
+        raise InputError("--labels needs held-out predictions: train the same with --folds 5, and give --held-out")
+    suspects = suspicious_labels(unseen)
+    share = len(suspects) / len(unseen.targs)
+    lines = [
+        f"cleanlab suspects {len(suspects):,} of {len(unseen.targs):,} training images ({percent(share)}), each "
+        "predicted by a model trained without it. Many of them are hard images, not wrong labels: look first.",
+        f"{LABELS_FILE} lists them, the worst first; --drop-labels FILE trains without the images that a file lists.",
+    ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([o.name for o in fields(Suspect)])
+    writer.writerows(astuple(o) for o in suspects)
+    picture = Picture.of(plot_suspects(suspects, subject.train_images), "The worst: label, and what is suggested.")
+    numbers, files = {"suspects": len(suspects), "share": share}, {LABELS_FILE: text.getvalue()}
+    return Answer("labels", "Which labels look wrong?", lines, pictures=[picture] if suspects else [],
+                  numbers=numbers, files=files)  # fmt: skip
+
+
+# Where it looks ------------------------------------------------------------------------------------------------------
+
+
+def ask_looks(subject: Subject) -> Answer:
+    "Where the network looks in its worst mistakes, and in those between the classes that it confuses most."
+    tested = subject.run.predictions
+    losses = -tested.preds[torch.arange(len(tested.targs)), tested.targs].clamp_min(1e-12).log()
+    pictures = [_looks(subject, losses.topk(min(SHOWN, len(losses))).indices, "The largest losses.")]
+    for true, said, n in tested.most_confused()[:2]:
+        row, col = (list(subject.vocab).index(o) for o in (true, said))
+        idxs = ((tested.targs == row) & (tested.decoded == col)).nonzero().flatten()[: SHOWN // 2]
+        pictures.append(_looks(subject, idxs, f"{true} taken for {said} ({n} images)."))
+    line = "Bright is what speaks for the class above: Grad-CAM in the last maps, integrated gradients in the pixels."
+    return Answer("looks", "Where does it look?", [line], pictures=pictures, numbers={"images": len(losses)})
+
+
+def _looks(subject: Subject, idxs: Tensor, text: str) -> Picture:
+    if subject.model is None:
+        raise InputError(f"{subject.run.folder} has its network as an ONNX graph only: ask the Learner, by plot_looks")
+    images, tested = subject.test_images[idxs.numpy()], subject.run.predictions
+    xb, said = subject.predictor.inputs(images), tested.decoded[idxs]
+    return Picture.of(plot_looks(subject.model, xb, images, said, tested.targs[idxs], subject.vocab), text)

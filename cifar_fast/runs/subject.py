@@ -35,6 +35,7 @@ class Answer:
     rows: list[list[str]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     numbers: dict = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # text, by the name of a file beside the page
 
 
 class Subject:

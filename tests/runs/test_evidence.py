@@ -1,5 +1,6 @@
 """A finished run asked for more than its test accuracy."""
 
+import csv
 import json
 import math
 import re
@@ -16,7 +17,9 @@ from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
 from cifar_fast.files import read_tensors, write_tensors
 from cifar_fast.runs.evidence import NUMBERS, PAGE, evaluate
+from cifar_fast.runs.folds import OUT_OF_FOLD
 from cifar_fast.runs.results import FinishedRun
+from conftest import make_run
 
 
 @pytest.fixture
@@ -196,3 +199,24 @@ def test_mistakes_and_what_lies_near_them(run):
     numbers, tested = found["neighbours"], FinishedRun.read(run).predictions
     assert numbers["nearest_has_its_class"] > 0.8 and numbers["mistakes"] == int((~tested.right).sum())
     assert (run / PAGE).read_text().count("data:image/png;base64,") == 2
+
+
+def test_labels_that_look_wrong_are_listed_for_a_training_without_them(run, folds, tmp_path, no_pictures):
+    pytest.importorskip("cleanlab")
+    found = evaluate(run, labels=True, held_out=folds)["labels"]
+    rows = list(csv.DictReader((run / "suspicious_labels.csv").open()))
+    assert len(rows) == found["suspects"] > 0 and set(rows[0]) >= {"index", "label", "suggested", "quality"}
+    tensors = read_tensors(folds / OUT_OF_FOLD)[0]
+    assert [int(tensors["targs"][int(o["index"])]) for o in rows] == [int(o["label"]) for o in rows]
+    without = make_run(tmp_path / "without", epochs=1, drop_labels=str(run / "suspicious_labels.csv"))
+    assert f"({1437 - len(rows):,} + 360 images)" in FinishedRun.read(without).metrics["title"]
+
+
+def test_labels_need_held_out_predictions(run, capsys):
+    assert "--held-out" in refusal([run, "--labels"], capsys)
+
+
+def test_where_it_looks_is_drawn(run):
+    pytest.importorskip("captum")
+    evaluate(run, explain=True)
+    assert "Where does it look?" in (run / PAGE).read_text()

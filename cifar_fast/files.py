@@ -98,10 +98,24 @@ def _digest(tensors: dict, about: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
+def tensor_hash(x) -> str:
+    "A SHA-256 over the values of a uint8 tensor, wherever it lies."
+    return hashlib.sha256(x.contiguous().cpu().numpy()).hexdigest()
+
+
 def _uint8():
     import torch  # here and not above: an ONNX model is used without it
 
     return torch.uint8
+
+
+SEED_FOLDER, FOLD_FOLDER = "seed-", "fold-"  # and a number: the runs of `--seeds` and of `--folds`
+
+
+def numbered_folders(folder: Path, prefix: str) -> list[Path]:
+    "Folders called `prefix` and a number, by number; copies of such folders are none."
+    found = [o for o in folder.glob(f"{prefix}*") if o.name.removeprefix(prefix).isdecimal()]
+    return sorted(found, key=lambda o: int(o.name.removeprefix(prefix)))
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -44,7 +44,18 @@ def test_the_readme_names_commands_and_snippets():
 
 
 def test_help_and_refusals_import_nothing_heavy(tmp_path):
-    for script in ("custom", "transfer", "bench", "compare", "reproduce", "predict", "serve", "sweep", "speedrun"):
+    for script in (
+        "custom",
+        "transfer",
+        "bench",
+        "compare",
+        "evaluate",
+        "reproduce",
+        "predict",
+        "serve",
+        "sweep",
+        "speedrun",
+    ):
         code = (
             "import runpy, sys\n"
             "for args in (['--help'], ['--no-such-option'], ['--bs', 'many']):\n"

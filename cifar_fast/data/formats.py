@@ -1,5 +1,6 @@
 """A decoded data set: its tensors, its statistics, its splits, and the one that scikit-learn brings."""
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cifar_fast.data.image import Levels
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check
 
 CIFAR10_VOCAB = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10_SIZES = (50_000, 10_000)
@@ -69,6 +70,38 @@ class ImageSet:
             return torch.arange(n - self.n_valid), torch.arange(n - self.n_valid, n)
         return stratified_split(self.train_y, fraction, seed)
 
+    def without(self, idxs: list[int]) -> "ImageSet":
+        "Without these training images; the pixels' statistics stay. Raises `InputError` for indices that are none."
+        if wrong := [o for o in idxs if not 0 <= o < len(self.train_y)]:
+            raise InputError(f"training image {wrong[0]:,} is to be left out, and there are {len(self.train_y):,}")
+        kept = torch.ones(len(self.train_y), dtype=torch.bool)
+        kept[idxs] = False
+        files = self.files and ([o for o, keep in zip(self.files[0], kept.tolist()) if keep], self.files[1])
+        n_valid = int(kept[len(kept) - self.n_valid :].sum())
+        return replace(
+            self, name=f"part of {self.name}", train_x=self.train_x[kept], train_y=self.train_y[kept], files=files,
+            n_valid=n_valid,
+        )  # fmt: skip
+
+    def fold(self, number: int, n: int) -> "ImageSet":
+        "Training images alone: fold `number` of `n`, from 1 on, to test on, and the others, with statistics of theirs."
+        tested = fold_indices(self.train_y, n)[number - 1]
+        trained = torch.ones(len(self.train_y), dtype=torch.bool)
+        trained[tested] = False
+        train, test = ((self.train_x[o], self.train_y[o]) for o in (trained, tested))
+        name = f"fold {number} of {n} of {self.name}"
+        return ImageSet.from_splits(name, self.vocab, train, test, levels=self.levels)
+
+
+def origin(name: str) -> str:
+    "The data set that a part or a fold, by its name, is of."
+    return re.sub(r"^(fold \d+ of \d+ of |part of )*", "", name)
+
+
+def is_fold(name: str) -> bool:
+    "Whether what is called so is tested on training images."
+    return re.match(r"fold \d+ of \d+ of ", name) is not None
+
 
 def _some(y: Tensor, n: int) -> Tensor:
     "Indices of `n` of the images."
@@ -127,6 +160,19 @@ def fifth_of_each(
     trains = torch.ones(len(y), dtype=torch.bool)
     trains[test] = False
     return trains.nonzero().flatten(), test
+
+
+def fold_indices(
+    y: Tensor,  # int64 (N,) labels
+    n: int,  # folds
+) -> list[Tensor]:  # sorted int64 indices of each fold
+    "Each image in one fold, each class in its share in all, always the same. Raises `InputError` for too few images."
+    from sklearn.model_selection import StratifiedKFold
+
+    least = int(y.unique(return_counts=True)[1].min())
+    check("folds", n, 2 <= n <= least, f"2 to {least}, the images of the smallest class")
+    folds = StratifiedKFold(n, shuffle=True, random_state=SPLIT_SEED).split(np.zeros(len(y)), y.numpy())
+    return [torch.from_numpy(tested) for _, tested in folds]
 
 
 def read_digits() -> ImageSet:

@@ -15,6 +15,7 @@ import psutil
 from cifar_fast.data.archives import holds_cifar, read_cifar_archive, read_cifar_batches, read_npz, unpacked
 from cifar_fast.data.decoding import rare_lines, read_image_folder
 from cifar_fast.data.download import DownloadError, download
+from cifar_fast.data.duplicates import exact_duplicates
 from cifar_fast.data.folders import Listing, list_images
 from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, read_digits
 from cifar_fast.data.labels import list_labelled, table_of
@@ -277,6 +278,9 @@ def _decoded(source: Source, size: int, skip_bad: bool = False) -> ImageSet:
         say(f"Decoding {source.path} ...")
         images = source.read(size, skip_bad)
         _write_cache(path, fingerprint, images)
+        if source.listing and (twice := exact_duplicates(images.train_x, images.test_x)):
+            say(f"{len(twice):,} of {len(images.test_y):,} test images are training images too, pixel by pixel: "
+                "evaluate RUN --duplicates shows them, and the accuracy without them.")  # fmt: skip
     lines = source.listing.lines(source.path) if source.listing else []
     skipped = [f"Skipped {len(images.skipped):,} images that cannot be read."] * bool(images.skipped)
     for line in [*lines, *skipped, *rare_lines(images)]:

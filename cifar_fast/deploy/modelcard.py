@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from math import inf
 from pathlib import Path
 
 from cifar_fast.errors import InputError
-from cifar_fast.files import finite
+from cifar_fast.files import finite, write_atomically
 
+CARD = "model.json"
 FORMAT = 1  # a network of this package, which is built anew by name
 FOREIGN = 2  # any other: its ONNX graph lies beside the card, and its own code can load the weights
 MAX_BYTES = 2**26  # of a card, nearly all of which are the names of classes
@@ -50,6 +52,13 @@ class ModelCard:
     def is_foreign(self) -> bool:
         "Whether this package cannot build the network."
         return self.format == FOREIGN
+
+    def temperature(self, source: str | Path) -> float:
+        "By what to divide its logits. Raises `InputError` where `store_temperature` has not stored it."
+        found = self.metrics.get("temperature")
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found < inf:
+            raise InputError(f"{source} has no temperature: evaluate its run with --confidence --held-out FOLDS")
+        return float(found)
 
     def to_json(self) -> str:
         "As it is written, with its own hash; numbers that JSON has not are null."
@@ -113,6 +122,16 @@ class ModelCard:
             value = options[name]
             if not _fits(value, kind, least, most):
                 raise InputError(f"{source}: the architecture's {name} does not fit ({_short(value)})")
+
+
+def store_temperature(
+    path: Path,  # of model.json
+    temperature: float,  # fitted on held-out training images
+) -> None:
+    "Write it into the card, for `Predictor(calibrated=True)`."
+    card = ModelCard.read(path)
+    text = replace(card, metrics={**card.metrics, "temperature": temperature}).to_json()
+    write_atomically(path, lambda tmp: tmp.write_text(text))
 
 
 def _fits(value, kind: type, least: float, most: float) -> bool:

@@ -10,12 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from cifar_fast.deploy.modelcard import ModelCard
+from cifar_fast.deploy.modelcard import CARD, ModelCard
 from cifar_fast.errors import InputError
 from cifar_fast.files import write_atomically
 from cifar_fast.models.networks import build_model
 
-WEIGHTS, CARD, GRAPH = "model.safetensors", "model.json", "model.onnx"
+WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
 
 
 @dataclass(frozen=True)

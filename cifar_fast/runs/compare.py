@@ -31,6 +31,8 @@ def compare(
     Raises `InputError` where McNemar's has no pairs: the test images or the classes are not the same.
     """
     first, second = (o if isinstance(o, Runs) else Runs.read(o) for o in (first, second))
+    if folds := [o.name for o in (first, second) if o.are_folds]:
+        raise InputError(f"{folds[0]} has folds, which were tested on training images: compare runs of several seeds")
     names = f"{second.name} against {first.name}"
     if len(first.runs) > 1 and len(second.runs) > 1:
         return replace(compare_methods(first.accuracies, second.accuracies), names=names)

@@ -1,7 +1,6 @@
 """One run's folder: what a training writes into it, and reading it back without running anything from it."""
 
 import csv
-import hashlib
 import json
 import pickle
 import re
@@ -34,7 +33,15 @@ from cifar_fast.analysis.interpret import (
 )
 from cifar_fast.analysis.names import save_figure
 from cifar_fast.errors import InputError
-from cifar_fast.files import finite, is_not_offered, remove_leftovers, warn_once, write_atomically, write_tensors
+from cifar_fast.files import (
+    finite,
+    is_not_offered,
+    remove_leftovers,
+    tensor_hash,
+    warn_once,
+    write_atomically,
+    write_tensors,
+)
 from cifar_fast.progress import say
 from cifar_fast.training.portable import PORTABLE
 from cifar_fast.versions import versions
@@ -181,7 +188,7 @@ class Run(EpochRows):
 
     def write_predictions(self, interp: TestInterpretation) -> None:
         "Write predictions.safetensors: what the model said of each test image, by which runs can be paired."
-        images = hashlib.sha256(interp.dl.dataset.x.cpu().numpy()).hexdigest()
+        images = tensor_hash(interp.dl.dataset.x)
         tensors = {"preds": interp.preds.contiguous(), "targs": interp.targs}
         about = {"vocab": json.dumps(list(interp.vocab)), "images": images}
         write_tensors(self.folder / "predictions.safetensors", tensors, about)

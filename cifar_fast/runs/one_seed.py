@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 import cifar_fast.deploy.export
 import cifar_fast.training.schedules  # noqa: F401 - this and the one above patch methods onto Learner
 from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.labelled_sets import read_indices
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 def images_from_options(options: SimpleNamespace) -> ImageSet:
     "The images that a run's options ask for. Raises `InputError`."
     images = load_images(options.data, options.size, options.labels, options.skip_bad)
-    return images.fewer(options.images, options.test_images)
+    images = images.fewer(options.images, options.test_images)
+    return images.without(read_indices(options.drop_labels)) if options.drop_labels else images
 
 
 def learner_from_options(

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 import cifar_fast
 from cifar_fast.analysis.names import save_figure
+from cifar_fast.data.formats import origin
 from cifar_fast.files import write_atomically
 from cifar_fast.runs.facts import FROM_SCRATCH
 from cifar_fast.runs.results import FinishedRun, duration, known, percent
@@ -94,7 +95,7 @@ def write_report(
 
 def warnings_of(metrics: dict) -> list[str]:
     "What a reader must know before the number."
-    warnings, data = [], metrics["data"].removeprefix("part of ")
+    warnings, data = [], origin(metrics["data"])
     if data == "digits":  # which stand in where CIFAR-10 is not to be had
         warnings.append(f"These are not CIFAR-10 results: the data is {metrics['data']}.")
     elif data == "cifar10" and not metrics["data_is_cifar10"]:

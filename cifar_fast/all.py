@@ -7,7 +7,19 @@ with warnings.catch_warnings():
     from fastai.vision.all import *
     from torchvision import models
 
+from cifar_fast.analysis.asking import features_of, logits_of, predictions_of
 from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
+from cifar_fast.analysis.confidence import (
+    energy,
+    fit_temperature,
+    foreign_auroc,
+    plot_energies,
+    plot_selective,
+    selective_accuracy,
+    with_temperature,
+)
+from cifar_fast.analysis.ensemble import Ensemble, ensemble
+from cifar_fast.analysis.explain import grad_cam, integrated_gradients, plot_looks
 from cifar_fast.analysis.featuremaps import feature_maps, image_layers, plot_channel, plot_layer
 from cifar_fast.analysis.interpret import (
     TestInterpretation,
@@ -18,8 +30,11 @@ from cifar_fast.analysis.interpret import (
     plot_per_class,
     plot_top_losses,
 )
+from cifar_fast.analysis.labels import Suspect, found_among, plot_suspects, suspicious_labels
+from cifar_fast.analysis.neighbours import nearest, plot_grid, plot_map, plot_neighbours
 from cifar_fast.analysis.predictions import Predictions
-from cifar_fast.analysis.stats import compare_methods, compare_models, mean_interval
+from cifar_fast.analysis.shift import measure_shift, plot_kinds, plot_shift, shifted
+from cifar_fast.analysis.stats import compare_methods, compare_models, compare_sets, mean_interval
 from cifar_fast.baselines import custom, record, transfer
 from cifar_fast.data.augment import (
     AlternatingFlip,
@@ -31,7 +46,9 @@ from cifar_fast.data.augment import (
     TrainTransform,
     augmentations,
 )
+from cifar_fast.data.duplicates import exact_duplicates, near_duplicates
 from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.labelled_sets import read_labelled_sets
 from cifar_fast.data.loaders import ImageTensors, TensorDataLoaders, TensorDL, cifar_dls, image_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.deploy.export import model_card
@@ -45,6 +62,7 @@ from cifar_fast.options import amount, count, pixels, rate, share
 from cifar_fast.records.recipes import RECIPES, Recipe, TestTimeViews, record_learner
 from cifar_fast.runs.by_hand import write_run
 from cifar_fast.runs.compare import compare
+from cifar_fast.runs.evidence import evaluate
 from cifar_fast.runs.overview import list_runs
 from cifar_fast.runs.results import FinishedRun, Runs
 from cifar_fast.training.callbacks.clip import AdaptiveGradientClip

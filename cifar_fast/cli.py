@@ -73,12 +73,65 @@ def command(
 _FASTAIS_LINE = "Exception occured in "  # and the callback's name, above what a callback has raised
 
 
+class WhileRead:
+    """Standard output that goes on when its reader has left, as `| head -1` does: a training is not lost for it.
+
+    Letters that the console cannot show are written as \\u2603.
+    """
+
+    def __init__(self, stream):
+        self.stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        "Write, to nowhere once nobody reads."
+        try:
+            self.stream.write(text)
+        except BrokenPipeError:
+            self._to_nowhere()
+        return len(text)
+
+    def flush(self) -> None:
+        "Flush, to nowhere once nobody reads."
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            self._to_nowhere()
+
+    def _to_nowhere(self):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def _while_read() -> Iterator[None]:
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(WhileRead, before)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Ends a script with one line: 2 for an `InputError`, 1 where a run cannot go on, 130 for Ctrl-C.
 
-    Libraries' deprecations stay silent.
+    Libraries' deprecations stay silent, and so does a reader of the output that has left.
     """
+    with _while_read(), _ends():
+        yield
+
+
+@contextmanager
+def _ends() -> Iterator[None]:
     for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
         warnings.simplefilter("ignore", category)
     os.environ.setdefault("MPLBACKEND", "Agg")  # scripts open no windows

@@ -79,11 +79,36 @@ def _list_runs(folder, sort: str, best: int, data: str | None, where: list[str],
 
 
 @command
+def evaluate(
+    run: str,  # folder of a finished run, or one that --seeds has filled
+    *paths: str,  # further test sets: CIFAR-10.1, CIFAR-10-C, CIFAR-10H as .npy, or folders of images
+    shift: bool = False,  # change the test images in 15 ways, five severities each
+    baseline: str | None = None,  # folder of another run, to compare the shift with
+    confidence: bool = False,  # how far its probabilities can be trusted, and on what share of images it is right
+    held_out: str | None = None,  # folder of the same training with --folds: what held-out images are needed for
+    ood: str | None = None,  # images of no class, to tell apart: digits, a folder, a .npy, or SVHN's test_32x32.mat
+    ensemble: bool = False,  # what all seeds know together
+    duplicates: bool = False,  # which test images are among the training images
+    neighbours: bool = False,  # which training images are like the mistakes, and a map of the test images
+    labels: bool = False,  # which labels of training images look wrong, by cleanlab; needs --held-out
+    explain: bool = False,  # where the network looks, by captum
+    data: str | None = None,  # where the run's images are now; default: where they were
+    device: str = "cpu",  # cpu, cuda or another torch device
+):
+    "Ask a finished run for more than its test accuracy, and write evidence.html beside it."
+    asked = {name: o for name, o in locals().items() if name not in ("run", "paths")}
+    from cifar_fast.runs.evidence import evaluate as ask
+
+    print(ask(run, *paths, **asked))
+
+
+@command
 def predict(
-    model: str,  # folder of a saved model, or .onnx file
+    model: str,  # folder of a saved model or of a run with --seeds, or .onnx file
     *images: str,  # image files, and folders to look through
     json: bool = False,  # print JSON: file, label, probability and all probabilities
     csv: bool = False,  # print CSV: file, label, probability
+    calibrated: bool = False,  # as sure as the temperature says that evaluate --held-out has found
     device: str = "cpu",  # for a folder's model: cpu, cuda or another torch device
     bs: count = 256,  # images a batch
 ):
@@ -96,7 +121,8 @@ def predict(
     if not images:
         raise InputError("no image is named: give image files or folders")
     files = find_images(images)
-    return print_predictions(Predictor(model, device, bs), files, "json" if json else "csv" if csv else "table")
+    predictor = Predictor(model, device, bs, calibrated)
+    return print_predictions(predictor, files, "json" if json else "csv" if csv else "table")
 
 
 @command

@@ -1,21 +1,26 @@
 """Files written whole or not at all, and tensors in them that are known to be what was written."""
 
+import errno
 import hashlib
 import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 replace = os.replace
+# What systems say that offer no locks, or sync no folders: network disks, some containers.
+_NOT_OFFERED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF}
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, sync it, then rename it.
 
-    Whenever the process or the machine stops, `path` is the old file or the whole new one. Raises OSError where the
-    file cannot be written, whatever `write` made of it.
+    Whenever the process or the machine stops, `path` is the old file or the whole new one, with the permissions that
+    the umask gives. Raises OSError where the file cannot be written, whatever `write` made of it.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=_prefix(path)) as tmp:
         try:
@@ -24,9 +29,33 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             if isinstance(error, OSError) or not _is_write_error(error):
                 raise
             raise OSError(f"{path} cannot be written ({error})") from error
+        share_as_usual(Path(tmp) / path.name)
         _sync(Path(tmp) / path.name)
         replace(Path(tmp) / path.name, path)
     _sync(path.parent)
+
+
+def share_as_usual(path: Path) -> None:
+    "Give a file the permissions that a new one beside it gets: safetensors and `tempfile` keep theirs to the user."
+    usual = path.with_name(f"{path.name}.usual")
+    usual.touch()
+    try:
+        path.chmod(usual.stat().st_mode)
+    finally:
+        usual.unlink()
+
+
+def is_not_offered(
+    error: OSError,  # of a lock or a sync
+) -> bool:
+    "Whether the system has no such thing, so that there is nothing for the user to mend."
+    return error.errno in _NOT_OFFERED
+
+
+@cache
+def warn_once(text: str) -> None:
+    "A line on standard error, once a process."
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def finite(content):
@@ -69,10 +98,24 @@ def _digest(tensors: dict, about: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
+def tensor_hash(x) -> str:
+    "A SHA-256 over the values of a uint8 tensor, wherever it lies."
+    return hashlib.sha256(x.contiguous().cpu().numpy()).hexdigest()
+
+
 def _uint8():
     import torch  # here and not above: an ONNX model is used without it
 
     return torch.uint8
+
+
+SEED_FOLDER, FOLD_FOLDER = "seed-", "fold-"  # and a number: the runs of `--seeds` and of `--folds`
+
+
+def numbered_folders(folder: Path, prefix: str) -> list[Path]:
+    "Folders called `prefix` and a number, by number; copies of such folders are none."
+    found = [o for o in folder.glob(f"{prefix}*") if o.name.removeprefix(prefix).isdecimal()]
+    return sorted(found, key=lambda o: int(o.name.removeprefix(prefix)))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -97,5 +140,9 @@ def _sync(path: Path) -> None:
         return
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not is_not_offered(error):
+            raise
+        warn_once("this disk syncs no folders or files: what was written last may be lost if the machine stops")
     finally:
         os.close(handle)

@@ -62,7 +62,9 @@ Positional = Annotated[str, {"opt": False, "nargs": "?"}]  # an argument without
 
 
 def shared_options(
-    data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
+    data: str = "auto",  # images: auto, cifar10, cifar100, digits, or the path of a folder, an archive or a .npz
+    labels: str | None = None,  # csv or jsonl that names the files of --data and their classes
+    skip_bad: bool = False,  # go on without images that cannot be read
     epochs: count = 30,  # training epochs
     bs: count = 64,  # images a batch
     opt: Literal["adam", "sgd", "both"] | None = None,  # both: the better on held-out images; default: its own
@@ -81,6 +83,8 @@ def shared_options(
     test_images: amount = 0,  # test images to use; 0: all
     seed: seed_number = 0,  # of weights, batches and splits
     seeds: count = 1,  # train so many times, from `seed` on, and report mean and interval
+    folds: amount = 0,  # train so many times, each without another part of the training images, and test on that part
+    drop_labels: str | None = None,  # csv of evaluate --labels: train without the images that it lists
     track: str = "csv",  # log to csv (always), tensorboard, wandb, mlflow; several with commas
     quiet: bool = False,  # say the result alone
     deterministic: bool = False,  # on a GPU: the same seed gives the same weights, more slowly

@@ -12,8 +12,8 @@ def main(
     weights: str = "auto",  # of ResNet-18: auto, imagenet, none, or the path of a state dict
     epochs: count = 30,  # of the four trainings
     study_epochs: count = 10,  # of the transfer study and the next steps
-    images: amount = 10_000,  # training images of the study and the next steps; 0: all
-    test_images: amount = 2_000,  # test images of the study and the next steps; 0: all
+    images: amount = None,  # training images of the study and the next steps; 0: all; default: 10,000, or all
+    test_images: amount = None,  # test images of the study and the next steps; 0: all; default: 2,000, or all
     seeds: count = 3,  # of each next step
     seed: seed_number = 0,  # the first one
     parts: str = "article,memory,study,next",  # which to do, comma-separated; the first two make the table of claims

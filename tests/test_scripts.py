@@ -32,7 +32,18 @@ def run(args, tmp_path, **kwargs):
 
 
 def test_help_and_refusals_import_nothing_heavy(tmp_path):
-    for script in ("custom", "transfer", "bench", "compare", "reproduce", "predict", "serve", "sweep", "speedrun"):
+    for script in (
+        "custom",
+        "transfer",
+        "bench",
+        "compare",
+        "evaluate",
+        "reproduce",
+        "predict",
+        "serve",
+        "sweep",
+        "speedrun",
+    ):
         code = (
             "import runpy, sys\n"
             "for args in (['--help'], ['--no-such-option'], ['--bs', 'many']):\n"

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
+from cifar_fast.analysis.names import in_figure, in_legend
 from cifar_fast.errors import InputError
 
 
@@ -76,9 +77,9 @@ def plot_curves(
     labels = ["training images", "test or held-out images"]
     if len(histories) > 1:
         lines += [Line2D([], [], color=f"C{i}") for i in range(len(histories))]
-        labels += [o.name for o in histories]
+        labels += [in_legend(o.name) for o in histories]
     fig.legend(lines, labels, loc="outside lower center", ncols=4, fontsize="small")
-    fig.suptitle(title, fontsize="medium", wrap=True)
+    fig.suptitle(in_figure(title), fontsize="medium", wrap=True)
     return fig
 
 
@@ -114,7 +115,7 @@ def plot_complexity(
     for i, o in enumerate(metrics):
         area = 40 + 400 * o["params"] / max(p["params"] for p in metrics)
         macs = (o["macs"] or np.nan) / 1e6  # not counted: no point
-        axes[0].scatter(macs, o["accuracy"], s=area, color=f"C{i}", alpha=0.7, label=names[i])
+        axes[0].scatter(macs, o["accuracy"], s=area, color=f"C{i}", alpha=0.7, label=in_legend(names[i]))
         axes[0].annotate(f"{o['params'] / 1e6:.1f} M", (macs, o["accuracy"]), fontsize=8,
                          xytext=(0, 14), textcoords="offset points", ha="center")  # fmt: skip
     axes[0].set_xscale("log")
@@ -136,5 +137,5 @@ def plot_complexity(
             ax.text(0, i, f" {value:,.0f}", va="center", fontsize="small")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small",
                markerscale=0.5)  # fmt: skip
-    fig.suptitle(title, fontsize="medium", wrap=True)
+    fig.suptitle(in_figure(title), fontsize="medium", wrap=True)
     return fig

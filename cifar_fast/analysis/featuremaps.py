@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from cifar_fast.analysis.names import in_figure
 from cifar_fast.errors import InputError
 from cifar_fast.models.networks import TransferModel
 
@@ -79,7 +80,7 @@ def plot_channel(
     for ax, (name, pixels) in zip(axes[1:], maps.items()):
         _draw_map(ax, pixels)
         ax.set_title(f"{name}, {pixels.shape[0]}x{pixels.shape[1]}", fontsize=9)
-    fig.suptitle(title or f"channel {channel} after each layer", fontsize="medium", wrap=True)
+    fig.suptitle(in_figure(title) or f"channel {channel} after each layer", fontsize="medium", wrap=True)
     return fig
 
 
@@ -104,7 +105,7 @@ def draw_layer(
     fig, axes = _grid(len(maps[layer]), 0.9)
     for ax, pixels in zip(axes, maps[layer]):
         _draw_map(ax, pixels)
-    fig.suptitle(title or f"{layer}: {len(maps[layer])} channels", fontsize="medium", wrap=True)
+    fig.suptitle(in_figure(title) or f"{layer}: {len(maps[layer])} channels", fontsize="medium", wrap=True)
     return fig
 
 

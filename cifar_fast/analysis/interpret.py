@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
+from fastai.torch_core import dispatch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from cifar_fast.analysis.names import in_figure, short
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.stats import share_interval
 
@@ -50,6 +52,15 @@ class TestInterpretation(Predictions, ClassificationInterpretation):
         res = cls(learn, dl, losses.as_subclass(Tensor), act)
         res.preds, res.targs = preds.float(), targs.as_subclass(Tensor)
         return res
+
+    @property
+    def files(self) -> list[str] | None:
+        "The images' files, below the folder that they are from; None where they are from none."
+        return getattr(self.dl.dataset, "files", None)
+
+    def caption(self, i: int) -> str:
+        "A line that names the file of image `i`, so that a wrong label can be found; empty where it has none."
+        return f"\n{short(self.files[i][-30:])}" if self.files else ""
 
     @property
     def loss(self) -> float:
@@ -94,7 +105,8 @@ def plot_confusion(
             color = "white" if share[i, j] > 0.5 else "black" if counts[i, j] else "lightgrey"
             text = f"{share[i, j] * 100:.0f}" if normalize else counts[i, j]
             ax.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
-    ax.set_title(f"{title}\nper cent of the true class" if normalize else title, fontsize="medium", wrap=True)
+    title = in_figure(title) + "\nper cent of the true class" * normalize
+    ax.set_title(title, fontsize="medium", wrap=True)
     return fig
 
 
@@ -114,7 +126,7 @@ def plot_confusion_difference(
         for i, j in np.ndindex(n, n):
             color = "white" if abs(worse[i, j]) > 0.6 * most else "black" if difference[i, j] else "lightgrey"
             ax.text(j, i, f"{difference[i, j]:+d}", ha="center", va="center", color=color, fontsize=9)
-    ax.set_title(title, fontsize="medium", wrap=True)
+    ax.set_title(in_figure(title), fontsize="medium", wrap=True)
     return fig
 
 
@@ -124,8 +136,9 @@ def _matrix_axes(vocab) -> tuple[Figure, Axes]:
     fig = Figure(figsize=(side, side), layout="constrained")
     ax = fig.subplots()
     size = "medium" if n <= MANY else 6
-    ax.set_xticks(range(n), vocab, rotation=90, fontsize=size)
-    ax.set_yticks(range(n), vocab, fontsize=size)
+    names = [short(o) for o in vocab]
+    ax.set_xticks(range(n), names, rotation=90, fontsize=size)
+    ax.set_yticks(range(n), names, fontsize=size)
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
     return fig, ax
@@ -145,20 +158,21 @@ def plot_per_class(
         label = "F1" if name == "f1" else name
         ax.plot(values, rows, marker, color=color, label=label, markersize=7 if name != "f1" else 4)
     ax.hlines(rows, 0, 1, color="lightgrey", linewidth=0.5, zorder=0)
-    ax.set_yticks(rows, [name for name, _ in scores], fontsize="medium" if len(scores) <= MANY else 6)
+    ax.set_yticks(rows, [short(name) for name, _ in scores], fontsize="medium" if len(scores) <= MANY else 6)
     ax.set_ylim(-0.6, len(scores) - 0.4)
     ax.set_xlim(-0.02, 1.02)
     ax.legend(loc="lower left")
-    ax.set_title(title, fontsize="medium", wrap=True)
+    ax.set_title(in_figure(title), fontsize="medium", wrap=True)
     return fig
 
 
+@dispatch  # fastai's function of this name, which a later `from fastai.vision.all import *` brings, is this one too
 def plot_top_losses(
     interp: TestInterpretation,  # predictions with their images
     k: int = 12,  # images
     title: str = "",  # of the figure
 ) -> Figure:
-    "The images with the largest losses: what they are, what they were taken for, with what probability."
+    "The images with the largest losses: what they are and what they were taken for, with the probability of each."
     losses, idxs = interp.top_losses(min(k, len(interp.losses)))
     cols = min(4, len(idxs))
     rows = -(-len(idxs) // cols)
@@ -169,11 +183,9 @@ def plot_top_losses(
     for ax, loss, i in zip(axes.flat, losses.tolist(), idxs.tolist()):
         guess, true = int(interp.decoded[i]), int(interp.targs[i])
         ax.imshow(interp.image(i), interpolation="nearest")
-        sure = interp.preds[i, guess]
-        ax.set_title(
-            f"{interp.vocab[true]}, taken for\n{interp.vocab[guess]} ({sure:.0%})\nloss {loss:.1f}", fontsize=9
-        )
-    fig.suptitle(title, fontsize="medium", wrap=True)
+        sides = [f"{short(interp.vocab[o])} ({interp.preds[i, o]:.0%})" for o in (true, guess)]
+        ax.set_title(f"{sides[0]}, taken for\n{sides[1]}\nloss {loss:.1f}{interp.caption(i)}", fontsize=9)
+    fig.suptitle(in_figure(title), fontsize="medium", wrap=True)
     return fig
 
 
@@ -191,14 +203,14 @@ def plot_confused(
         ax.axis("off")
     for (true, other), line in zip(rows, axes):
         idxs = interp.confused(true, other)
-        line[0].set_title(f"{true}, taken for {other}: {len(idxs)}", loc="left", fontsize=10)
+        line[0].set_title(f"{short(true)}, taken for {short(other)}: {len(idxs)}", loc="left", fontsize=10)
         for ax, i in zip(line, idxs):
             ax.imshow(interp.image(i), interpolation="nearest")
-            ax.text(0.5, -0.02, f"{interp.preds[i].max():.0%} sure", fontsize=8, ha="center", va="top",
-                    transform=ax.transAxes)  # fmt: skip
+            sure = f"{interp.preds[i].max():.0%} sure{interp.caption(i)}"
+            ax.text(0.5, -0.02, sure, fontsize=8, ha="center", va="top", transform=ax.transAxes)
     if not rows:
         axes[0, 0].text(0, 0.5, "No image was taken for another class.", transform=axes[0, 0].transAxes)
-    fig.suptitle(title, fontsize="medium", wrap=True)
+    fig.suptitle(in_figure(title), fontsize="medium", wrap=True)
     return fig
 
 
@@ -228,7 +240,9 @@ def plot_calibration(
     ax.set_ylabel("share of right predictions")
     ax.set_ylim(0, 1)
     ax.legend(loc="upper left")
-    ax.set_title(f"{title}\nexpected calibration error {found.expected_error:.1%}", fontsize="medium", wrap=True)
+    ax.set_title(
+        f"{in_figure(title)}\nexpected calibration error {found.expected_error:.1%}", fontsize="medium", wrap=True
+    )
     below.bar(left, found.counts, 1 / n_bins, align="edge", edgecolor="white", color="grey")
     below.set_xlabel("probability of the predicted class")
     below.set_ylabel("images")

@@ -40,14 +40,20 @@ class Comparison:
 
 
 def mean_interval(
-    values: Sequence[float],  # one a seed
+    values: Sequence[float],  # one a seed, or one a fold
+    are_folds: bool = False,  # whether the trainings share images, as those of folds do
 ) -> tuple[float, float | None]:  # mean, and half of its 95 % interval; None for a single value
-    "Student's interval of the mean over seeds."
+    """Student's interval of the mean over seeds; over folds, whose trainings are no independent ones, a wider one.
+
+    Source: Nadeau and Bengio 2003, "Inference for the Generalization Error", the corrected resampled t-test.
+    """
     from scipy.stats import t
 
     n = len(values)
-    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stdev(values) / sqrt(n) if n > 1 else None
-    return fmean(values), half
+    if n < 2:
+        return fmean(values), None
+    share = 1 / n + (1 / (n - 1) if are_folds else 0)  # of the variance; 1 / (n - 1): images tested over trained
+    return fmean(values), float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stdev(values) * sqrt(share)
 
 
 def share_bounds(mean: float, half: float) -> list[float]:
@@ -85,6 +91,26 @@ def compare_models(
     half = 1.96 * sqrt(max(won + lost - (won - lost) ** 2 / n, 0)) / n
     test = f"McNemar's test on {n:,} images, two trained models: {won} won, {lost} lost"
     return Comparison(test, difference, difference - half, difference + half, float(p))
+
+
+def compare_sets(
+    first: Tensor,  # bool (N,): which images of one set the model has right
+    second: Tensor,  # bool (M,): the same model, other images
+) -> Comparison:
+    """Fisher's exact test: is one set of images harder than the other for this model, by more than chance?
+
+    The interval is Newcombe's, from Wilson's of each. Source: Newcombe 1998, "Interval estimation for the difference
+    between independent proportions", method 10.
+    """
+    from scipy.stats import fisher_exact
+
+    hits = [(int(o.sum()), len(o)) for o in (first, second)]
+    (one, other), (bounds, other_bounds) = [o / n for o, n in hits], [share_interval(*o) for o in hits]
+    low = sqrt((other - other_bounds[0]) ** 2 + (bounds[1] - one) ** 2)
+    high = sqrt((other_bounds[1] - other) ** 2 + (one - bounds[0]) ** 2)
+    p = fisher_exact([[o, n - o] for o, n in hits]).pvalue
+    test = f"Fisher's exact test, {len(first):,} and {len(second):,} different images, one trained model"
+    return Comparison(test, other - one, other - one - low, other - one + high, float(p))
 
 
 def compare_methods(

@@ -8,6 +8,7 @@ from pathlib import Path
 import requests
 
 from cifar_fast.errors import InputError
+from cifar_fast.files import share_as_usual
 from cifar_fast.progress import progress
 
 CONNECT_SECONDS = 10
@@ -38,6 +39,7 @@ def download(
             digest = _fetch(url, out, checksum.partition(":")[0] or "md5")
         if not digest.startswith(checksum.partition(":")[2]):
             raise DownloadError(f"{url} has checksum {digest}, not {checksum}: the download is damaged, try again")
+        share_as_usual(Path(part))
         os.replace(part, dest)
     except requests.RequestException as error:
         raise DownloadError(f"{url} cannot be downloaded ({_reason(error)})") from error

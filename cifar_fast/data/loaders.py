@@ -10,14 +10,15 @@ import torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import Categorize, CategoryMap, IntToFloatTensor, Normalize
 from fastai.losses import CrossEntropyLossFlat
-from fastai.torch_core import TensorCategory, TensorImage, default_device, to_detach
+from fastai.torch_core import TensorCategory, TensorImage, default_device, show_image, to_detach
+from fastcore.foundation import is_indexer
 from fastcore.meta import delegates
 from fasttransform import Pipeline
 from torch import Tensor
 
 from cifar_fast.data.augment import BatchResize, Cutout, augmentations
-from cifar_fast.data.formats import ImageSet, stratified_split
-from cifar_fast.data.image import decode_image
+from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image import Levels, decode_image
 from cifar_fast.data.sources import STORED_SIZE, load_images
 from cifar_fast.device import full_device
 from cifar_fast.errors import InputError, check, is_whole
@@ -25,6 +26,8 @@ from cifar_fast.errors import InputError, check, is_whole
 HOLDOUT_FRACTION = 0.1
 _LABELLED = {tuple: [TensorImage, TensorCategory]}
 _UNLABELLED = {tuple: [TensorImage]}
+# so that a loop by hand may compute a loss of what it takes from a loader
+TensorImage.register_func(torch.nn.functional.cross_entropy, TensorImage, TensorCategory)
 
 
 class BatchCrossEntropy(CrossEntropyLossFlat):
@@ -51,9 +54,12 @@ class ImageTensors:
         split_idx: int,  # 0: augmented like training images; 1: not
         is_test: bool = False,  # whether these are test images, which must not choose anything
         name: str = "",  # of the data set
+        levels: Levels | None = None,  # by which images of more than 8 bits are scaled
     ):
         self.x, self.y, self.split_idx, self.is_test, self.name = x, y, split_idx, is_test, name
+        self.levels = levels
         self.vocab, self.loss_func = CategoryMap(vocab, sort=False), BatchCrossEntropy()
+        self.files: list[str] | None = None  # of the images, below the folder that they are from
         self.parent: tuple[ImageTensors, Tensor] | None = None  # of a subset: the whole, and the indices in it
 
     @property
@@ -69,13 +75,24 @@ class ImageTensors:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, i: int) -> tuple:
+    def __getitem__(self, i) -> tuple | list[tuple]:
+        if is_indexer(i):
+            return self._item(int(i))
+        return [self._item(o) for o in torch.arange(len(self))[i].tolist()]
+
+    def _item(self, i: int) -> tuple:
         if not -len(self) <= i < len(self):
             raise IndexError(i)
         return tuple(o[0] for o in self.batch(torch.tensor([i % len(self)])))
 
     def __iter__(self) -> Iterator[tuple]:
         return (self[i] for i in range(len(self)))
+
+    def show(self, o: tuple, ctx=None, **kwargs):
+        "Draw an (image, label) pair with its class as title, on the axes `ctx`; gives the axes."
+        image, *labels = o
+        title = " ".join(self.vocab[int(label)] for label in labels)
+        return show_image(image, ctx=ctx, title=title, **kwargs)
 
     def batch(self, idxs: Tensor, epoch: int = 0) -> tuple:
         "Images (bs, 3, H, W) as uint8 TensorImage and labels (bs,) as TensorCategory; transforms see idxs and epoch."
@@ -100,9 +117,10 @@ class ImageTensors:
             self.split_idx = before
 
     def subset(self, idxs: Tensor) -> "ImageTensors":
-        "The images at `idxs`, not augmented."
-        res = self.replace(self.x[idxs], None if self.y is None else self.y[idxs], split_idx=1)
+        "The images at `idxs`, augmented where these are."
+        res = self.replace(self.x[idxs], None if self.y is None else self.y[idxs])
         res.parent = self, idxs
+        res.files = self.files and [self.files[i] for i in idxs.tolist()]
         return res
 
     def new_empty(self) -> "ImageTensors":
@@ -114,12 +132,13 @@ class ImageTensors:
         if self.x.device == torch.device(device):
             return self
         res = self.replace(self.x.to(device), None if self.y is None else self.y.to(device))
-        res.parent = self.parent
+        res.parent, res.files = self.parent, getattr(self, "files", None)  # which an older export.pkl lacks
         return res
 
     @property
     def _about(self) -> dict:
-        return dict(vocab=list(self.vocab), split_idx=self.split_idx, is_test=self.is_test, name=self.name)
+        about = dict(vocab=list(self.vocab), split_idx=self.split_idx, is_test=self.is_test, name=self.name)
+        return {**about, "levels": getattr(self, "levels", None)}  # which an older export.pkl lacks
 
     def from_items(self, items: Iterable, with_labels: bool = False) -> "ImageTensors":
         """Files, bytes, PIL images, arrays and tensors as a dataset, decoded like the training images.
@@ -145,7 +164,7 @@ class ImageTensors:
             if item.dtype == torch.uint8 and item.shape == self.x.shape[1:]:
                 return item.as_subclass(Tensor).cpu()
             item = item.as_subclass(Tensor).cpu().movedim(0, -1).numpy()
-        return torch.from_numpy(decode_image(item, self.x.shape[-1])).permute(2, 0, 1)
+        return torch.from_numpy(decode_image(item, self.x.shape[-1], self._about["levels"])).permute(2, 0, 1)
 
 
 class TensorDL(TfmdDL):
@@ -165,6 +184,7 @@ class TensorDL(TfmdDL):
         device=None,  # where images and batches live; None: where the images are
         **kwargs,  # of fastai's TfmdDL: after_batch, drop_last, ...
     ):
+        _refuse_item_tfms(kwargs)
         device = dataset.x.device if device is None else full_device(device)
         super().__init__(dataset.to(device), bs=bs, shuffle=shuffle, num_workers=0, device=device, **kwargs)
         self._n_inp, self._types, self.epoch = 1, _UNLABELLED if dataset.y is None else _LABELLED, 0
@@ -196,6 +216,7 @@ class TensorDL(TfmdDL):
 
     def to(self, device):
         "Put images and transforms on `device`."
+        device = full_device(device)
         self.dataset = self.dataset.to(device)
         super().to(device)
 
@@ -216,6 +237,11 @@ class TensorDL(TfmdDL):
         return self.shuffle_fn(idxs).cpu() if self.shuffle else idxs
 
     def __iter__(self) -> Iterator[tuple]:
+        for idxs in self.slices():
+            yield self.batch_at(idxs, self.epoch)
+
+    def slices(self) -> Iterator[Tensor]:
+        "The batches of a pass as indices of images: int64 (bs,) on the images' device."
         self.randomize()
         self.before_iter()
         idxs = self.get_idxs()
@@ -223,13 +249,22 @@ class TensorDL(TfmdDL):
             idxs = torch.tensor(list(islice(idxs, self.n)), dtype=torch.int64)
         if self.world > 1:
             idxs = idxs[self.rank :: self.world][: self.n_own]
-        idxs, norm = idxs.to(self.device), self._only_normalize()
+        idxs = idxs.to(self.device)
         for i in range(len(self)):
             stop = None if self._joins_last and i == len(self) - 1 else (i + 1) * self.bs
-            batch = self.dataset.batch(idxs[i * self.bs : stop], self.epoch)
-            yield self.after_batch(batch) if norm is None else _normalized(batch, norm)
+            yield idxs[i * self.bs : stop]
         self.epoch += 1
         self.after_iter()
+
+    def batch_at(
+        self,
+        idxs: Tensor,  # int64 (bs,)
+        epoch: int | Tensor,  # of this loader's passes, for transforms that alternate
+    ) -> tuple:
+        "The images at `idxs`, transformed, and their labels."
+        norm = self._only_normalize()
+        batch = self.dataset.batch(idxs, epoch)
+        return self.after_batch(batch) if norm is None else _normalized(batch, norm)
 
     def to_detach(self, b, cpu: bool = True, gather: bool = True):
         "fastai's, but never gathered: shares differ in length, and metrics are summed when they are complete."
@@ -252,8 +287,25 @@ def _normalized(batch: tuple, norm: Normalize) -> tuple:
     return (TensorImage(x, idxs=batch[0].idxs, epoch=batch[0].epoch), *batch[1:])
 
 
+def _refuse_item_tfms(kwargs: dict) -> None:
+    for name in ("after_item", "before_batch", "create_item", "create_batch", "after_create"):
+        given = kwargs.get(name)
+        if given is not None and len(getattr(given, "fs", [given])):
+            raise InputError(f"these loaders make whole batches and have no {name}: give transforms to after_batch")
+
+
 class TensorDataLoaders(DataLoaders):
     "fastai DataLoaders over `TensorDL`s."
+
+    def to(self, device):
+        "Put images and batches on `device`, a torch device or its name."
+        return super().to(full_device(device))
+
+    def add_tfms(self, tfms, event: str, loaders=None):
+        "fastai's, for `after_batch` alone. Raises `InputError` for transforms of single items."
+        if event != "after_batch":
+            _refuse_item_tfms({event: tfms})
+        return super().add_tfms(tfms, event, loaders)
 
     def test_dl(self, test_items, rm_type_tfms=None, with_labels: bool = False, **kwargs) -> TensorDL:
         "A loader over files, bytes, PIL images, arrays or tensors, decoded and transformed like validation images."
@@ -279,6 +331,7 @@ def image_dls(
     cutout: int = 0,  # pixels of a side of cutout
     seed: int = 0,  # of the holdout split
     val_bs: int | None = None,  # validation images a batch; None: as many as are fast
+    num_workers: int | None = None,  # taken as fastai's loaders take it, and ignored: batches are made in this process
     device=None,  # None: fastai's default device
 ) -> TensorDataLoaders:
     "DataLoaders over a decoded data set, normalised by its own training pixels. Raises `InputError`."
@@ -286,15 +339,24 @@ def image_dls(
     device = full_device(device if device is not None else default_device())
     if len(images.train_y) < 2:
         raise InputError("one training image is too few: batch norm needs two")
+    if len(images.vocab) < 2:
+        raise InputError(
+            f"all images are of one class ({', '.join(images.vocab)}): put those of each class into a folder of its own"
+        )
+    train_files, test_files = images.files or (None, None)
     if valid == "test":
         train, other = (images.train_x, images.train_y), (images.test_x, images.test_y)
     elif valid == "holdout":
-        idxs = stratified_split(images.train_y, HOLDOUT_FRACTION, seed)
+        idxs = images.holdout(HOLDOUT_FRACTION, seed)
         train, other = ((images.train_x[i], images.train_y[i]) for i in idxs)
+        if train_files:
+            train_files, test_files = ([train_files[i] for i in o.tolist()] for o in idxs)
     else:
         raise InputError(f"valid is {valid!r}: give test or holdout")
-    train_ds = ImageTensors(*train, images.vocab, split_idx=0, name=images.name)
-    valid_ds = ImageTensors(*other, images.vocab, split_idx=1, is_test=valid == "test", name=images.name)
+    about = dict(vocab=images.vocab, name=images.name, levels=images.levels)
+    train_ds = ImageTensors(*train, split_idx=0, **about)
+    valid_ds = ImageTensors(*other, split_idx=1, is_test=valid == "test", **about)
+    train_ds.files, valid_ds.files = train_files, test_files
     stored = images.train_x.shape[-1]
     fixed = [IntToFloatTensor(), Normalize.from_stats(images.mean, images.std, cuda=False)]
     fixed += [BatchResize(size)] if size not in (None, stored) else []
@@ -308,16 +370,19 @@ def image_dls(
 @delegates(image_dls)
 def cifar_dls(
     bs: int = 64,  # training images a batch
-    data: str | Path = "auto",  # auto, cifar10, digits, or the path of an archive or a folder
+    data: str | Path = "auto",  # auto, cifar10, cifar100, digits, or the path of images in any form
     valid: str = "test",  # test: watch the test images each epoch; holdout: a tenth of the training images
     size: int | None = None,  # pixels fed to the network; a folder's images are stored at it, CIFAR-10 enlarged to it
     images: int = 0,  # training images to use, as many of each class; 0: all
     test_images: int = 0,  # test images to use; 0: all
-    **kwargs,  # of `image_dls`: flip, translate, cutout, seed, val_bs, device
+    labels: str | Path | None = None,  # csv or jsonl that names a folder's images and their classes
+    skip_bad: bool = False,  # whether to go on without images that cannot be read
+    **kwargs,  # of `image_dls`: flip, translate, cutout, seed, val_bs, num_workers, device
 ) -> TensorDataLoaders:
     "CIFAR-10, or whatever `data` names, as fastai DataLoaders. Raises `InputError` for data that cannot be used."
     _check_numbers(bs=bs, size=size)
-    return image_dls(load_images(data, size or STORED_SIZE).fewer(images, test_images), bs, valid, size, **kwargs)
+    found = load_images(data, size or STORED_SIZE, labels, skip_bad).fewer(images, test_images)
+    return image_dls(found, bs, valid, size, **kwargs)
 
 
 def _check_numbers(**numbers) -> None:
@@ -325,6 +390,55 @@ def _check_numbers(**numbers) -> None:
     for name, value in numbers.items():
         where = ", and name images by data=" if isinstance(value, (str, Path)) else ""
         check(name, value, value is None or is_whole(value), f"a whole number of at least 1{where}")
+
+
+def fixed_tfms(dl: TensorDL) -> list:
+    "The batch transforms that training and validation images share."
+    return [o for o in dl.after_batch.fs if getattr(o, "split_idx", None) != 0]
+
+
+def fed_dl(
+    dl,  # a loader, or batches
+    feeding: list | None,  # of `fixed_tfms`; None: whatever it gives
+):
+    "`dl`, or a loader like it that resizes and normalises by `feeding`; its augmentations stay."
+    if feeding is None or not isinstance(dl, TensorDL) or _same(fixed_tfms(dl), feeding):
+        return dl
+    own = [o for o in dl.after_batch.fs if getattr(o, "split_idx", None) == 0]
+    return dl.new(after_batch=Pipeline([*deepcopy(feeding), *own]))
+
+
+def fed_dls(dls: DataLoaders, feeding: list | None) -> DataLoaders:
+    "`dls`, or a copy of them whose loaders are `fed_dl`."
+    loaders = [fed_dl(o, feeding) for o in dls.loaders]
+    if all(a is b for a, b in zip(loaders, dls.loaders)):
+        return dls
+    res = copy(dls)
+    res.loaders = loaders
+    return res
+
+
+def _same(some: list, others: list) -> bool:
+    return sorted(map(_describe, some)) == sorted(map(_describe, others))
+
+
+def _describe(tfm) -> str:
+    about = {k: v.flatten().tolist() if isinstance(v, Tensor) else v for k, v in vars(tfm).items()}
+    return f"{type(tfm).__name__} {sorted((k, v) for k, v in about.items() if isinstance(v, (int, float, list, str)))}"
+
+
+def placed(dls: DataLoaders) -> DataLoaders:
+    "`dls`, on fastai's default device where they name none, as plain loaders of torch do."
+    if getattr(dls, "device", None) is not None:
+        return dls
+    res = copy(dls)
+    res._device = default_device()  # past the property, which moves what plain loaders do not have
+    return res
+
+
+def pixels_fed(dls: DataLoaders) -> int:
+    "Pixels of a side of the images as the model gets them."
+    return (dls.valid.one_batch() if hasattr(dls.valid, "one_batch") else next(iter(dls.valid)))[0].shape[-1]
 
 
 def copy_dls(
@@ -336,6 +450,10 @@ def copy_dls(
 
     Raises `InputError` for a `size` that its `Cutout` would blank.
     """
+    if not all(isinstance(dl, TfmdDL) for dl in dls.loaders):
+        if size is not None or stats is not None:
+            raise InputError("plain DataLoaders give images as they are: resize and normalise them in their dataset")
+        return dls
     loaders = [dl.new(after_batch=_adapted(dl, size, stats)) for dl in dls.loaders]
     res = copy(dls)
     res.loaders = loaders

@@ -6,25 +6,23 @@ import os
 import sys
 import tarfile
 import tempfile
-from dataclasses import dataclass
+import zipfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
+from cifar_fast.data.archives import holds_cifar, read_cifar_archive, read_cifar_batches, read_npz, unpacked
+from cifar_fast.data.decoding import rare_lines, read_image_folder
 from cifar_fast.data.download import DownloadError, download
-from cifar_fast.data.formats import (
-    CIFAR10_SIZES,
-    CIFAR10_VOCAB,
-    ImageSet,
-    list_images,
-    read_cifar_archive,
-    read_cifar_batches,
-    read_digits,
-    read_image_folder,
-)
+from cifar_fast.data.duplicates import exact_duplicates
+from cifar_fast.data.folders import Listing, list_images
+from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, read_digits
+from cifar_fast.data.labels import list_labelled, table_of
 from cifar_fast.errors import InputError
 from cifar_fast.files import read_tensors, write_tensors
 from cifar_fast.progress import say
+from cifar_fast.text import printable
 
 # torchvision.datasets.CIFAR10 and fastai's URLs.CIFAR name the same addresses and checksums; neither is imported
 # here because both packages are slow to import and a cached data set needs neither.
@@ -33,33 +31,57 @@ CIFAR10_MD5 = "md5:c58f30108f718f92721af3b95e74349a"
 MIRROR_URL = "https://s3.amazonaws.com/fast-ai-sample/cifar10.tgz"
 MIRROR_MD5 = "md5:a5f8c31371b63a406b23368042812d3c"
 CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
+CIFAR100_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+CIFAR100_MD5 = "md5:eb9058c3a382ffc7106e4002c42a8d85"
+CIFAR100_ARCHIVE = "cifar-100-python.tar.gz"
+KNOWN = (
+    "auto, cifar10, cifar100, cifar100-coarse, digits, or the path of a folder of images, of CIFAR's archive or batch "
+    "files, of a .zip or .tar of a folder of images, or of a .npz of arrays"
+)
 STORED_SIZE = 32
 _TENSORS = ("train_x", "train_y", "test_x", "test_y")
 
 
 def cache_dir() -> Path:
-    "Where downloads and decoded data sets are kept: $CIFAR_FAST_CACHE, or the user's cache folder."
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CIFAR_FAST_CACHE") or Path(base) / "cifar_fast")
+    """Where downloads and decoded data sets are kept: $CIFAR_FAST_CACHE, or the user's cache folder.
+
+    Raises `InputError` where neither is known.
+    """
+    if named := os.environ.get("CIFAR_FAST_CACHE"):
+        return Path(named)  # before the home folder, which a container's user may not have
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_fast"
+    except RuntimeError as error:
+        raise InputError("this user has no home folder: set $CIFAR_FAST_CACHE to a folder for downloads") from error
 
 
 def load_images(
-    data: str | Path = "auto",  # auto, cifar10, digits, or the path of an archive or a folder
-    size: int = STORED_SIZE,  # pixels of a side that a folder's images are stored at; CIFAR-10 and digits stay at 32
+    data: str | Path = "auto",  # auto, cifar10, cifar100, cifar100-coarse, digits, or the path of images in any form
+    size: int = STORED_SIZE,  # pixels of a side that a folder's images are stored at; CIFAR and digits stay at 32
+    labels: str | Path | None = None,  # csv or jsonl that names a folder's images and their classes
+    skip_bad: bool = False,  # whether to go on without images that cannot be read
 ) -> ImageSet:
     """The data set that `data` names, decoded, from the cache when it has been decoded before.
 
-    `auto` falls back to digits, with a banner, where CIFAR-10 is neither on this machine nor to be downloaded.
-    Raises `InputError` for anything missing, damaged, or too large for half of the free memory.
+    `auto` falls back to digits, with a banner, where CIFAR-10 is neither on this machine nor to be downloaded. What a
+    folder holds and is not read is said. Raises `InputError` for anything missing, damaged, or too large for half of
+    the free memory.
     """
-    if str(data) == "digits":
+    name = str(data)
+    if not name.strip():
+        raise InputError(f"--data is empty: give {KNOWN}")
+    if labels is not None and name in ("auto", "cifar10", "cifar100", "cifar100-coarse", "digits"):
+        raise InputError(f"--labels says what a folder's images are, and {name} has labels: leave it out")
+    if name == "digits":
         return read_digits()
-    if str(data) not in ("auto", "cifar10"):
-        return _decoded(Source.at(Path(data)), size)
+    if name in ("cifar100", "cifar100-coarse"):
+        return _decoded(find_cifar100(coarse=name.endswith("coarse")), STORED_SIZE)
+    if name not in ("auto", "cifar10"):
+        return _decoded(Source.at(Path(data), labels), size, skip_bad)
     try:
         images = _decoded(find_cifar10(), STORED_SIZE)
     except DownloadError as error:
-        if str(data) == "cifar10":
+        if name == "cifar10":
             raise
         print(_digits_banner(error), file=sys.stderr, flush=True)
         return read_digits()
@@ -93,11 +115,25 @@ def find_cifar10() -> "Source":
     return Source.at(archive if archive.exists() else folder)
 
 
-def _download_cifar10(archive: Path, folder: Path) -> Path:
+def find_cifar100(coarse: bool = False) -> "Source":
+    "CIFAR-100 from the cache, else the network, with its 100 classes or its 20 coarse ones. Raises `DownloadError`."
+    archive = cache_dir() / CIFAR100_ARCHIVE
+    if not archive.exists():
+        _make_cache(archive)
+        say("Downloading CIFAR-100 ...")
+        download(CIFAR100_URL, archive, CIFAR100_MD5)
+    return Source(archive, "cifar100-coarse" if coarse else "archive", None)
+
+
+def _make_cache(archive: Path) -> None:
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{archive.parent} cannot be written ({error}): set $CIFAR_FAST_CACHE") from error
+
+
+def _download_cifar10(archive: Path, folder: Path) -> Path:
+    _make_cache(archive)
     say("Downloading CIFAR-10 ...")
     try:
         return download(CIFAR10_URL, archive, CIFAR10_MD5)
@@ -127,57 +163,96 @@ class Source:
     "Files that hold a data set, what to read them with, and a fingerprint that changes when they do."
 
     path: Path
-    kind: str  # archive, batches or folder
-    files: dict | None  # a folder's listing
+    kind: str  # archive, batches, cifar100-coarse, npz or folder
+    listing: Listing | None  # of a folder
+    about: str = ""  # what else its images depend on
+    name: str = ""  # of the data set; empty: the folder's
 
     @classmethod
-    def at(cls, path: Path) -> "Source":
+    def at(
+        cls,
+        path: Path,
+        labels: str | Path | None = None,  # table of a folder's labels
+    ) -> "Source":
         "Recognise what lies at `path`. Raises `InputError`."
         path = path.expanduser().resolve()
-        if path.is_dir() and (path / CIFAR10_ARCHIVE).is_file():
-            path = path / CIFAR10_ARCHIVE
-        if path.is_dir() and (path / "cifar-10-batches-py").is_dir():
-            path = path / "cifar-10-batches-py"
         if path.is_file():
-            return cls(path, "archive", None)
+            return cls.of_file(path, labels)
         if not path.is_dir():
-            known = f"auto, cifar10, digits, or the path of an image folder or of {CIFAR10_ARCHIVE}"
-            raise InputError(f"{path} does not exist: give {known}")
-        if (path / "data_batch_1").exists():
-            return cls(path, "batches", None)
-        return cls(path, "folder", list_images(path))
+            raise InputError(f"{path} does not exist: give {KNOWN}")
+        return cls.of_folder(path, labels)
+
+    @classmethod
+    def of_file(cls, path: Path, labels: str | Path | None) -> "Source":
+        "A file: CIFAR's archive, another one, or arrays."
+        if path.suffix.lower() == ".npz":
+            return cls(path, "npz", None)
+        is_zip = zipfile.is_zipfile(path)
+        if not is_zip and path.suffix.lower() in (".csv", ".jsonl", ".tsv"):
+            raise InputError(f"{path} is a table: give it with --labels, and the folder of its images with --data")
+        if not is_zip and not tarfile.is_tarfile(path) and not path.name.endswith((".tar.gz", ".tgz", ".tar")):
+            raise InputError(f"{path} is in no known form: give {KNOWN}")
+        if not is_zip and holds_cifar(path):
+            return cls(path, "archive", None)
+        found = os.stat(path)
+        key = hashlib.sha256(os.fsencode(f"{path}\t{found.st_size}\t{found.st_mtime_ns}")).hexdigest()[:12]
+        found = cls.of_folder(unpacked(path, cache_dir() / f"unpacked-{key}"), labels)
+        return replace(found, name=path.name.split(".")[0])
+
+    @classmethod
+    def of_folder(cls, path: Path, labels: str | Path | None) -> "Source":
+        "A folder: CIFAR's batch files, its archive, or images."
+        if (path / CIFAR10_ARCHIVE).is_file():
+            return cls(path / CIFAR10_ARCHIVE, "archive", None)
+        for inner in (path, path / "cifar-10-batches-py", path / "cifar-100-python"):
+            if (inner / "data_batch_1").is_file() or all((inner / o).is_file() for o in ("train", "test", "meta")):
+                return cls(inner, "batches", None)
+        if labels is not None:
+            return cls(path, "folder", list_labelled(path, labels), str(labels))
+        try:
+            listing = list_images(path)
+        except InputError:
+            if (table := table_of(path)) is None:
+                raise
+            return cls(path, "folder", list_labelled(path / "train" if (path / "train").is_dir() else path, table))
+        return cls(path, "folder", listing)
 
     def fingerprint(self) -> str:
         "A hash over the name, size and time of change of every file."
-        if self.kind == "archive":
-            paths = [str(self.path)]
-        elif self.kind == "batches":
+        if self.kind == "batches":
             paths = sorted(map(str, self.path.iterdir()))
         else:
-            paths = [p for split in self.files.values() for ps in split.values() for p in ps]
+            paths = self.listing.paths if self.listing else [str(self.path)]
         stats = ((p, os.stat(p)) for p in paths)
         lines = "\n".join(f"{p}\t{s.st_size}\t{s.st_mtime_ns}" for p, s in stats)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return hashlib.sha256(os.fsencode(lines + self.labels())).hexdigest()
+
+    def labels(self) -> str:
+        "Which file has which label, where its folder does not say it."
+        return json.dumps(self.listing.files, sort_keys=True) if self.about else ""
 
     def n_images(self, split: str) -> int:
         "Images of a folder's split."
-        return sum(map(len, self.files.get(split, {}).values()))
+        return sum(map(len, self.listing.files.get(split, {}).values()))
 
     def stored_size(self, size: int) -> int:
-        "Pixels of a side to store: `size` for a folder, 32 for CIFAR-10 in whatever form."
-        if self.kind != "folder":
-            return STORED_SIZE
-        found = (list(self.files["train"]), (self.n_images("train"), self.n_images("test")))
+        "Pixels of a side to store: `size` for a folder, 32 for CIFAR in whatever form."
+        if self.listing is None:
+            return size if self.kind == "npz" else STORED_SIZE
+        found = (list(self.listing.files["train"]), (self.n_images("train"), self.n_images("test")))
         return STORED_SIZE if found == (CIFAR10_VOCAB, CIFAR10_SIZES) else size
 
-    def read(self, size: int) -> ImageSet:
+    def read(self, size: int, skip_bad: bool = False) -> ImageSet:
         "Decode everything, a folder's images at `size` pixels."
-        if self.kind == "archive":
-            return read_cifar_archive(self.path)
+        if self.kind == "npz":
+            return read_npz(self.path, size)
         if self.kind == "batches":
             return read_cifar_batches(self.path)
-        check_memory(self.n_images("train") + self.n_images("test"), size)
-        return read_image_folder(self.path, self.files, size)
+        if self.kind != "folder":
+            return read_cifar_archive(self.path, self.kind == "cifar100-coarse")
+        check_memory(len(self.listing.paths), size)
+        images = read_image_folder(self.path, self.listing, size, skip_bad)
+        return replace(images, name=self.name) if self.name and images.name != "cifar10" else images
 
 
 def check_memory(n_images: int, size: int) -> None:
@@ -193,16 +268,27 @@ def check_memory(n_images: int, size: int) -> None:
 # The cache of decoded data sets ----------------------------------------------------------------------------------
 
 
-def _decoded(source: Source, size: int) -> ImageSet:
+def _decoded(source: Source, size: int, skip_bad: bool = False) -> ImageSet:
     "`source` from the cache; where it is not there, or was made of other files, decode it and cache it."
     size = source.stored_size(size)
-    key = hashlib.sha256(f"{source.path}:{size}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(os.fsencode(f"{source.path}:{size}:{source.kind}:{source.about}")).hexdigest()[:12]
     path, fingerprint = cache_dir() / f"{source.path.name}-{size}px-{key}.safetensors", source.fingerprint()
-    if (images := _read_cache(path, fingerprint)) is None:
+    images = _read_cache(path, fingerprint)
+    if images is None or (images.skipped and not skip_bad):
         say(f"Decoding {source.path} ...")
-        images = source.read(size)
+        images = source.read(size, skip_bad)
         _write_cache(path, fingerprint, images)
+        if source.listing and (twice := exact_duplicates(images.train_x, images.test_x)):
+            say(f"{len(twice):,} of {len(images.test_y):,} test images are training images too, pixel by pixel: "
+                "evaluate RUN --duplicates shows them, and the accuracy without them.")  # fmt: skip
+    lines = source.listing.lines(source.path) if source.listing else []
+    skipped = [f"Skipped {len(images.skipped):,} images that cannot be read."] * bool(images.skipped)
+    for line in [*lines, *skipped, *rare_lines(images)]:
+        say(printable(line))
     return images
+
+
+_ABOUT = ("name", "vocab", "mean", "std", "levels", "files", "n_valid", "skipped")
 
 
 def _read_cache(path: Path, fingerprint: str) -> ImageSet | None:
@@ -211,13 +297,16 @@ def _read_cache(path: Path, fingerprint: str) -> ImageSet | None:
         if header["fingerprint"] != fingerprint:
             return None
         about = json.loads(header["about"])
-        return ImageSet(about["name"], about["vocab"], *(tensors[o] for o in _TENSORS), *map(tuple, about["stats"]))
+        if set(about) != set(_ABOUT):
+            return None  # of another version
+        made = {name: tuple(o) if isinstance(o, list) and name != "vocab" else o for name, o in about.items()}
+        return ImageSet(**made, **{name: tensors[name] for name in _TENSORS})
     except (OSError, KeyError, ValueError):
         return None  # missing or damaged: it is only a cache
 
 
 def _write_cache(path: Path, fingerprint: str, images: ImageSet) -> None:
-    about = json.dumps({"name": images.name, "vocab": images.vocab, "stats": [images.mean, images.std]})
+    about = json.dumps({name: getattr(images, name) for name in _ABOUT})
     tensors = {name: getattr(images, name).contiguous() for name in _TENSORS}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

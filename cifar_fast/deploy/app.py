@@ -1,14 +1,18 @@
 """A page on which visitors try a saved model. Needs the extra `app`; loads nothing from the network."""
 
 import os
+import re
+from itertools import islice
 from pathlib import Path
 
 import matplotlib
 
 from cifar_fast.analysis.featuremaps import draw_layer, layer_outputs
 from cifar_fast.data.image import decode_image
+from cifar_fast.data.image_files import walk_images
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import ImageError, InputError, MissingExtra
+from cifar_fast.text import printable
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 try:
@@ -20,6 +24,7 @@ CSS = "#picture img { width: 100%; height: 100%; object-fit: contain; image-rend
 FONT = ["system-ui", "sans-serif"]  # gradio's themes take theirs from Google
 CONCURRENT = 2  # predictions at a time
 WAITING = 32  # visitors in the queue, beyond whom the page says that it is busy
+MOST_EXAMPLES = 100  # pictures on the page to choose from
 
 
 class Visit:
@@ -35,10 +40,10 @@ class Visit:
         try:
             found = self.predictor(path)
         except ImageError as error:
-            return None, f"**This file cannot be used:** {str(error).replace(path, Path(path).name)}"
+            return None, f"**This file cannot be used:** {literal(str(error).replace(path, Path(path).name))}"
         other = self.card.metrics.get("taken_for", {}).get(found.label)
-        confused = f" Test images of this class were most often mistaken for **{other}**." if other else ""
-        return found.probabilities, f"**{found.label}**, {found.probability:.0%} sure.{confused}"
+        confused = f" Test images of this class were most often mistaken for **{literal(other)}**." if other else ""
+        return found.probabilities, f"**{literal(found.label)}**, {found.probability:.0%} sure.{confused}"
 
     def layers(self) -> list[str]:
         "Layers to look into; none for an ONNX model."
@@ -58,7 +63,7 @@ class Visit:
         from cifar_fast.deploy.safemodel import normalise
 
         try:
-            pixels = torch.from_numpy(decode_image(path, self.card.stored_size))[None]
+            pixels = torch.from_numpy(decode_image(path, self.card.stored_size, self.card.levels))[None]
         except ImageError:
             return None
         return draw_layer(layer_outputs(self.predictor.model, normalise(pixels, self.card)), layer)
@@ -75,7 +80,7 @@ def build_app(
     folder = Path(examples) if examples else Path(model) / "examples"
     if examples and not folder.is_dir():
         raise InputError(f"{folder} does not exist: give a folder of images")
-    pictures = sorted(map(str, folder.glob("*.*"))) if folder.is_dir() else []
+    pictures = list(islice(walk_images(folder), MOST_EXAMPLES)) if folder.is_dir() else []
     with gr.Blocks(title="cifar_fast", analytics_enabled=False) as app:
         gr.Markdown(f"# What is in the picture?\n{_about(visit)}")
         with gr.Row():
@@ -103,8 +108,15 @@ def build_app(
 def _about(visit: Visit) -> str:
     card, accuracy = visit.card, visit.card.metrics.get("accuracy")
     measured = f", {accuracy:.1%} of its test images right" if isinstance(accuracy, float) else ""
-    classes = ", ".join(card.vocab[:20]) + (" and others" if len(card.vocab) > 20 else "")
-    return f"{card.architecture['name']} trained on {card.data}{measured}. It knows: {classes}."
+    classes = ", ".join(map(literal, card.vocab[:20])) + (" and others" if len(card.vocab) > 20 else "")
+    return f"{literal(card.architecture['name'])} trained on {literal(card.data)}{measured}. It knows: {classes}."
+
+
+def literal(
+    text: str,  # a name, or a message with names in it
+) -> str:
+    "The text as Markdown shows it letter for letter."
+    return re.sub(r"[^\w\s.,:/()-]|_", lambda o: f"&#{ord(o[0])};", printable(text))
 
 
 def serve(

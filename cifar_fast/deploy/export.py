@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cifar_fast.data.augment import BatchResize
 from cifar_fast.data.loaders import TensorDL
-from cifar_fast.deploy.modelcard import FOREIGN, FORMAT, ModelCard
+from cifar_fast.deploy.modelcard import FOREIGN, ModelCard
 from cifar_fast.deploy.safemodel import GRAPH, is_built_by_name, normalise, save_safe
 from cifar_fast.errors import InputError, MissingExtra
 from cifar_fast.files import write_atomically
@@ -37,10 +37,9 @@ def model_card(
     tfms = list(dl.after_batch.fs)
     norm = next((o for o in tfms if isinstance(o, Normalize)), None)
     mean, std = ([0.0] * 3, [1.0] * 3) if norm is None else (o.flatten().tolist() for o in (norm.mean, norm.std))
-    stored = dl.dataset.x.shape[-1]
-    return ModelCard(
-        architecture=architecture if known else {"name": type(learn.model).__name__, "n_out": len(learn.dls.vocab)},
-        format=FORMAT if known else FOREIGN,
+    stored, levels = dl.dataset.x.shape[-1], getattr(dl.dataset, "levels", None)
+    card = ModelCard(
+        architecture=architecture or {},
         vocab=list(learn.dls.vocab),
         stored_size=stored,
         size=next((o.size for o in tfms if isinstance(o, BatchResize)), stored),
@@ -51,7 +50,22 @@ def model_card(
         weights=getattr(learn, "weights", None) or "none",
         versions=versions(),
         sha256="",
+        levels=list(levels) if levels else None,
     )
+    return card if known and _is_readable(card) else _foreign(card, learn)
+
+
+def _is_readable(card: ModelCard) -> bool:
+    try:
+        ModelCard.parse(card.to_json())
+    except InputError:
+        return False
+    return True
+
+
+def _foreign(card: ModelCard, learn: Learner) -> ModelCard:
+    name = type(learn.model).__name__
+    return replace(card, architecture={"name": name, "n_out": len(card.vocab)}, format=FOREIGN)
 
 
 @patch
@@ -67,7 +81,6 @@ def export_safe(
     """
     card, folder = model_card(self, metrics), self.path / folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / GRAPH).unlink(missing_ok=True)
     if card.is_foreign:
         try:
             self.to_onnx((folder / GRAPH).absolute(), metrics)
@@ -75,7 +88,10 @@ def export_safe(
         except Exception as error:  # torch's exporter raises of every kind, and a finished training is to be kept
             why = (str(error).strip().splitlines() or [""])[0][:200]
             say(f"model/{GRAPH} is left out ({type(error).__name__}: {why}): load_safe(folder, build=) reads the rest.")
-    return save_safe(self.model, card, folder)
+    save_safe(self.model, card, folder)
+    if not card.onnx_sha256:
+        (folder / GRAPH).unlink(missing_ok=True)  # of another model
+    return folder
 
 
 class _Graph(nn.Module):

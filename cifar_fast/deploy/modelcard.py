@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from math import inf
 from pathlib import Path
 
 from cifar_fast.errors import InputError
-from cifar_fast.files import finite
+from cifar_fast.files import finite, write_atomically
 
+CARD = "model.json"
 FORMAT = 1  # a network of this package, which is built anew by name
 FOREIGN = 2  # any other: its ONNX graph lies beside the card, and its own code can load the weights
 MAX_BYTES = 2**26  # of a card, nearly all of which are the names of classes
@@ -44,17 +46,27 @@ class ModelCard:
     card_sha256: str = ""  # of the rest of the card
     format: int = FORMAT
     onnx_sha256: str = ""  # of a foreign network's model.onnx; empty where there is none
+    levels: list[float] | None = None  # of a data set of more than 8 bits: what becomes 0, and what 255
 
     @property
     def is_foreign(self) -> bool:
         "Whether this package cannot build the network."
         return self.format == FOREIGN
 
+    def temperature(self, source: str | Path) -> float:
+        "By what to divide its logits. Raises `InputError` where `store_temperature` has not stored it."
+        found = self.metrics.get("temperature")
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found < inf:
+            raise InputError(f"{source} has no temperature: evaluate its run with --confidence --held-out FOLDS")
+        return float(found)
+
     def to_json(self) -> str:
         "As it is written, with its own hash; numbers that JSON has not are null."
         content = finite(asdict(self))
         if not self.is_foreign:
             del content["onnx_sha256"]
+        if self.levels is None:
+            del content["levels"]  # which earlier versions do not know
         return json.dumps({**content, "card_sha256": _digest(content)}, indent=2) + "\n"
 
     @classmethod
@@ -69,6 +81,7 @@ class ModelCard:
         if content.get("format") not in (FORMAT, FOREIGN) or isinstance(content["format"], bool):
             raise InputError(f"{source}: format is {content.get('format')!r}, and this version reads 1 and 2")
         names = {o.name for o in fields(cls)} - ({"onnx_sha256"} if content["format"] == FORMAT else set())
+        names -= {"levels"} - set(content)
         for problem, found in (("lacks", names - set(content)), ("has the unknown field", set(content) - names)):
             if found:
                 raise InputError(f"{source} {problem} {sorted(found)[0]!r}: save the model again")
@@ -111,6 +124,16 @@ class ModelCard:
                 raise InputError(f"{source}: the architecture's {name} does not fit ({_short(value)})")
 
 
+def store_temperature(
+    path: Path,  # of model.json
+    temperature: float,  # fitted on held-out training images
+) -> None:
+    "Write it into the card, for `Predictor(calibrated=True)`."
+    card = ModelCard.read(path)
+    text = replace(card, metrics={**card.metrics, "temperature": temperature}).to_json()
+    write_atomically(path, lambda tmp: tmp.write_text(text))
+
+
 def _fits(value, kind: type, least: float, most: float) -> bool:
     "Whether a parameter is of its type and within its bounds; a list, whether each of its integers is."
     if kind is list:
@@ -129,9 +152,12 @@ def _is_size(o) -> bool:
     return isinstance(o, int) and not isinstance(o, bool) and 1 <= o <= 4096
 
 
+def _are_numbers(o) -> bool:
+    return isinstance(o, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in o)
+
+
 def _is_channels(o) -> bool:
-    numbers = isinstance(o, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in o)
-    return numbers and len(o) == 3 and all(abs(x) < 1e3 for x in o)
+    return _are_numbers(o) and len(o) == 3 and all(abs(x) < 1e3 for x in o)
 
 
 _FITS = {
@@ -147,6 +173,7 @@ _FITS = {
     "versions": lambda o: isinstance(o, dict),
     "sha256": lambda o: isinstance(o, str),
     "onnx_sha256": lambda o: isinstance(o, str),
+    "levels": lambda o: _are_numbers(o) and len(o) == 2 and -1e30 < o[0] < o[1] < 1e30,
 }
 
 

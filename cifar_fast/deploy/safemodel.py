@@ -10,12 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from cifar_fast.deploy.modelcard import ModelCard
+from cifar_fast.deploy.modelcard import CARD, ModelCard
 from cifar_fast.errors import InputError
 from cifar_fast.files import write_atomically
 from cifar_fast.models.networks import build_model
 
-WEIGHTS, CARD, GRAPH = "model.safetensors", "model.json", "model.onnx"
+WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def is_built_by_name(
     try:
         with torch.device("meta"):
             built = build_model(architecture)
-    except (InputError, RuntimeError, TypeError, KeyError):
+    except (InputError, RuntimeError, TypeError, KeyError, ValueError):
         return False
     return _modules(built) == _modules(model) and _tensors(built) == _tensors(model)
 

@@ -7,6 +7,7 @@ import sys
 from cifar_fast.deploy.predictor import Prediction, Predictor
 from cifar_fast.errors import ImageError
 from cifar_fast.progress import progress
+from cifar_fast.text import printable
 
 
 def print_predictions(
@@ -18,7 +19,7 @@ def print_predictions(
     found, errors = [], []
     for file, result in zip(files, progress(predictor.stream(files), total=len(files))):
         if isinstance(result, ImageError):
-            errors.append(str(result))
+            errors.append(printable(str(result)))
         else:
             found.append((file, result))
     _FORMS[form](found)
@@ -29,6 +30,7 @@ def print_predictions(
 
 
 def _print_table(found: list[tuple[str, Prediction]]) -> None:
+    found = [(printable(file), o) for file, o in found]
     width = max((len(file) for file, _ in found), default=0)
     names = max((len(o.label) for _, o in found), default=0)
     for file, o in found:

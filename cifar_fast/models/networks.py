@@ -5,6 +5,7 @@ here needs fastai, but for fastai's own head.
 """
 
 import re
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,14 @@ class CustomCNN(nn.Sequential):
         self.add_module(f"dense{n_dense}", nn.Linear(n_features, n_out))
         if logit_dropout:
             self.add_module("logit_drop", nn.Dropout(logit_dropout))
+
+    def __getitem__(self, idx):
+        "A layer; of a slice a plain Sequential, as CustomCNN is made by its parameters."
+        return (
+            nn.Sequential(OrderedDict(list(self._modules.items())[idx]))
+            if isinstance(idx, slice)
+            else super().__getitem__(idx)
+        )
 
 
 class Features(Tensor):

@@ -1,5 +1,6 @@
 """torchvision's ResNets as fastai bodies with a new head, and the weights they start from."""
 
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,6 +16,10 @@ from cifar_fast.data.download import DownloadError, download
 from cifar_fast.errors import InputError
 from cifar_fast.models.networks import TransferModel, resnet_names
 from cifar_fast.progress import say
+
+# Under which checkpoints keep the network, beside other tensors; any other name is looked into too.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network")
+_FIRST_LAYER = "conv1.weight"
 
 
 def resnet_builder(arch: str):
@@ -135,8 +140,28 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged or hostile file raises nearly anything
         first = (str(error).strip() or "nothing in it").splitlines()[0]
         raise InputError(f"{path} cannot be read as weights ({first}): give a file of tensors alone") from error
-    for wrapper in ("state_dict", "model"):
-        state = state.get(wrapper, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(o, Tensor) for o in state.values()):
+    tensors = _tensors_in(state)
+    if not tensors:
         raise InputError(f"{path} holds no state dict: give a file of named tensors")
-    return state
+    return _without_prefix(tensors)
+
+
+def _tensors_in(state) -> dict[str, Tensor]:
+    "The named tensors of a state dict, or of the one inside a checkpoint, beside epochs, optimizers and the like."
+    if not isinstance(state, dict):
+        return {}
+    tensors = {k: o for k, o in state.items() if isinstance(k, str) and isinstance(o, Tensor)}
+    names = [o for o in _WRAPPERS if o in state] + [o for o in state if o not in _WRAPPERS]
+    inside = (_tensors_in(state[o]) for o in names if isinstance(state[o], dict))
+    return max((tensors, *inside), key=_promise)  # the first of equals
+
+
+def _promise(state: dict[str, Tensor]) -> tuple[bool, bool]:
+    return any(o.endswith(_FIRST_LAYER) for o in state), bool(state)
+
+
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    "Names as torchvision has them, where a wrapper (DataParallel, torch.compile, Lightning) has put its own before."
+    prefixes = [o.removesuffix(_FIRST_LAYER) for o in state if o.endswith(_FIRST_LAYER)]
+    prefix = min((o for o in prefixes if not re.search(r"layer\d", o)), key=len, default="")
+    return {k.removeprefix(prefix): o for k, o in state.items() if k.startswith(prefix)}

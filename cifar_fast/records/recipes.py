@@ -28,6 +28,7 @@ from cifar_fast.records.muon import Muon
 from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.learner import fast_learner
 
+LEARNER_OPTIONS = ("model_dir", "wd_bn_bias", "train_bn", "moms", "default_cbs")  # of fastai's Learner
 N_WHITENING = 5_000  # training images of 32 pixels whose patches the first layer whitens; fewer where they are larger
 MIN_BATCHES = 25  # an epoch: smaller data sets get smaller batches
 
@@ -212,7 +213,7 @@ def record_learner(
     metrics=accuracy,  # fastai metrics
     cbs: Callback | list | None = None,  # further callbacks
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
-    **changes,  # of the recipe's numbers: epochs, bs, widths, ... (see `Recipe`)
+    **changes,  # of the recipe's numbers: epochs, bs, widths, ...; of fastai's Learner: model_dir, moms, ...
 ) -> Learner:
     """A Learner that `fit_record` trains by the record recipe for `target` percent on CIFAR-10.
 
@@ -222,6 +223,7 @@ def record_learner(
     """
     if target not in RECIPES:
         raise InputError(f"there is no recipe for {target} %: give one of {', '.join(map(str, RECIPES))}")
+    kwargs = {k: changes.pop(k) for k in list(changes) if k in LEARNER_OPTIONS}
     if unknown := set(changes) - set(asdict(RECIPES[target])):
         raise InputError(f"a recipe has no {unknown.pop()!r}: it has {', '.join(asdict(RECIPES[target]))}")
     if not isinstance(dls.train, TensorDL):
@@ -241,7 +243,7 @@ def record_learner(
     extra = [BriefBias(recipe.whitening_share)] + [GrowingImages(recipe.sizes)] * bool(recipe.sizes)
     learn = fast_learner(
         dls, model, "RecordNet", "none", opt, 1.0, precision, False, metrics, L(tuned) + L(extra) + L(cbs), path,
-        record_groups,
+        record_groups, **kwargs,
     )  # fmt: skip
     learn.loss_func = BatchCrossEntropy(label_smoothing=recipe.label_smoothing)
     learn.recipe = recipe

@@ -31,6 +31,8 @@ def compare(
     Raises `InputError` where McNemar's has no pairs: the test images or the classes are not the same.
     """
     first, second = (o if isinstance(o, Runs) else Runs.read(o) for o in (first, second))
+    if folds := [o.name for o in (first, second) if o.are_folds]:
+        raise InputError(f"{folds[0]} has folds, which were tested on training images: compare runs of several seeds")
     names = f"{second.name} against {first.name}"
     if len(first.runs) > 1 and len(second.runs) > 1:
         return replace(compare_methods(first.accuracies, second.accuracies), names=names)
@@ -143,9 +145,11 @@ def comparison_figures(methods: list[Runs]) -> list[Picture]:
         Picture.of(plot_complexity({o.name: o.first.metrics for o in methods}), "What accuracy costs."),
     ]
     for other in methods[1:]:
-        if other.first.test_images == methods[0].first.test_images:
+        first, second = methods[0].first, other.first
+        same_classes = list(first.predictions.vocab) == list(second.predictions.vocab)
+        if same_classes and first.test_images == second.test_images:
             text = f"{other.name} against {methods[0].name}, in images: red is worse, blue is better."
-            figure = plot_confusion_difference(methods[0].first.predictions, other.first.predictions)
+            figure = plot_confusion_difference(first.predictions, second.predictions)
             figures.append(Picture.of(figure, text))
     return figures
 
@@ -179,4 +183,4 @@ def write_comparison(
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     "A table for the terminal and for pasting."
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+    return "\n".join("| " + " | ".join(o.replace("|", "\\|") for o in row) + " |" for row in lines)

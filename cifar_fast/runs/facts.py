@@ -6,7 +6,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import Tensor
 
-from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet
+from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, is_fold, origin
 
 FROM_SCRATCH = ("CustomCNN", "RecordNet")  # networks that nobody has pretrained weights of
 
@@ -26,7 +26,7 @@ def run_facts(
         "experiment": experiment,
         "data": dls.valid_ds.name,
         "data_is_cifar10": is_cifar10(dls),
-        "tested_on": "test images" if dls.valid_ds.is_test else "held-out training images",
+        "tested_on": "test images" if is_tested(dls) else "held-out training images",
         "model": arch,
         "weights": weights,
         "bs": dls.train.bs,
@@ -35,6 +35,11 @@ def run_facts(
         "precision": precision_of(learn),
         "seed": seed,
     }
+
+
+def is_tested(dls: DataLoaders) -> bool:
+    "Whether test images are tested, and no training images that were held out."
+    return dls.valid_ds.is_test and not is_fold(dls.valid_ds.name)
 
 
 def precision_of(learn: Learner) -> str:
@@ -51,13 +56,13 @@ def is_cifar10(dls: DataLoaders) -> bool:
 
 def data_line(dls: DataLoaders) -> str:
     "What the images are."
-    name, kind = dls.valid_ds.name, "" if dls.valid_ds.is_test else " held-out"
+    name, kind = origin(dls.valid_ds.name), "" if is_tested(dls) else " held-out"
     counts = f"{len(dls.train_ds):,} + {len(dls.valid_ds):,}{kind} images"
     if is_cifar10(dls):
         return f"CIFAR-10 ({counts})"
-    if name in ("cifar10", "part of cifar10"):
+    if name == "cifar10":
         return f"a part of CIFAR-10 ({counts})"
-    return f"{name}, not CIFAR-10 ({counts})"
+    return f"{dls.valid_ds.name}, not CIFAR-10 ({counts})"
 
 
 def weights_line(arch: str, weights: str | None) -> str:

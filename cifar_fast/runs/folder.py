@@ -1,7 +1,6 @@
 """One run's folder: what a training writes into it, and reading it back without running anything from it."""
 
 import csv
-import hashlib
 import json
 import pickle
 import re
@@ -32,9 +31,19 @@ from cifar_fast.analysis.interpret import (
     plot_per_class,
     plot_top_losses,
 )
+from cifar_fast.analysis.names import save_figure
 from cifar_fast.errors import InputError
-from cifar_fast.files import finite, remove_leftovers, write_atomically, write_tensors
+from cifar_fast.files import (
+    finite,
+    is_not_offered,
+    remove_leftovers,
+    tensor_hash,
+    warn_once,
+    write_atomically,
+    write_tensors,
+)
 from cifar_fast.progress import say
+from cifar_fast.training.portable import PORTABLE
 from cifar_fast.versions import versions
 
 LOCK = ".lock"
@@ -92,6 +101,7 @@ class Run(EpochRows):
             if used and not resume:
                 advice = "give another --run, or --resume it" if resumable else "give another --run"
                 raise InputError(f"{self.folder} is there already and not empty: {advice}")
+            self.is_new = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = lock_folder(self.folder)
         except OSError as error:
@@ -100,9 +110,17 @@ class Run(EpochRows):
         super().__init__()
 
     def discard(self) -> None:
-        "Remove the folder and what is in it, where unusable input ends the run before anything was learnt."
-        if not self.history and not self.resumed:
-            shutil.rmtree(self.folder)
+        """Remove what the run has written, where unusable input ends it before anything was learnt.
+
+        The folder itself goes too, unless it was there before. What cannot be removed stays: the input's error counts.
+        """
+        if self.history or self.resumed:
+            return
+        for path in [self.folder] if self.is_new else list(self.folder.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def forget_history(self) -> None:
         "Take back what `add_epoch` has written."
@@ -122,7 +140,7 @@ class Run(EpochRows):
 
     def write_figure(self, name: str, figure: Figure) -> None:
         "Save `figure` as `name` and close it."
-        write_atomically(self.folder / name, lambda tmp: figure.savefig(tmp, dpi=110))
+        write_atomically(self.folder / name, lambda tmp: save_figure(figure, tmp))
         matplotlib.pyplot.close(figure)
 
     def add_epoch(self, row: dict, batches: list[tuple[float, float]] = ()) -> None:
@@ -164,16 +182,21 @@ class Run(EpochRows):
     def write_export(self, learn: Learner) -> None:
         "Write export.pkl; where something in the Learner cannot be pickled, say so: the model is kept in model/."
         try:
-            write_atomically(self.folder / "export.pkl", lambda tmp: learn.export(tmp.absolute()))
+            write_atomically(self.folder / "export.pkl", lambda tmp: learn.export(tmp.absolute(), PORTABLE))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             say(f"export.pkl is left out ({error}): model/ and checkpoint.pt hold the weights.")
 
     def write_predictions(self, interp: TestInterpretation) -> None:
         "Write predictions.safetensors: what the model said of each test image, by which runs can be paired."
-        images = hashlib.sha256(interp.dl.dataset.x.cpu().numpy()).hexdigest()
+        images = tensor_hash(interp.dl.dataset.x)
         tensors = {"preds": interp.preds.contiguous(), "targs": interp.targs}
         about = {"vocab": json.dumps(list(interp.vocab)), "images": images}
         write_tensors(self.folder / "predictions.safetensors", tensors, about)
+        if interp.files:
+            probability, guess = interp.preds.max(1)
+            vocab, rows = interp.vocab, zip(interp.files, interp.targs.tolist(), guess.tolist(), probability.tolist())
+            named = [[file, vocab[true], vocab[said], f"{p:.4f}"] for file, true, said, p in rows]
+            self._write_csv("predictions.csv", ["file", "label", "predicted", "probability"], named)
 
     def write_examples(self, folder: Path, learn: Learner, n: int = 10) -> None:
         "Write test images of as many classes as PNG files, for whoever wants to try the model."
@@ -234,6 +257,10 @@ def lock_folder(folder: Path):
         raise InputError(
             f"{folder} is being written by another process: wait for it, or give another folder"
         ) from error
+    except OSError as error:
+        if not is_not_offered(error):
+            raise
+        warn_once(f"this disk locks no files ({error.strerror}): let no other process write into {folder}")
     return file
 
 
@@ -275,7 +302,12 @@ def count_macs(learn: Learner) -> int | None:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # torch counts no operations of fused kernels
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with (
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            torch.backends.mkldnn.flags(enabled=False),  # whose recurrent layers are one kernel too
+            FlopCounterMode(display=False) as counter,
+        ):
             learn.model(xb)
     except Exception as error:  # of a network's own code, which has been tested by then
         say(f"Its operations cannot be counted ({type(error).__name__}).")

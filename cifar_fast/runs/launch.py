@@ -1,4 +1,4 @@
-"""Starting an experiment: one seed or several, a new run or one that was stopped."""
+"""Starting an experiment: one seed, several or folds; a new run or one that was stopped."""
 
 import json
 from pathlib import Path
@@ -10,22 +10,29 @@ from fastai.learner import Learner
 from fastai.torch_core import num_distrib
 
 from cifar_fast.analysis.stats import mean_interval, share_bounds
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.formats import ImageSet, fold_indices
 from cifar_fast.device import be_deterministic
 from cifar_fast.errors import InputError
+from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, write_tensors
 from cifar_fast.options import OF_A_PLACE, OF_A_START, check_seeds
 from cifar_fast.progress import quiet_as_before
 from cifar_fast.runs.compare import write_comparison
 from cifar_fast.runs.folder import Run, check_begun
+from cifar_fast.runs.folds import OUT_OF_FOLD, out_of_fold
 from cifar_fast.runs.one_seed import Training, images_from_options, run_identity
-from cifar_fast.runs.results import SEED_FOLDER, Runs, seed_folders
+from cifar_fast.runs.report import warnings_of, write_page
+from cifar_fast.runs.results import Runs, percent
+from cifar_fast.runs.subject import Answer
 
 if TYPE_CHECKING:
     from cifar_fast.experiment import Experiment
 
 
-class SeedSeries:
-    "The same training from several seeds: a run folder for each, `seeds.json` and a page about all."
+class Series:
+    "Several trainings of one experiment: a run folder for each, a .json about all, and a page."
+
+    about = ""  # name of the .json file
+    part = ""  # of a training, how its folder's name begins
 
     def __init__(
         self,
@@ -47,42 +54,104 @@ class SeedSeries:
             self.identity = run_identity(self.experiment, self.images, self.identity)
             about = {"asked": asked, "defaults": self.experiment.defaults(), "experiment": self.identity}
             self.run.write_json("config.json", {**asked, **about})
-            for seed in range(o.seed, o.seed + o.seeds):
-                if code := self.train(seed):
+            for number in self.numbers():
+                if code := self.train(number):
                     return code
-            self.report()
+            self.report(Runs.read(self.run.folder))
         except InputError:
-            if not seed_folders(self.run.folder):
+            if not numbered_folders(self.run.folder, self.part):
                 self.run.discard()
             raise
         finally:
             self.run.release()
         return 0
 
-    def train(self, seed: int) -> int:
-        "Train one seed, or go on with it."
-        folder = self.run.folder / f"{SEED_FOLDER}{seed}"
+    def numbers(self) -> range:
+        "Of the trainings."
+        raise NotImplementedError
+
+    def train(self, number: int) -> int:
+        "Do one training, or go on with it."
+        folder = self.run.folder / f"{self.part}{number}"
         if is_finished(folder):
             return 0
-        own = {"seed": seed, "seeds": 1, "run": str(folder), "resume": str(folder) if folder.exists() else None}
+        own, images, identity = self.training(number)
+        own |= {"seeds": 1, "folds": 0, "run": str(folder), "resume": str(folder) if folder.exists() else None}
         options = SimpleNamespace(**{**vars(self.options), **own})
-        training = Training(self.experiment, options, self.images, self.identity)
+        training = Training(self.experiment, options, images, identity)
         code = training.execute()
         self.learn = training.learn
         return code
 
-    def report(self) -> None:
+    def training(self, number: int) -> tuple[dict, ImageSet, dict]:
+        "What is its own of a training: options, images, and its identity."
+        raise NotImplementedError
+
+    def report(self, runs: Runs) -> None:
         "Write what came out, and say it."
-        runs = Runs.read(self.run.folder)
+        raise NotImplementedError
+
+
+class SeedSeries(Series):
+    "The same training from several seeds."
+
+    about, part = "seeds.json", SEED_FOLDER
+
+    def numbers(self) -> range:
+        "The seeds."
+        return range(self.options.seed, self.options.seed + self.options.seeds)
+
+    def training(self, number: int) -> tuple[dict, ImageSet, dict]:
+        "The same images, another seed."
+        return {"seed": number}, self.images, self.identity
+
+    def report(self, runs: Runs) -> None:
+        "Mean, interval, and the page of the seeds side by side."
         values = runs.accuracies
         mean, half = mean_interval(values)
         low, high = share_bounds(mean, half)
         result = {"accuracies": values, "mean": mean, "deviation": stdev(values), "interval": [low, high]}
-        self.run.write_json("seeds.json", result)
+        self.run.write_json(self.about, result)
         title = f"{runs.metrics.get('about', runs.name)}, {len(values)} seeds"
         write_comparison([runs], self.run.folder / "report.html", title)
         print(f"{title}: test accuracy {mean:.2%}, deviation {stdev(values):.2%}, 95 % interval "
               f"{low:.2%} to {high:.2%} -> {self.run.folder}", flush=True)  # fmt: skip
+
+
+class FoldSeries(Series):
+    "A training without each part of the training images, which it is tested on; the test images have no part in it."
+
+    about, part = "folds.json", FOLD_FOLDER
+
+    def numbers(self) -> range:
+        "Of the folds."
+        fold_indices(self.images.train_y, self.options.folds)  # refuses too many, before the first is trained
+        return range(1, self.options.folds + 1)
+
+    def training(self, number: int) -> tuple[dict, ImageSet, dict]:
+        "Training images alone, other ones to test on in each fold; a fold alone is not gone on with as a whole run."
+        images = self.images.fold(number, self.options.folds)
+        return {}, images, run_identity(self.experiment, images)
+
+    def report(self, runs: Runs) -> None:
+        "Predictions of every training image by the model that was trained without it; mean and interval."
+        preds = out_of_fold(runs, self.images.train_y)
+        write_tensors(self.run.folder / OUT_OF_FOLD, {"preds": preds.preds, "targs": preds.targs},
+                      {"vocab": json.dumps(list(preds.vocab)), "images": self.identity["images"]})  # fmt: skip
+        mean, half = mean_interval(runs.accuracies, are_folds=True)
+        interval = share_bounds(mean, half)
+        self.run.write_json(self.about, {"accuracies": runs.accuracies, "mean": mean, "interval": interval})
+        title = f"{self.images.name}, {self.experiment.name}: {runs.metrics['model']}, {len(runs.runs)} folds"
+        line = (
+            f"accuracy on held-out training images {mean:.2%}, 95 % interval {interval[0]:.2%} to {interval[1]:.2%} "
+            "(folds share training images: the interval is Nadeau and Bengio's corrected one)"
+        )
+        rows = [[o.name, percent(o.accuracy, 2), percent(o.metrics["calibration_error"])]
+                for o in runs.runs]  # fmt: skip
+        answer = Answer("folds", "Folds", [line], ["fold", "accuracy", "calibration error"], rows)
+        write_page(self.run.folder / "report.html", "evidence.html", title,
+                   warnings=warnings_of(runs.metrics), answers=[answer])  # fmt: skip
+        print(f"{title}: {line} -> {self.run.folder}", flush=True)
 
 
 def is_finished(folder: Path) -> bool:
@@ -90,9 +159,10 @@ def is_finished(folder: Path) -> bool:
     if not (folder / "report.html").exists():
         return False
     try:
-        if (folder / "seeds.json").exists():
-            n = len(json.loads((folder / "seeds.json").read_text())["accuracies"])
-            return sum(map(is_finished, seed_folders(folder))) == n
+        for series in (SeedSeries, FoldSeries):
+            if (folder / series.about).exists():
+                n = len(json.loads((folder / series.about).read_text())["accuracies"])
+                return sum(map(is_finished, numbered_folders(folder, series.part))) == n
         return not json.loads((folder / "metrics.json").read_text())["interrupted"]
     except (OSError, ValueError, KeyError):
         return False
@@ -129,7 +199,7 @@ def train(
     options: SimpleNamespace,  # all of the experiment's, from `Experiment.options`
     given: set[str] = frozenset(),  # names of the options that were given, for a run that goes on
 ) -> tuple[int, Path, Learner | None]:  # exit code, run folder, and the Learner where one was trained
-    "One training, or one for each seed. Raises `InputError`."
+    "One training, or one for each seed or fold. Raises `InputError`."
     before: dict = {}
     if options.resume:
         options, before = resumed_options(experiment, options.resume, options, set(given))
@@ -137,11 +207,13 @@ def train(
             print(f"{options.run} is finished already.", flush=True)
             return 0, Path(options.run), None
     check_seeds(options.seed, options.seeds)
-    if options.seeds > 1 and num_distrib() > 1:
-        raise InputError("many processes train one seed: leave --seeds out, or train without accelerate launch")
+    if (options.seeds > 1 or options.folds) and num_distrib() > 1:
+        raise InputError("many processes train one seed: leave out --seeds and --folds, or accelerate launch")
     if options.deterministic:
         be_deterministic()
-    work = SeedSeries if options.seeds > 1 else Training
+    if options.folds == 1 or (options.folds and options.seeds > 1):
+        raise InputError("--folds takes 2 or more, and no --seeds beside it: give one of the two")
+    work = FoldSeries if options.folds else SeedSeries if options.seeds > 1 else Training
     with quiet_as_before():
         made = work(experiment, options, identity=before)
         return made.execute(), made.run.folder, made.learn

@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 import cifar_fast.deploy.export
 import cifar_fast.training.schedules  # noqa: F401 - this and the one above patch methods onto Learner
 from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.labelled_sets import read_indices
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 
 def images_from_options(options: SimpleNamespace) -> ImageSet:
     "The images that a run's options ask for. Raises `InputError`."
-    return load_images(options.data, options.size).fewer(options.images, options.test_images)
+    images = load_images(options.data, options.size, options.labels, options.skip_bad)
+    images = images.fewer(options.images, options.test_images)
+    return images.without(read_indices(options.drop_labels)) if options.drop_labels else images
 
 
 def learner_from_options(
@@ -90,6 +93,14 @@ class StopAfter(Callback):
             raise CancelFitException
 
 
+class FirstBatchOnly(Callback):
+    "Ends a fit after its first batch."
+
+    def after_batch(self):
+        "End."
+        raise CancelFitException
+
+
 class Training:
     "One training, as its options describe it: `choose` what is open on held-out images, train each stage, and test."
 
@@ -140,18 +151,24 @@ class Training:
         if num_distrib() > 1:
             say(f"{num_distrib()} processes: {o.bs} images a batch each, {o.bs * num_distrib()} a step")
         self.write_config({"run": str(self.run.folder)})
+        if o.bs == 1:
+            self.rehearse()
         unfinished = self.choose() if o.opt == "both" or o.early_stop else None
         self.learn = learn = self.learner("test")
         if unfinished:
             learn.model.load_state_dict(unfinished.model.state_dict())
         resolved = {"precision": learn.precision, "device": str(self.device), "weights": learn.weights, "opt": self.opt}
-        self.write_config({**resolved, "run": str(self.run.folder), "data": self.images.name})
+        self.write_config({**resolved, "run": str(self.run.folder), "data": self.images.name, **self.skipped()})
         if not self.interrupted:
             self.train(learn)
         if rank_distrib():
             return 0  # a launcher ends the first process, which still writes, where another one failed
         self.report(learn)
         return 130 if self.interrupted else 0
+
+    def skipped(self) -> dict:
+        "Images that cannot be read, and that --skip-bad has left out."
+        return {"skipped": list(self.images.skipped)} if self.images.skipped else {}
 
     def write_config(self, resolved: dict) -> None:
         "config.json: the options, what `auto` came to, and what the run must find again to go on."
@@ -171,6 +188,20 @@ class Training:
         learn = learner_from_options(self.experiment, options, self.images, valid, self.device)
         learn.path = self.run.folder
         return learn
+
+    def rehearse(self) -> None:
+        "A batch through each stage, for batches of one image. Raises `InputError` where batch norm cannot train on it."
+        learn, lr = self.learner("test"), 1e-3 if self.options.lr == "auto" else self.options.lr
+        try:
+            with learn.no_bar(), learn.no_logging():
+                for stage in self.experiment.stages(self.options):
+                    fit_stage(learn, stage, self.options, lr, [FirstBatchOnly()])
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InputError(
+                "batch norm cannot train on batches of one image: give --bs 2 or more, or leave batch norm out"
+            ) from error
 
     def choose(self) -> Learner | None:
         """Train on nine tenths of the training images; the last tenth picks the optimizer and the number of epochs.
@@ -284,6 +315,7 @@ class Training:
             "images_per_second": watch.images * max(num_distrib(), 1) / seconds if seconds else None,
             "processes": max(num_distrib(), 1),
             "choice": self.choice,
+            "skipped_images": len(self.images.skipped),
             "interrupted": self.interrupted,
         })  # fmt: skip
         self.run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)

@@ -12,10 +12,11 @@ from typing import Any
 
 from cifar_fast.analysis.stats import mean_interval, share_bounds
 from cifar_fast.errors import InputError
+from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER
 from cifar_fast.runs.report import NO_SETTINGS, write_page
-from cifar_fast.runs.results import SEED_FOLDER, duration, percent, seed_folders
+from cifar_fast.runs.results import duration, fold_folders, percent, seed_folders
 
-WITHOUT_MEANING = {"run", "data", "device", "track", "quiet", "seed", "seeds", *NO_SETTINGS}
+WITHOUT_MEANING = {"run", "data", "device", "track", "quiet", "seed", "seeds", "folds", *NO_SETTINGS}
 HEADER = ["when", "experiment", "settings", "data", "test accuracy", "95 % interval", "training", "state", "folder"]
 SORTS = ("when", "accuracy", "seconds", "name")
 
@@ -44,7 +45,11 @@ class Row:
     @property
     def cells(self) -> list[str]:
         "Under `HEADER`."
-        seeds = f" ({len(self.accuracies)} seeds)" if len(self.accuracies) > 1 else ""
+        seeds = (
+            f" ({len(self.accuracies)} {'folds' if self.config.get('folds') else 'seeds'})"
+            if len(self.accuracies) > 1
+            else ""
+        )
         interval = " to ".join(percent(o) for o in self.interval) if self.interval else "-"
         settings = ", ".join(f"{k}={o}" for k, o in self.settings.items()) or "-"
         return [f"{self.when:%Y-%m-%d %H:%M}", self.name, settings, self.data, percent(self.accuracy, 2) + seeds,
@@ -97,7 +102,7 @@ def list_runs(
 def find_runs(folder: Path) -> list[Path]:
     "Folders of runs: they hold config.json; several seeds are one, and a sweep is its winner."
     found = sorted(o.parent for o in folder.rglob("config.json"))
-    seeds = {o for o in found if o.name.startswith(SEED_FOLDER) and o.parent in found}
+    seeds = {o for o in found if o.name.startswith((SEED_FOLDER, FOLD_FOLDER)) and o.parent in found}
     sweeps = {o for o in found if (o / "trials").is_dir()}
     return [o for o in found if o not in seeds | sweeps and not any(part.startswith(".") for part in o.parts)]
 
@@ -106,7 +111,7 @@ def read_row(folder: Path) -> Row:
     "What is known of the run in `folder`."
     try:
         config = json.loads((folder / "config.json").read_text())
-        runs = seed_folders(folder) or [folder]
+        runs = seed_folders(folder) or fold_folders(folder) or [folder]
         metrics = [json.loads((o / "metrics.json").read_text()) for o in runs if (o / "metrics.json").exists()]
         return _row(folder, config, runs, metrics)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -117,10 +122,11 @@ def read_row(folder: Path) -> Row:
 def _row(folder: Path, config: dict, runs: list[Path], metrics: list[dict]) -> Row:
     asked, defaults = config.get("asked", {}), config.get("defaults", {})
     accuracies = [float(o["accuracy"]) for o in metrics]
-    mean, half = mean_interval(accuracies) if accuracies else (None, None)
+    are_folds = runs[0].name.startswith(FOLD_FOLDER)
+    mean, half = mean_interval(accuracies, are_folds) if accuracies else (None, None)
     interval = None if mean is None else metrics[0]["accuracy_interval"] if half is None else share_bounds(mean, half)
     seconds = [o["train_seconds"] for o in metrics if o.get("train_seconds") is not None]
-    state = "finished" if len(metrics) == max(len(runs), asked.get("seeds", 1)) else "unfinished"
+    state = "finished" if len(metrics) == max(len(runs), asked.get("seeds", 1), asked.get("folds", 0)) else "unfinished"
     if any(o["interrupted"] for o in metrics):
         state = f"interrupted after {metrics[0]['epochs']} epochs"
     settings = {k: o for k, o in asked.items() if k in defaults and o != defaults[k] and k not in WITHOUT_MEANING}

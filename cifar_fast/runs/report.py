@@ -9,6 +9,8 @@ from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
 import cifar_fast
+from cifar_fast.analysis.names import save_figure
+from cifar_fast.data.formats import origin
 from cifar_fast.files import write_atomically
 from cifar_fast.runs.facts import FROM_SCRATCH
 from cifar_fast.runs.results import FinishedRun, duration, known, percent
@@ -45,7 +47,7 @@ class Picture:
         "A PNG file, or a matplotlib Figure."
         if isinstance(source, Figure):
             buffer = io.BytesIO()
-            source.savefig(buffer, dpi=110, format="png")
+            save_figure(source, buffer)
             content = buffer.getvalue()
         else:
             content = source.read_bytes()
@@ -56,7 +58,7 @@ def write_page(path: Path, template: str, heading: str, **content) -> Path:
     "Fill one of the package's templates; all text in it is escaped."
     environment = Environment(loader=PackageLoader("cifar_fast.runs"), autoescape=True, trim_blocks=True)
     page = environment.get_template(template).render(heading=heading, version=cifar_fast.__version__, **content)
-    write_atomically(path.absolute(), lambda tmp: tmp.write_text(page, encoding="utf-8"))
+    write_atomically(path.absolute(), lambda tmp: tmp.write_text(page, "utf-8", "backslashreplace"))
     return path
 
 
@@ -93,7 +95,7 @@ def write_report(
 
 def warnings_of(metrics: dict) -> list[str]:
     "What a reader must know before the number."
-    warnings, data = [], metrics["data"].removeprefix("part of ")
+    warnings, data = [], origin(metrics["data"])
     if data == "digits":  # which stand in where CIFAR-10 is not to be had
         warnings.append(f"These are not CIFAR-10 results: the data is {metrics['data']}.")
     elif data == "cifar10" and not metrics["data_is_cifar10"]:
@@ -102,6 +104,8 @@ def warnings_of(metrics: dict) -> list[str]:
         warnings.append(f"Tested on {metrics['tested_on']}, not on test images.")
     if metrics["model"] not in FROM_SCRATCH and metrics["weights"] == "none":
         warnings.append("The body has random weights, not pretrained ones.")
+    if skipped := metrics.get("skipped_images"):
+        warnings.append(f"{skipped:,} images that cannot be read were skipped: config.json names them.")
     if metrics["interrupted"]:
         warnings.append(f"Interrupted after {metrics['epochs']} epochs.")
     return warnings

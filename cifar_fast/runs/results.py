@@ -14,9 +14,7 @@ from cifar_fast.analysis.charts import History
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.stats import mean_interval, share_bounds
 from cifar_fast.errors import InputError
-from cifar_fast.files import read_tensors
-
-SEED_FOLDER = "seed-"
+from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_tensors
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def _read_csv(path: Path) -> list[dict]:
 
 @dataclass
 class Runs:
-    "What one experiment has given with the same options: a run, or the runs of several seeds."
+    "What one experiment has given with the same options: a run, or the runs of several seeds or folds."
 
     name: str  # in tables and legends
     runs: list[FinishedRun]
@@ -80,9 +78,10 @@ class Runs:
 
     @classmethod
     def read(cls, folder: str | Path, name: str | None = None) -> "Runs":
-        "A run folder, or one that `--seeds` has filled. Raises `InputError` where it is neither."
+        "A run folder, or one that `--seeds` or `--folds` has filled. Raises `InputError` where it is neither."
         folder = Path(folder)
-        return cls(name or folder.resolve().name, [FinishedRun.read(o) for o in seed_folders(folder) or [folder]])
+        parts = seed_folders(folder) or fold_folders(folder) or [folder]
+        return cls(name or folder.resolve().name, [FinishedRun.read(o) for o in parts])
 
     @property
     def first(self) -> FinishedRun:
@@ -96,9 +95,14 @@ class Runs:
 
     @property
     def folder(self) -> Path:
-        "The run's folder, or that of all seeds."
+        "The run's folder, or that of all seeds or folds."
         folder = self.first.folder
-        return folder.parent if folder.name.startswith(SEED_FOLDER) else folder
+        return folder.parent if folder.name.startswith((SEED_FOLDER, FOLD_FOLDER)) else folder
+
+    @property
+    def are_folds(self) -> bool:
+        "Whether each run was tested on its own part of the training images."
+        return self.first.folder.name.startswith(FOLD_FOLDER)
 
     @property
     def report(self) -> Path:
@@ -117,14 +121,14 @@ class Runs:
 
     @property
     def interval(self) -> tuple[float, float]:
-        "Ends of the 95 % interval: of the mean over seeds, or of one model over test images."
-        mean, half = mean_interval(self.accuracies)
+        "Ends of the 95 % interval: of the mean over seeds or folds, or of one model over test images."
+        mean, half = mean_interval(self.accuracies, self.are_folds)
         return self.first.interval if half is None else tuple(share_bounds(mean, half))
 
     @property
     def accuracy_text(self) -> str:
         "Mean and interval, in words."
-        mean, half = mean_interval(self.accuracies)
+        mean, half = mean_interval(self.accuracies, self.are_folds)
         if half is not None:
             return f"{percent(mean, 2)} ± {half * 100:.2f}"
         low, high = self.interval
@@ -136,14 +140,15 @@ class Runs:
         return fmean(values) if values else None
 
     def __str__(self) -> str:
-        n = f", {len(self.runs)} seeds" if len(self.runs) > 1 else ""
-        return f"{self.metrics.get('about', self.name)}{n}: test accuracy {self.accuracy_text} -> {self.folder}"
+        n = f", {len(self.runs)} {'folds' if self.are_folds else 'seeds'}" if len(self.runs) > 1 else ""
+        what = "accuracy on held-out training images" if self.are_folds else "test accuracy"
+        return f"{self.metrics.get('about', self.name)}{n}: {what} {self.accuracy_text} -> {self.folder}"
 
     def _repr_html_(self) -> str:
         rows = {
             "experiment": self.metrics.get("about", self.name),
-            "test accuracy": self.accuracy_text,
-            "seeds": len(self.runs),
+            "accuracy on held-out images" if self.are_folds else "test accuracy": self.accuracy_text,
+            "folds" if self.are_folds else "seeds": len(self.runs),
             "training": duration(self.mean("train_seconds")),
             "folder": self.folder,
             "page": self.report,
@@ -154,8 +159,12 @@ class Runs:
 
 def seed_folders(folder: Path) -> list[Path]:
     "The runs that `--seeds` has made in `folder`, in the order of their seeds; copies of such folders are none."
-    found = [o for o in folder.glob(f"{SEED_FOLDER}*") if o.name.removeprefix(SEED_FOLDER).isdecimal()]
-    return sorted(found, key=lambda o: int(o.name.removeprefix(SEED_FOLDER)))
+    return numbered_folders(folder, SEED_FOLDER)
+
+
+def fold_folders(folder: Path) -> list[Path]:
+    "The runs that `--folds` has made in `folder`, in order."
+    return numbered_folders(folder, FOLD_FOLDER)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

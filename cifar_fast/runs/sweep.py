@@ -21,6 +21,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Recorder
 from matplotlib.figure import Figure
 
+from cifar_fast.analysis.names import in_figure, short
 from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError, MissingExtra
@@ -212,7 +213,9 @@ class Sweep:
         who = {"name": self.experiment.name, "source": self.experiment.source}
         check_begun(self.run.folder, same, who, "go on with the experiment as it was")
         self.run.write_json("config.json", {**before, **vars(o)})
-        images = load_images(o.data, self.fixed.get("size", 32))  # decoded once, not by every trial
+        images = load_images(
+            o.data, self.fixed.get("size", 32), self.fixed.get("labels"), self.fixed.get("skip_bad", False)
+        )  # decoded once, not by every trial
         self.run.write_json("config.json", {**vars(o), "experiment": run_identity(self.experiment, images, same)})
 
     def finished(self) -> list[dict]:
@@ -393,7 +396,7 @@ def plot_sweep(
             x = labels.index(str(value)) if labels else value
             ax.plot(x, trial["accuracy"], "o", color="C0", fillstyle="full" if in_full else "none")
         if labels:
-            ax.set_xticks(range(len(labels)), labels)
+            ax.set_xticks(range(len(labels)), [short(o) for o in labels])
             ax.margins(x=0.3)
         if param.kind == "loguniform":
             ax.set_xscale("log")
@@ -401,5 +404,5 @@ def plot_sweep(
         ax.set_xlabel(param.name)
         ax.grid(alpha=0.3)
     fig.axes[0].set_ylabel("accuracy on held-out images")
-    fig.suptitle(f"{title}: {len(trials)} trials (hollow: ended early)", fontsize="medium")
+    fig.suptitle(f"{in_figure(title)}: {len(trials)} trials (hollow: ended early)", fontsize="medium")
     return fig

@@ -8,9 +8,8 @@ from fastai.learner import AvgMetric, Learner
 from fastai.metrics import accuracy
 
 from cifar_fast.errors import InputError
-from cifar_fast.training.callbacks.guards import HonestChoice
-from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
-from cifar_fast.training.learner import OPTIMIZERS, LeanLearner
+from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress
+from cifar_fast.training.learner import OPTIMIZERS, LeanLearner, own_cbs
 from cifar_fast.training.precision import PRECISIONS, DeviceMixedPrecision, precision_cbs, resolve_precision
 
 
@@ -50,13 +49,7 @@ def _make_lean(learn: Learner, precision: str) -> None:
         precision = mixed[0].amp_mode.value
     learn.remove_cbs([*mixed, *(cb for cb in learn.cbs if type(cb) is ProgressCallback)])
     known = {type(cb) for cb in learn.cbs}
-    added = [
-        *precision_cbs(resolve_precision(precision, learn.dls.device)),
-        HonestChoice(),
-        LossesToCPU(),
-        LastFit(),
-        EpochProgress(),
-    ]
+    added = [*precision_cbs(resolve_precision(precision, learn.dls.device)), *own_cbs(), EpochProgress()]
     learn.add_cbs([cb for cb in added if type(cb) not in known])
     learn.recorder.smooth_loss = DeviceSmoothLoss()
     arch = getattr(learn, "arch", type(learn.model).__name__)  # vision_learner notes a function, and what it began with

@@ -21,6 +21,7 @@ from cifar_fast.data.sources import cache_dir
 from cifar_fast.files import read_tensors, write_tensors
 from cifar_fast.models.networks import Features, TransferModel
 from cifar_fast.progress import progress, say
+from cifar_fast.training.graphs import INSIDE
 
 # Callbacks of these modules read neither images nor the body.
 _BLIND_MODULES = {
@@ -65,6 +66,7 @@ class CachedBody(Callback):
     """
 
     order = 11  # after CastToTensor and MixedPrecision
+    in_graph = True  # of `BatchGraphs`: what it does in a batch is work of the device
     _stateattrs = ("cache", "loaded")
 
     def __init__(
@@ -151,6 +153,10 @@ class CachedBody(Callback):
         model, train = self.model, self.dls.train
         if not isinstance(model, TransferModel):
             return "the model is no TransferModel"
+        if not any(type(o).__name__ == "Flatten" for o in model[1]):
+            return "its head has no Flatten, after which features would stand"
+        if any(p.requires_grad for p in model.pooling.parameters()):
+            return "its pooling trains"
         body = list(model[0].modules())
         if any(isinstance(m, bn_types) for m in body) and not any(isinstance(cb, BnFreeze) for cb in self.learn.cbs):
             return "its batch norms train"
@@ -237,7 +243,7 @@ def _looks_at_images(cb: Callback) -> bool:
         return True
     if not getattr(cb, "needs_images", True):
         return False
-    events = ("before_batch", "after_pred")
+    events = ("before_batch", "after_batch", *INSIDE)
     given = any(event in vars(cb) for event in events)  # as in Callback(before_batch=f)
     unknown = [cls for cls in type(cb).__mro__ if cls.__module__ not in _BLIND_MODULES]
     return given or any(event in vars(cls) for cls in unknown for event in events)

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import torch
-from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.core import Callback, CancelEpochException, event
+from fastai.callback.hook import HookCallback
 from fastai.callback.progress import ProgressCallback, ShowGraphCallback
 from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders, TfmdDL
@@ -15,12 +17,12 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import trainable_params
+from fastai.torch_core import get_random_states, set_random_states, trainable_params
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import Tensor, nn
 
-from cifar_fast.data.loaders import TensorDL, copy_dls
+from cifar_fast.data.loaders import TensorDL, copy_dls, fed_dl, fed_dls, fixed_tfms, pixels_fed, placed
 from cifar_fast.errors import InputError
 from cifar_fast.models.networks import CustomCNN
 from cifar_fast.progress import shows_bars
@@ -28,12 +30,23 @@ from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.callbacks.guards import HonestChoice
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
 from cifar_fast.training.frozen import CachedBody
+from cifar_fast.training.graphs import BatchGraphs
+from cifar_fast.training.portable import PORTABLE
 from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
+
+
+class PlainSGD(OptimWrapper):
+    "SGD without momentum, which stays so where a schedule sets one, as fastai's own does."
+
+    def _set_hyper(self, k, v):
+        if k != "mom":
+            super()._set_hyper(k, v)
+
 
 # torch's own optimizers with torch's defaults, fused into one kernel; fastai's Adam differs in betas, eps and decay.
 OPTIMIZERS = {
     "adam": partial(OptimWrapper, opt=torch.optim.Adam, fused=True),
-    "sgd": partial(OptimWrapper, opt=torch.optim.SGD, fused=True),
+    "sgd": partial(PlainSGD, opt=torch.optim.SGD, fused=True),
 }
 
 
@@ -48,10 +61,33 @@ class LeanLearner(Learner):
     """
 
     first_epoch = 0  # of a fit that goes on from a checkpoint
+    feeding: list | None = None  # batch transforms of the images that the model was made for
     _asked: tuple[list[Callback], dict[str, list[Callback]]] = ([], {})  # callbacks, and which define an event
 
     def __getstate__(self):
         return {k: v for k, v in super().__getstate__().items() if k != "_asked"}  # callbacks of fits long over
+
+    def __call__(self, event_name):
+        for name in L(event_name):
+            if not hasattr(event, name):
+                raise InputError(f"there is no event {name!r}: see fastai.callback.core.event")
+        super().__call__(event_name)
+
+    def fit(self, n_epoch, *args, **kwargs):
+        "fastai's; loaders that the Learner was given since it was made are fed as its model needs it."
+        self.dls = fed_dls(self.dls, self.feeding)
+        try:
+            super().fit(n_epoch, *args, **kwargs)
+        finally:
+            self._asked = [], {}  # callbacks of this fit, with all that they hold
+
+    def _do_epoch_validate(self, ds_idx=1, dl=None):
+        dl = self.dls[ds_idx] if dl is None else dl
+        super()._do_epoch_validate(ds_idx, fed_dl(dl, self.feeding))
+
+    def to_channelslast(self, *args, **kwargs):
+        "fastai's, for chaining: a `LeanLearner` computes so already."
+        return self
 
     def _with_events(self, f, event_type, ex, final=noop):
         try:
@@ -65,6 +101,14 @@ class LeanLearner(Learner):
         for cb in self._listeners("after_failed_fit"):
             with suppress(Exception):  # a device that failed fails again, which would hide what was first
                 cb("after_failed_fit")
+        for cb in self.cbs:
+            with suppress(Exception):
+                if not hasattr(type(cb), "after_failed_fit"):
+                    cb("after_cancel_fit")
+                if isinstance(cb, HookCallback):
+                    cb("after_fit")
+        with suppress(Exception):
+            self.opt.zero_grad()
         for cb in self.cbs:
             cb.run = True  # as after any fit
 
@@ -91,6 +135,30 @@ class LeanLearner(Learner):
         with self.removed_cbs([cb for cb in self.cbs if isinstance(cb, bars)]):
             return super().tta(ds_idx, dl, *args, **kwargs)
 
+    def export(self, fname: str | Path = "export.pkl", pickle_module=PORTABLE, pickle_protocol: int = 2):
+        "fastai's, in a file that other systems read too."
+        Learner.export(self, fname, pickle_module, pickle_protocol)
+
+    def lr_find(self, *args, **kwargs):
+        """fastai's, which leaves all random numbers as they were: the fit after it is the fit without it.
+
+        Raises `InputError` where the search is too short for a suggestion.
+        """
+        states, orders = get_random_states(), [(dl.rng.getstate(), getattr(dl, "epoch", 0)) for dl in self.dls.loaders]
+        try:
+            return Learner.lr_find(self, *args, **kwargs)
+        except IndexError as error:
+            n = len(self.recorder.lrs)
+            raise InputError(
+                f"no rate can be suggested: the loss rises after {n} batches, as of a network that has learnt already; "
+                "give a rate, or lr_find(stop_div=False)"
+            ) from error
+        finally:
+            set_random_states(**states)
+            for dl, (rng, epoch) in zip(self.dls.loaders, orders):
+                dl.rng.setstate(rng)
+                dl.epoch = epoch
+
     @contextmanager
     def no_bar(self) -> Iterator[Learner]:
         "As fastai's, but what comes back afterwards is the callback that was there."
@@ -100,7 +168,15 @@ class LeanLearner(Learner):
     def _do_fit(self):
         for epoch in range(self.first_epoch, self.n_epoch):
             self.epoch = epoch
+            self._asked = [], {}  # an event may have been given to a callback or its class, or another order
             self._with_events(self._do_epoch, "epoch", CancelEpochException)
+
+    def all_batches(self):
+        graphs = getattr(self, "batch_graphs", None)
+        if graphs is not None and self.training and graphs.works:
+            graphs.all_batches()
+        else:
+            super().all_batches()
 
     def to_distributed(self, sync_bn: bool = True, **kwargs) -> Learner:
         "Share fits with the other processes; fastai's `distrib_ctx` calls this. Raises `MissingExtra`."
@@ -132,6 +208,11 @@ class LeanLearner(Learner):
         return listeners[event_name]
 
 
+def own_cbs() -> list[Callback]:
+    "What every `LeanLearner` carries."
+    return [HonestChoice(), LossesToCPU(), LastFit(), BatchGraphs()]
+
+
 @delegates(CustomCNN.__init__, but=["n_out", "n_in"])
 def custom_learner(
     dls: DataLoaders,  # stays as it is
@@ -143,13 +224,13 @@ def custom_learner(
     metrics=accuracy,  # fastai metrics
     cbs=None,  # further callbacks
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
-    **model_kwargs,  # of `CustomCNN`: n_convs, width, n_dense, dense_width, conv_dropout, dropout, logit_dropout, bn
+    **kwargs,  # of `CustomCNN`: n_convs, width, n_dense, dense_width, ...; of `fast_learner`: loss_func, wd, moms, ...
 ) -> Learner:
     "A Learner for the article's `CustomCNN`. Raises `InputError` for options that do not fit."
     dls = copy_dls(dls, size)
-    pixels = dls.valid.one_batch()[0].shape[-1]
-    model = CustomCNN(n_out=dls.c, size=pixels, **model_kwargs)
-    return fast_learner(dls, model, "CustomCNN", "none", opt, lr, precision, compile, metrics, cbs, path)
+    of_model = {k: kwargs.pop(k) for k in list(kwargs) if k in signature(CustomCNN.__init__).parameters}
+    model = CustomCNN(n_out=dls.c, size=pixels_fed(dls), **of_model)
+    return fast_learner(dls, model, "CustomCNN", "none", opt, lr, precision, compile, metrics, cbs, path, **kwargs)
 
 
 def transfer_learner(
@@ -168,6 +249,7 @@ def transfer_learner(
     metrics=accuracy,  # fastai metrics
     cbs=None,  # further callbacks
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
+    **kwargs,  # of `fast_learner`: loss_func, opt_func, splitter, wd, wd_bn_bias, train_bn, moms, model_dir, ...
 ) -> Learner:
     """A Learner for a torchvision ResNet with a new head and a frozen body; `unfreeze` and `fine_tune` free it.
 
@@ -186,20 +268,10 @@ def transfer_learner(
     frozen_cbs = [BnFreeze()] * (frozen_bn == "eval")
     if cache is not False:
         frozen_cbs.append(CachedBody(cache_on_disk, cache if isinstance(cache, dict) else None))
+    kwargs = {"splitter": body_split(arch), **kwargs}
     learn = fast_learner(
-        dls,
-        model,
-        arch,
-        weights_name,
-        opt,
-        lr,
-        precision,
-        compile,
-        metrics,
-        L(frozen_cbs) + L(cbs),
-        path,
-        body_split(arch),
-    )
+        dls, model, arch, weights_name, opt, lr, precision, compile, metrics, L(frozen_cbs) + L(cbs), path, **kwargs
+    )  # fmt: skip
     learn.freeze()
     return learn
 
@@ -218,9 +290,11 @@ def fast_learner(
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
     splitter: Callable = trainable_params,  # model to layer groups
     loss_func: Callable | None = None,  # None: that of `dls`
+    opt_func: Callable | None = None,  # fastai's name for `opt`
     **learner_kwargs,  # of fastai's Learner: model_dir, wd, wd_bn_bias, train_bn, moms, default_cbs
 ) -> Learner:
     "A Learner with fast precision, fused optimizer and no host syncs; `arch` and `weights` stand on it."
+    opt, dls = opt if opt_func is None else opt_func, placed(dls)
     if isinstance(opt, str) and opt not in OPTIMIZERS:
         raise InputError(f"opt is {opt!r}: give one of {', '.join(OPTIMIZERS)}")
     precision = resolve_precision(precision, dls.device)
@@ -234,9 +308,12 @@ def fast_learner(
         metrics=metrics,
         path=path,
         **{"train_bn": False, **learner_kwargs},
-        cbs=[*precision_cbs(precision), *([Compiled()] * compile), HonestChoice(), LossesToCPU(), LastFit(), *L(cbs)],
+        cbs=[*precision_cbs(precision), *([Compiled()] * compile), *own_cbs(), *L(cbs)],
     )
+    if isinstance(dls[1], TensorDL):
+        learn.feeding = fixed_tfms(dls[1])
     learn.remove_cb(learn.progress).add_cb(EpochProgress())
-    learn.recorder.smooth_loss = DeviceSmoothLoss()
+    if hasattr(learn, "recorder"):
+        learn.recorder.smooth_loss = DeviceSmoothLoss()
     learn.arch, learn.weights = arch or type(model).__name__, weights
     return learn

@@ -42,12 +42,13 @@ class DeviceMixedPrecision(MixedPrecision):
     """
 
     name, entered = "mixed_precision", False
+    in_graph = True  # of `BatchGraphs`: what it does in a batch is work of the device
 
     def before_fit(self):
         "Set up autocast, and a gradient scaler for fp16. Raises `InputError` where there is another of its kind."
         if sum(isinstance(cb, MixedPrecision) for cb in self.learn.cbs) > 1:
             raise InputError("the Learner has two precisions: change it by to_bf16(), to_fp16() or to_fp32()")
-        device = self.dls.device.type
+        device = torch.device(self.dls.device).type
         if device == "cuda":
             return super().before_fit()
         half = self.amp_mode == AMPMode.FP16

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 from article import claims as article
 from article.claims import Claims, Training, explanation
 from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
+from cifar_fast.data.sources import load_images
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import load_experiment
 from cifar_fast.files import write_atomically
+from cifar_fast.progress import say
 from cifar_fast.runs.compare import RESULT_HEADER, result_rows, verdict_rows
 from cifar_fast.runs.folder import check_begun
 from cifar_fast.runs.launch import is_finished
@@ -21,17 +23,20 @@ from cifar_fast.runs.report import Picture, warnings_of, write_page
 from cifar_fast.runs.results import Runs
 
 PARTS = ("article", "memory", "study", "next")
+USUAL_SIZES = {"images": 10_000, "test_images": 2_000}  # of the study and the next steps
 
 
 class Reproduction:
     "A folder of runs, a sub-folder a part. Parameters are documented in experiments/reproduce.py."
 
     def __init__(self, folder: str, parts: list[str], **options):
-        self.folder, self.parts, self.options = Path(folder), parts, SimpleNamespace(**options)
-        self.trainings = self.wanted()
+        self.folder, self.parts = Path(folder), parts
         path = self.folder / "reproduce.json"
-        if path.exists():
-            check_begun(folder, json.loads(path.read_text()), options, "give the same, or --run another folder")
+        begun = json.loads(path.read_text()) if path.exists() else {}
+        options = _with_sizes({k: begun.get(k) if o is None else o for k, o in options.items()})
+        self.options = SimpleNamespace(**options)
+        self.trainings = self.wanted()
+        check_begun(folder, begun, options, "give the same, or --run another folder")
         if not path.exists() and self.folder.exists() and any(self.folder.iterdir()):
             raise InputError(f"{folder} is there already and holds something else: give --run another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -160,6 +165,20 @@ class Reproduction:
         for other in others:
             rows.append({"name": other.name, "accuracy": other.accuracy_text, **verdict_rows([baseline, other])[0]})
         return rows
+
+
+def _with_sizes(options: dict) -> dict:
+    "The options, how many images to take filled in where that is left open: 0, which is all, where there are fewer."
+    if None not in (options["images"], options["test_images"]):
+        return options
+    found = load_images(options["data"])
+    for name, what, n in (("images", "training", len(found.train_y)), ("test_images", "test", len(found.test_y))):
+        if options[name] is None:
+            usual = USUAL_SIZES[name]
+            options[name] = usual if usual <= n else 0
+            if usual > n:
+                say(f"{found.name} has {n:,} {what} images: all of them are taken, not {usual:,}.")
+    return options
 
 
 def exit_code(

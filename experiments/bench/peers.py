@@ -103,12 +103,13 @@ def bare_steps(
     batch: tuple[Tensor, Tensor],  # the one resident batch: normalised images and labels
     n: int,  # steps
     dtype: torch.dtype,  # of autocast; float32 for none
+    capturable: bool = False,  # whether they are to be captured as a CUDA graph
 ) -> Callable[[], None]:
     "The compute limit: `n` training steps on one resident batch, channels-last and fused, without data or callbacks."
     model.to(memory_format=torch.channels_last).train()
     x, y = (o.as_subclass(Tensor) for o in batch)
     x = x.contiguous(memory_format=torch.channels_last)
-    opt = torch.optim.Adam(model.parameters(), fused=True)
+    opt = torch.optim.Adam(model.parameters(), fused=True, capturable=capturable)
 
     def steps() -> None:
         for _ in range(n):
@@ -119,3 +120,23 @@ def bare_steps(
             opt.step()
 
     return steps
+
+
+def captured(
+    step: Callable[[], None],  # of a model on a GPU, with a capturable optimizer
+) -> Callable[[], None]:
+    "`step` as a CUDA graph, captured after some steps in which kernels are chosen."
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(5):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+
+    def replay(keep=step) -> None:  # what `step` holds is the memory that the graph works on
+        graph.replay()
+
+    return replay

@@ -64,8 +64,16 @@ def test_top_losses_name_true_class_guess_probability_and_loss(interp):
     loss, i = (o[0].item() for o in interp.top_losses(1))
     text = drawn(plot_top_losses(interp, 5))
     guess = int(interp.preds[i].argmax())
-    assert f"{interp.vocab[int(interp.targs[i])]}, taken for\n{interp.vocab[guess]}" in text
-    assert f"{interp.preds[i, guess]:.0%}" in text and f"loss {loss:.1f}" in text
+    sides = [f"{interp.vocab[o]} ({interp.preds[i, o]:.0%})" for o in (int(interp.targs[i]), guess)]
+    assert f"{sides[0]}, taken for\n{sides[1]}\nloss {loss:.1f}" in text
+
+
+def test_top_losses_work_whichever_package_is_imported_last(interp):
+    names = {}
+    exec("from cifar_fast.all import *\nfrom fastai.vision.all import *", names)
+    assert isinstance(names["plot_top_losses"](interp, 2), Figure)
+    assert len(names["plot_top_losses"](interp, k=3, title="what").axes) == 3
+    interp.plot_top_losses(2)  # fastai's own
 
 
 def test_confused_images_are_of_the_one_class_and_taken_for_the_other(interp):

@@ -107,6 +107,19 @@ def reproduction(folder, resnet18_file, **changed):
     return Reproduction(str(folder), ["article", "memory", "study", "next"], **{**options, **changed})
 
 
+def test_usual_sizes_that_the_data_cannot_meet_are_all_that_there_is(tmp_path, resnet18_file, capsys):
+    made = reproduction(tmp_path / "a", resnet18_file, images=None, test_images=None)
+    assert (made.options.images, made.options.test_images) == (0, 0)
+    assert capsys.readouterr().out.splitlines() == [
+        "digits has 1,437 training images: all of them are taken, not 10,000.",
+        "digits has 360 test images: all of them are taken, not 2,000.",
+    ]
+    assert "all training images, all test images" in made.about("one seed")
+    made = reproduction(tmp_path / "b", resnet18_file)
+    again = reproduction(tmp_path / "b", resnet18_file, images=None, test_images=None)
+    assert (again.options.images, again.options.test_images) == (200, 60)
+
+
 @pytest.mark.slow
 def test_the_article_is_repeated_and_continued(no_pictures, tmp_path, resnet18_file, capsys):
     folder = tmp_path / "article"

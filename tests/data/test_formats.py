@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_fast.data.formats import (
-    list_images,
-    read_cifar_archive,
-    read_cifar_batches,
-    read_image_folder,
-    stratified_split,
-)
+from cifar_fast.data.archives import read_cifar_archive, read_cifar_batches
+from cifar_fast.data.decoding import read_image_folder
+from cifar_fast.data.folders import list_images
+from cifar_fast.data.formats import stratified_split
 from cifar_fast.data.image import decode_image
 from cifar_fast.errors import InputError
 from cifar_files import VOCAB, archive, batches, write_batches

@@ -214,7 +214,7 @@ def test_an_unknown_valid_is_named(digits):
 @pytest.mark.parametrize(("changed", "wanted"), [
     ({"bs": "pets"}, "name images by data="), ({"bs": 0}, "bs is 0"), ({"size": -5}, "size is -5"),
     ({"translate": 32}, "from 0 to 31"), ({"translate": -1}, "from 0 to 31"), ({"cutout": 32}, "from 0 to 31"),
-    ({"flip": "never"}, "none, random, alternating"), ({"data": "nowhere"}, "auto, cifar10, digits"),
+    ({"flip": "never"}, "none, random, alternating"), ({"data": "nowhere"}, "auto, cifar10, cifar100"),
     ({"images": 5}, "ask for 10 to 1427"),
 ])  # fmt: skip
 def test_unusable_options_are_refused_before_any_batch(changed, wanted):

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from cifar_fast.data import formats
+from cifar_fast.data import decoding, formats
 from cifar_fast.data import sources as data
 from cifar_fast.data.download import DownloadError
 from cifar_fast.data.sources import cache_dir, check_memory, load_images
@@ -21,7 +21,7 @@ from servers import serving
 @pytest.fixture
 def tiny_cifar10(monkeypatch):
     "Lets 100 + 20 images count as CIFAR-10, and points all downloads at a closed port."
-    for module in (data, formats):
+    for module in (data, decoding, formats):
         monkeypatch.setattr(module, "CIFAR10_SIZES", (100, 20))
     for name in ("CIFAR10_URL", "MIRROR_URL"):
         monkeypatch.setattr(data, name, "http://127.0.0.1:9/nothing")

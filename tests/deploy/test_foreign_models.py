@@ -149,3 +149,24 @@ def test_thousands_of_long_class_names_are_read_back(digits, tmp_path):
     dls = image_dls(ImageSet.from_splits("many", names, (x, y), (x, y)), device="cpu")
     learn = fast_learner(dls, CustomCNN(4000, width=2, dense_width=4), precision="fp32", path=tmp_path)
     assert load_safe(learn.export_safe("model")).card.vocab == names
+
+
+def test_a_device_that_an_onnx_graph_cannot_use_is_refused(mixer):
+    with pytest.raises(InputError, match="leave the device 'warp' out"):
+        Predictor(mixer[1], device="warp")
+
+
+def test_an_architecture_that_no_card_can_hold_is_written_as_somebodys_own(digits_dls, tmp_path):
+    learn = custom_learner(digits_dls, width=4, dense_width=8, path=tmp_path)
+    learn.model.architecture["conv_dropout"] = 7.0  # as a subclass might note something of its own
+    folder = learn.export_safe("model")
+    card = json.loads((folder / "model.json").read_text())
+    assert card["format"] in (1, 2) and Predictor(folder)(np.zeros((8, 8), np.uint8)).label in digits_dls.vocab
+
+
+def test_a_graph_of_another_model_does_not_stay(digits_dls, tmp_path):
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
+    fast_learner(digits_dls, model, path=tmp_path).export_safe("model")
+    assert (tmp_path / "model/model.onnx").exists()
+    folder = custom_learner(digits_dls, width=4, dense_width=8, path=tmp_path).export_safe("model")
+    assert not (folder / "model.onnx").exists() and Predictor(folder).card.architecture["name"] == "CustomCNN"

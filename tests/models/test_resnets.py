@@ -61,6 +61,31 @@ def test_files_of_weights_become_the_body(state, tmp_path, name, half):
     assert weights_name == "w"
 
 
+def prefixed(state, prefix):
+    return {prefix + k: o for k, o in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda o: prefixed(o, "module."),
+        lambda o: prefixed(o, "_orig_mod.module."),
+        lambda o: {
+            "epoch": 3,
+            "state_dict": prefixed(o, "model."),
+            "optimizer": {"state": {0: {"step": torch.ones(1)}}},
+        },
+        lambda o: {"optimizer": {"momentum": torch.ones(2)}, "model": {"state_dict": prefixed(o, "backbone.")}},
+        lambda o: {"model_state_dict": {**prefixed(o, "encoder."), "head.weight": torch.ones(3, 512)}, "best": 0.9},
+        lambda o: {"net": o, "ema": {k: v * 0 for k, v in o.items()}, "step": torch.tensor(7)},
+    ],
+)
+def test_state_dicts_inside_wrappers_and_under_prefixes_are_found(state, tmp_path, wrapped):
+    body, _ = load_weights("resnet18", saved(wrapped(state), tmp_path / "w.pth"))
+    plain, _ = load_weights("resnet18", saved(state, tmp_path / "plain.pth"))
+    assert body.keys() == plain.keys() and all(torch.equal(body[k], plain[k]) for k in plain)
+
+
 def test_weights_none_are_none():
     assert load_weights("resnet18", "none") == (None, "none")
 

@@ -56,6 +56,30 @@ def test_several_seeds_are_compared_as_methods(digits_run, other_digits_run, tmp
     assert "50.10 %" in page and "lr_end" in page and "Settings that differ" not in page
 
 
+def test_runs_with_other_classes_on_the_same_images_are_compared_without_a_confusion_difference(
+    digits_run, other_digits_run, tmp_path
+):
+    for name, run in (("a", digits_run), ("b", other_digits_run)):
+        for seed in range(2):
+            shutil.copytree(run, tmp_path / name / f"seed-{seed}")
+    methods = [Runs.read(tmp_path / o) for o in "ab"]
+    predictions = methods[1].first.predictions
+    predictions.vocab, predictions.preds = ["even", "odd"], predictions.preds[:, :2]
+    predictions.targs = predictions.targs % 2
+    page = write_comparison(methods, tmp_path / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 and "Welch" in page
+
+
+def test_copies_of_seed_folders_are_passed_over(digits_run, tmp_path):
+    for name in ("seed-0", "seed-1", "seed-0 (2)", "seed-1 copy"):
+        shutil.copytree(digits_run, tmp_path / name)
+    assert len(Runs.read(tmp_path).runs) == 2
+    for name in ("empty/seed-0", "empty/seed-0 (2)"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(InputError, match="no finished run"):
+        Runs.read(tmp_path / "empty")
+
+
 def test_a_run_without_an_epoch_has_no_training_accuracy(two_runs):
     import dataclasses
 

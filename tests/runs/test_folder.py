@@ -5,9 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from cifar_fast.errors import InputError
+from cifar_fast.runs.folder import count_macs
 from cifar_fast.runs.results import FinishedRun
+from cifar_fast.training.learner import fast_learner
 
 
 class Bomb:
@@ -69,3 +72,19 @@ def test_operations_of_attention_are_counted(digits_dls):
 
     macs = count_macs(fast_learner(digits_dls, Attention(), precision="fp32"))
     assert macs == 32 * 96 * 48 + 2 * 32 * 32 * 16
+
+
+class Rows(nn.Module):
+    "Reads an image row by row."
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.head = nn.LSTM(96, 16, batch_first=True), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.rows(x.permute(0, 2, 1, 3).flatten(2))[0][:, -1])
+
+
+def test_recurrent_layers_are_counted(digits_dls):
+    learn = fast_learner(digits_dls, Rows())
+    assert count_macs(learn) == 32 * 4 * 16 * (96 + 16) + 160  # rows x gates x units x inputs, and the head

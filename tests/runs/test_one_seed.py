@@ -262,3 +262,42 @@ def test_deterministic_asks_torch_for_it_and_learns_the_same_on_a_cpu(digits_run
     finally:
         torch.use_deterministic_algorithms(False)
     assert outcome(tmp_path / "run") == outcome(digits_run)
+
+
+@pytest.mark.parametrize(
+    ("made", "changed"),
+    [(custom, {"width": 4}), (transfer, {"weights": "none", "unfreeze_epochs": 1})],
+    ids=["custom", "transfer"],
+)
+def test_batches_of_one_image_are_refused_before_training_where_batch_norm_is(tmp_path, made, changed, capsys):
+    folder = tmp_path / "run"
+    asked = made.options(
+        data="digits", images=20, test_images=10, epochs=1, bs=1, device="cpu", run=str(folder), **changed
+    )
+    with pytest.raises(InputError, match=r"batches of one image: give --bs 2"):
+        train(made, asked)
+    assert not folder.exists() and "train_accuracy" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("made", "changed"),
+    [(custom, {"width": 4, "bn": False}), (transfer, {"weights": "none"})],
+    ids=["custom", "frozen"],
+)
+def test_batches_of_one_image_train_without_batch_norm(tmp_path, made, changed):
+    folder = tmp_path / "run"
+    asked = made.options(
+        data="digits", images=20, test_images=10, epochs=1, bs=1, device="cpu", run=str(folder), **changed
+    )
+    assert train(made, asked)[0] == 0
+    assert len(list(csv.DictReader((folder / "batches.csv").open()))) == 20
+
+
+def test_compiling_without_a_compiler_is_one_line(tmp_path, monkeypatch):
+    import torch._inductor.config
+
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/nowhere/g++"))
+    asked = options(tmp_path, custom, width=4, images=40, test_images=20, epochs=1, compile=True)
+    with pytest.raises(InputError, match=r"C\+\+ compiler: install g\+\+"):
+        train(custom, asked)
+    assert not (tmp_path / "run").exists()

@@ -161,7 +161,7 @@ def test_auto_may_not_come_to_mean_other_images(tmp_path, monkeypatch):
     asked = finished_sweep(tmp_path / "run", (1e-3, 0.5))
     assert Sweep(custom, asked).execute() == 0
     fewer = load_images("digits").fewer(100, 50)
-    monkeypatch.setattr("cifar_fast.runs.sweep.load_images", lambda data, size: fewer)
+    monkeypatch.setattr("cifar_fast.runs.sweep.load_images", lambda *args: fewer)
     with pytest.raises(InputError, match="begun on other images"):
         Sweep(custom, asked).execute()
 

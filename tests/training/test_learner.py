@@ -1,11 +1,15 @@
 """Learners as a user makes them."""
 
+import pickletools
+import zipfile
+from pathlib import Path
+
 import pytest
 import torch
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ShowGraphCallback
 from fastai.data.transforms import Normalize
-from fastai.learner import Learner
+from fastai.learner import Learner, load_learner
 from fastai.torch_core import set_seed
 from fastai.vision.learner import vision_learner  # noqa: F401 - its dispatch for show_results
 
@@ -15,6 +19,43 @@ from cifar_fast.errors import InputError
 from cifar_fast.training.learner import custom_learner, transfer_learner
 
 SMALL = {"width": 4, "dense_width": 16}
+
+
+def trained(digits, epochs=1, find=False, **kwargs):
+    "A small Learner after a fit from seed 0, and what lr_find said before it where asked."
+    set_seed(0)
+    learn = custom_learner(image_dls(digits.fewer(200, 40), flip="random", device="cpu", **kwargs), **SMALL)
+    with learn.no_logging(), learn.no_bar():
+        found = learn.lr_find(show_plot=False, num_it=30).valley if find else None
+        learn.fit(epochs, 1e-3)
+    return learn, found
+
+
+def test_lr_find_leaves_the_fit_as_it_was_and_says_the_same_again(digits):
+    (without, _), (one, first), (_, second) = (trained(digits, find=o) for o in (False, True, True))
+    assert first == second
+    assert all(torch.equal(a, b) for a, b in zip(without.model.parameters(), one.model.parameters()))
+    with one.no_logging(), one.no_bar():
+        assert one.lr_find(show_plot=False, num_it=30) == one.lr_find(show_plot=False, num_it=30)
+
+
+def test_lr_find_that_is_too_short_for_a_suggestion_is_one_line(digits):
+    learn, _ = trained(digits)  # whose loss rises at once, as after a long fit
+    with pytest.raises(InputError, match="no rate can be suggested") as error, learn.no_logging(), learn.no_bar():
+        learn.lr_find(show_plot=False, start_lr=10, end_lr=1e9)
+    assert "\n" not in str(error.value)
+    with learn.no_logging(), learn.no_bar():
+        assert learn.lr_find(show_plot=False).valley > 0
+
+
+def test_an_exported_learner_holds_no_paths_of_this_system(digits_dls, tmp_path):
+    learn = custom_learner(digits_dls, path=tmp_path, **SMALL)
+    learn.export()
+    with zipfile.ZipFile(tmp_path / "export.pkl") as file:
+        content = file.read(next(o for o in file.namelist() if o.endswith("data.pkl")))
+    assert not [o for _, o, _ in pickletools.genops(content) if isinstance(o, str) and "PosixPath" in o]
+    loaded = load_learner(tmp_path / "export.pkl")
+    assert loaded.path == tmp_path and isinstance(loaded.dls.path, Path)
 
 
 def pipeline(dls):

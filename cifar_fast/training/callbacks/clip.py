@@ -14,6 +14,7 @@ class AdaptiveGradientClip(Callback):
     """
 
     order, run_valid = GradientClip.order, False
+    in_graph = True  # of `BatchGraphs`: what it does in a batch is work of the device
 
     def __init__(
         self,

@@ -6,7 +6,19 @@ import torch
 from fastai.callback.core import Callback
 
 from cifar_fast.device import now
+from cifar_fast.errors import InputError
 from cifar_fast.training.callbacks.guards import only_predicts
+
+
+def check_compiler() -> None:
+    "Raises `InputError` where there is no C++ compiler, without which torch.compile ends at the first batch."
+    from torch._inductor.cpp_builder import get_cpp_compiler  # a second, which others need not wait for
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise InputError("compiling needs a C++ compiler: install g++, name one by $CXX, or leave it out") from error
 
 
 class Compiled(Callback):
@@ -27,6 +39,8 @@ class Compiled(Callback):
         "Compile, when the first batch comes."
         if only_predicts(self.learn):
             return
+        if self.dls.device.type == "cpu" and self.kwargs.get("backend", "inductor") == "inductor":
+            check_compiler()
         # torch counts what it compiles for all networks of a class together, and at 8 goes on uncompiled
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         if self.model._compiled_call_impl is None:

@@ -29,7 +29,7 @@ class HonestChoice(Callback):
 
     def before_fit(self):
         "Look at the other callbacks and at what they watch."
-        if not getattr(self.dls.valid_ds, "is_test", False):
+        if not getattr(self.dls.valid_ds, "is_test", False) or only_predicts(self.learn) or hasattr(self, "lr_finder"):
             return
         for cb in self.learn.cbs:
             choosing = isinstance(cb, (EarlyStoppingCallback, SaveModelCallback, ReduceLROnPlateau))

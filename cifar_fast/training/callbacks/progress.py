@@ -77,7 +77,7 @@ class LossesToCPU(Callback):
 
     def after_fit(self):
         "One copy for the whole fit."
-        losses = getattr(self.recorder, "losses", [])
+        losses = getattr(getattr(self.learn, "recorder", None), "losses", [])
         if losses and isinstance(losses[0], Tensor):
             self.recorder.losses = list(torch.stack(losses).cpu())
 
@@ -94,7 +94,8 @@ class LastFit(Callback):
 
     def before_fit(self):
         "Tell fits from predictions and from lr_find."
-        self.fits = not only_predicts(self.learn) and not hasattr(self.learn, "lr_finder")
+        records = hasattr(self.learn, "recorder")
+        self.fits = records and not only_predicts(self.learn) and not hasattr(self.learn, "lr_finder")
 
     def after_fit(self):
         "Keep what the Recorder holds."

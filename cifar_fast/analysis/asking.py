@@ -1,0 +1,55 @@
+"""What a model says of many images: a saved one behind a Predictor, or a Learner's, on its fast path."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from fastcore.basics import noop
+from torch import Tensor, nn
+
+from cifar_fast.analysis.predictions import Predictions
+from cifar_fast.errors import InputError
+
+
+def logits_of(
+    model,  # a Predictor, or a Learner on DataLoaders of this package
+    images: np.ndarray | Tensor,  # uint8 (N, H, W, 3), in memory or mapped from a file
+) -> Tensor:  # float32 (N, classes), on the CPU
+    "The network's outputs before the softmax."
+    if hasattr(model, "logits"):
+        return torch.as_tensor(model.logits(images.numpy() if isinstance(images, Tensor) else images)).float()
+    x = torch.as_tensor(np.asarray(images)).permute(0, 3, 1, 2)
+    valid = model.dls.valid
+    if x.shape[1:] == valid.dataset.x.shape[1:]:
+        dl = valid.new(valid.dataset.replace(x, None, split_idx=1, is_test=False).to(valid.device))
+    else:
+        dl = model.dls.test_dl(list(np.asarray(images)))
+    return model.get_preds(dl=dl, act=noop)[0].float().as_subclass(Tensor)
+
+
+def predictions_of(
+    model,  # a Predictor, or a Learner on DataLoaders of this package
+    images: np.ndarray | Tensor,  # uint8 (N, H, W, 3)
+    labels: Tensor,  # int64 (N,)
+    vocab: Sequence[str],  # class names
+) -> Predictions:
+    "What `model` says of labelled images."
+    return Predictions(logits_of(model, images).softmax(1), labels, vocab)
+
+
+def features_of(
+    model,  # a Predictor of a folder's model, or a Learner
+    images: np.ndarray | Tensor,  # uint8 (N, H, W, 3)
+) -> Tensor:  # float32 (N, features), on the CPU
+    "What the last dense layer is given of each image. Raises `InputError` where there is no such layer to look into."
+    module = model.model
+    layers = [o for o in module.modules() if isinstance(o, nn.Linear)] if module is not None else []
+    if not layers:
+        raise InputError("this model's last layer cannot be looked into: it is an ONNX graph, or has no dense layer")
+    kept: list[Tensor] = []
+    hook = layers[-1].register_forward_pre_hook(lambda _, args: kept.append(args[0].detach().float().flatten(1).cpu()))
+    try:
+        logits_of(model, images)
+    finally:
+        hook.remove()
+    return torch.cat(kept)

@@ -1,0 +1,196 @@
+"""Data sets in one file or a few: CIFAR's batch files, archives of image folders, arrays of numpy."""
+
+import gzip
+import io
+import pickle
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifar_fast.data.formats import CIFAR10_VOCAB, ImageSet
+from cifar_fast.data.image import decode_image
+from cifar_fast.errors import InputError
+
+CIFAR10_FILES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"]
+CIFAR100_FILES = ["train", "test", "meta"]
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    "Admits numpy arrays beside pickle's own dicts, lists, bytes and strings: the files come from anywhere."
+
+    allowed = {
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.numeric", "_frombuffer"),
+        ("numpy._core.numeric", "_frombuffer"),
+        ("_codecs", "encode"),  # by which protocols 0 to 2 write bytes
+    }
+
+    def find_class(self, module: str, name: str):
+        if (module, name) in self.allowed:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs")
+
+
+def holds_cifar(path: Path) -> bool:
+    "Whether the first file of a tar archive is one of CIFAR's. Raises `InputError` for a damaged archive."
+    try:
+        with tarfile.open(path) as tar:
+            first = next((o for o in tar if o.isfile()), None)
+    except _DAMAGE as error:
+        raise _no_archive(path, error) from error
+    name = "" if first is None else Path(first.name).name
+    return name in (*CIFAR10_FILES, *CIFAR100_FILES, "file.txt~", "readme.html")
+
+
+def read_cifar_archive(
+    path: Path,
+    coarse: bool = False,  # whether CIFAR-100's 20 superclasses are the classes
+) -> ImageSet:
+    """The official `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`, read without writing to the disk.
+
+    It is read to its end, so that its checksum is checked. Raises `InputError`.
+    """
+    try:
+        with gzip.open(path) if _is_gzip(path) else open(path, "rb") as file:
+            with tarfile.open(fileobj=file) as tar:
+                contents = {Path(o.name).name: tar.extractfile(o).read() for o in tar if o.isfile()}
+            while file.read(2**20):
+                pass
+    except _DAMAGE as error:
+        raise _no_archive(path, error) from error
+    return _read_batches(path, contents.__getitem__, "meta" in contents and "batches.meta" not in contents, coarse)
+
+
+def _is_gzip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _no_archive(path: Path, error: Exception) -> InputError:
+    said = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
+    return InputError(f"{path} is not a whole archive ({said}): fetch it again")
+
+
+def read_cifar_batches(folder: Path, coarse: bool = False) -> ImageSet:
+    "The unpacked `cifar-10-batches-py/` or `cifar-100-python/`. Raises `InputError`."
+    is_100 = not (Path(folder) / "data_batch_1").exists()
+    return _read_batches(folder, lambda name: (Path(folder) / name).read_bytes(), is_100, coarse)
+
+
+def _read_batches(source: Path, read: Callable[[str], bytes], is_100: bool, coarse: bool) -> ImageSet:
+    names = CIFAR100_FILES if is_100 else CIFAR10_FILES
+    kind = "coarse" if coarse else "fine"
+    labels, meta_names = (f"{kind}_labels", f"{kind}_label_names") if is_100 else ("labels", "label_names")
+    batches = [_read_batch(source, name, read, names) for name in names]
+    meta = batches.pop()
+    try:
+        vocab = [o.decode() if isinstance(o, bytes) else o for o in meta[meta_names.encode()]]
+        splits = [_batch_tensors(source, name, o, labels.encode(), len(vocab)) for name, o in zip(names, batches)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{source} lacks {error} in a batch file: it is not CIFAR") from error
+    train = tuple(torch.cat(o) for o in zip(*splits[:-1]))
+    name = f"cifar100{'-coarse' * coarse}" if is_100 else "cifar10" if vocab == CIFAR10_VOCAB else source.stem
+    return ImageSet.from_splits(name, vocab, train, splits[-1])
+
+
+def _read_batch(source: Path, name: str, read: Callable[[str], bytes], names: list[str]) -> dict:
+    try:
+        batch = _ArrayUnpickler(io.BytesIO(read(name)), encoding="bytes").load()
+    except (KeyError, FileNotFoundError) as error:
+        raise InputError(f"{source} has no {name}: it needs {', '.join(names)}") from error
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise InputError(f"{source}: {name} is damaged or not a CIFAR file ({error}): fetch it again") from error
+    if not isinstance(batch, dict):
+        raise InputError(f"{source}: {name} holds no dictionary: it is not a CIFAR file")
+    return {k if isinstance(k, bytes) else str(k).encode(): v for k, v in batch.items()}
+
+
+def _batch_tensors(source: Path, name: str, batch: dict, key: bytes, n_classes: int) -> tuple[Tensor, Tensor]:
+    pixels, labels = batch[b"data"], np.asarray(batch[key])
+    if getattr(pixels, "dtype", None) != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072:
+        raise InputError(f"{source}: {name} does not hold rows of 3,072 bytes: it is not CIFAR")
+    if labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{source}: {name} has {len(pixels):,} images and {labels.size:,} labels: fetch it again")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < n_classes:
+        raise InputError(f"{source}: {name} has labels outside 0 to {n_classes - 1}: fetch it again")
+    return torch.tensor(pixels.reshape(-1, 3, 32, 32)), torch.tensor(labels, dtype=torch.int64)
+
+
+def unpacked(
+    path: Path,  # a zip or tar archive of a folder of images
+    place: Path,  # folder to unpack into, once
+) -> Path:  # the folder
+    "The archive's content as a folder; what was unpacked before is taken as it is. Raises `InputError`."
+    if place.is_dir():
+        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".unpacking-") as tmp:
+        inner = Path(tmp) / "content"
+        inner.mkdir()
+        try:
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    archive.extractall(inner)  # which keeps names inside, and checks checksums
+            else:
+                with gzip.open(path) if _is_gzip(path) else open(path, "rb") as file:
+                    with tarfile.open(fileobj=file) as tar:
+                        tar.extractall(inner, filter="data")
+                    while file.read(2**20):
+                        pass
+        except (*_DAMAGE, RuntimeError, NotImplementedError) as error:  # the last two: encrypted, or packed otherwise
+            raise _no_archive(path, error) from error
+        shutil.move(inner, place)
+    return place
+
+
+# Pairs of names that arrays of images and labels have in .npz files: Keras's, MedMNIST's.
+_NPZ_NAMES = {
+    "train": (("x_train", "y_train"), ("train_images", "train_labels"), ("X_train", "y_train")),
+    "test": (("x_test", "y_test"), ("test_images", "test_labels"), ("X_test", "y_test")),
+}
+
+
+def read_npz(
+    path: Path,
+    size: int,  # pixels of a side of the stored square
+) -> ImageSet:
+    "Arrays x_train, y_train, x_test, y_test, or train_images, ..., read without pickle. Raises `InputError`."
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            splits = {role: _npz_split(path, arrays, names) for role, names in _NPZ_NAMES.items()}
+    except (ValueError, *_DAMAGE) as error:
+        raise InputError(f"{path} cannot be read ({error}): it is damaged, or holds pickled objects") from error
+    labels = np.unique(np.concatenate([y for _, y in splits.values()]))
+    tensors = []
+    for x, y in splits.values():
+        pixels = torch.stack([torch.from_numpy(decode_image(o, size)).permute(2, 0, 1) for o in x])
+        tensors.append((pixels, torch.from_numpy(np.searchsorted(labels, y))))
+    return ImageSet.from_splits(path.stem, [str(o) for o in labels], *tensors)
+
+
+def _npz_split(path: Path, arrays, names: tuple) -> tuple[np.ndarray, np.ndarray]:
+    pair = next((o for o in names if o[0] in arrays and o[1] in arrays), None)
+    if pair is None:
+        known = ", ".join(names[0])
+        raise InputError(f"{path} holds {', '.join(arrays)}: name its arrays {known}")
+    x, y = arrays[pair[0]], arrays[pair[1]].squeeze()
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[-1] not in (1, 3):
+        x = x.transpose(0, 2, 3, 1)
+    if x.dtype != np.uint8 or x.ndim not in (3, 4) or y.shape != (len(x),):
+        raise InputError(
+            f"{path}: {pair[0]} is {x.dtype} {x.shape} and {pair[1]} {y.shape}: give uint8 images (N, H, W, 3) or "
+            "(N, H, W), and a label for each"
+        )
+    return x, y

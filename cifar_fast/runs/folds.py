@@ -1,0 +1,62 @@
+"""Out-of-fold predictions: what models said of the training images that they were trained without."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cifar_fast.analysis.predictions import Predictions
+from cifar_fast.data.formats import fold_indices
+from cifar_fast.errors import InputError
+from cifar_fast.files import read_tensors
+from cifar_fast.options import OF_A_PLACE, OF_A_START
+from cifar_fast.runs.results import FinishedRun, Runs
+
+OUT_OF_FOLD = "out_of_fold.safetensors"
+# Options that may differ from those of the run on all images.
+FREE = {*OF_A_START, *OF_A_PLACE, "data", "seed", "seeds", "folds"}
+
+
+def out_of_fold(
+    runs: Runs,  # of all folds
+    y: Tensor,  # int64 (N,) labels of the training images that the folds are of
+) -> Predictions:
+    "One prediction of each training image, in their order. Raises `InputError` for folds of other images."
+    preds = torch.zeros(len(y), len(runs.first.predictions.vocab))
+    for run, idxs in zip(runs.runs, fold_indices(y, len(runs.runs))):
+        if not torch.equal(run.predictions.targs, y[idxs]):
+            raise InputError(f"{run.folder} is no fold of these training images: train the folds anew")
+        preds[idxs] = run.predictions.preds
+    return Predictions(preds, y, runs.first.predictions.vocab)
+
+
+def read_out_of_fold(
+    folder: str | Path,  # that `--folds` has filled
+    run: FinishedRun,  # of the same training on all training images
+) -> Predictions:
+    """Predictions of the training images of `run` by models that were trained as it was, without them.
+
+    Raises `InputError` where the folds are not finished, or of another experiment, other options or other images.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        tensors, about = read_tensors(folder / OUT_OF_FOLD)
+        vocab = json.loads(about["vocab"])
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder} holds no finished folds: train the same with --folds 5, or --resume it") from error
+    own, other = run.config, config
+    names = [(o.get("experiment") or {}).get("name") for o in (own, other)]
+    if names[0] != names[1]:
+        raise InputError(f"{folder} has folds of {names[1]}, and {run.folder} is a run of {names[0]}")
+    sources = [(o.get("experiment") or {}).get("source") for o in (own, other)]
+    if sources[0] != sources[1]:
+        raise InputError(f"the source of {names[0]} has changed between {run.folder} and {folder}: train both anew")
+    one, two = (o.get("asked") or {} for o in (own, other))
+    for name in sorted((one.keys() & two.keys()) - FREE):
+        if one[name] != two[name]:
+            raise InputError(f"{folder} was trained with {name} {two[name]}, and {run.folder} with {one[name]}")
+    if (own["experiment"] or {}).get("images") not in (about["images"], None):
+        raise InputError(f"{folder} has folds of other images than {run.folder} was trained on: train them anew")
+    return Predictions(tensors["preds"], tensors["targs"], vocab)

@@ -1,0 +1,107 @@
+"""A finished run that is asked for more than its test accuracy, and what an answer is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifar_fast.analysis.asking import features_of, logits_of
+from cifar_fast.analysis.predictions import Predictions
+from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.sources import STORED_SIZE
+from cifar_fast.deploy.predictor import Predictor
+from cifar_fast.errors import InputError
+from cifar_fast.files import tensor_hash
+from cifar_fast.runs.one_seed import images_from_options
+from cifar_fast.runs.report import Picture
+from cifar_fast.runs.results import Runs
+
+BS = 500  # images a batch: they fill two cores
+
+
+@dataclass
+class Answer:
+    "A fold-out block of the page, and what evidence.json keeps."
+
+    name: str  # of the question, in evidence.json
+    title: str
+    lines: list[str]
+    header: list[str] = field(default_factory=list)  # of the table
+    rows: list[list[str]] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    numbers: dict = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # text, by the name of a file beside the page
+
+
+class Subject:
+    "A finished run that is asked: its saved model, and the images that it was trained and tested on."
+
+    def __init__(
+        self,
+        folder: str | Path,  # of a finished run, or of several seeds, the first of which is asked
+        data: str | None = None,  # where its images are; None: where they were
+        device: str = "cpu",  # a torch device
+    ):
+        self.runs = Runs.read(folder)
+        self.run, self.data, self.device = self.runs.first, data, device
+        self.predictor = Predictor(self.run.folder / "model", device, BS)
+        if list(self.predictor.card.vocab) != list(self.vocab):
+            raise InputError(f"{self.run.folder / 'model'} knows other classes than the run: it is not its model")
+
+    @property
+    def vocab(self) -> Sequence[str]:
+        "Class names."
+        return self.run.predictions.vocab
+
+    @cached_property
+    def images(self) -> ImageSet:
+        "Training and test images of the run. Raises `InputError` where they are not there, or are others."
+        asked = self.run.config.get("asked") or {}
+        data = self.data or asked.get("data")
+        if data is None:
+            raise InputError(f"{self.run.folder} does not say where its images are: name them with --data")
+        names = {"size": STORED_SIZE, "images": 0, "test_images": 0, "drop_labels": None}
+        options = {name: asked.get(name) or default for name, default in names.items()}
+        images = images_from_options(SimpleNamespace(data=data, **options))
+        if tensor_hash(images.test_x) != self.run.test_images:
+            raise InputError(f"{data} holds other test images than {self.run.folder} was tested on: give --data")
+        return images
+
+    @property
+    def test_images(self) -> np.ndarray:
+        "uint8 (N, H, W, 3)."
+        return self.images.test_x.permute(0, 2, 3, 1).numpy()
+
+    @property
+    def train_images(self) -> np.ndarray:
+        "uint8 (N, H, W, 3)."
+        return self.images.train_x.permute(0, 2, 3, 1).numpy()
+
+    @property
+    def model(self):
+        "The network; None for an ONNX graph."
+        return self.predictor.model
+
+    def features(self, images: np.ndarray) -> Tensor:
+        "What the last layer is given of uint8 images (N, H, W, 3): float32 (N, features)."
+        return features_of(self, images)
+
+    def logits(self, images: np.ndarray | Tensor) -> Tensor:
+        "What the model says of uint8 images (N, H, W, 3): float32 (N, classes), computed as the run was tested."
+        bf16 = self.run.config.get("precision") == "bf16"
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=bf16):
+            return logits_of(self.predictor, images)
+
+    def predictions(self, images: np.ndarray | Tensor, labels: Tensor) -> Predictions:
+        "The same of labelled images."
+        return Predictions(self.logits(images).softmax(1), labels, self.vocab)
+
+    @property
+    def card(self):
+        "The saved model's; with it a Subject is asked as a Predictor is."
+        return self.predictor.card

@@ -1,0 +1,174 @@
+"""What a GPU is for, in one table: the training step at the article's batch, whole trainings, features, the records.
+
+    python experiments/bench/gpu.py --data cifar10 --peers FOLDER --out bench-gpu.json
+
+Each part writes what it has found before the next begins. Without a GPU it runs as well, and measures the CPU.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+
+if __name__ == "__main__":  # started as a script of this folder, whose parent holds `bench`
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench import peers
+from bench.timings import DTYPES, Benchmark, epoch_of, process_of
+from cifar_fast.cli import command
+from cifar_fast.data.loaders import image_dls
+from cifar_fast.errors import InputError
+from cifar_fast.models.networks import CustomCNN
+from cifar_fast.options import amount, count
+from cifar_fast.training.graphs import BatchGraphs
+
+PARTS = ("steps", "article", "features", "stock", "records")
+
+
+class GpuBenchmark(Benchmark):
+    "Rows that tell how much of a GPU a training uses."
+
+    def steps(self) -> None:
+        "Training the custom CNN at the article's batch and at 512, with graphs, without, and as bare as it can be."
+        for bs in dict.fromkeys((self.bs, 512)):
+            for precision in dict.fromkeys((self.precision, "fp32")):
+                self.steps_of(bs, precision)
+
+    def steps_of(self, bs: int, precision: str) -> None:
+        "One batch size in one precision."
+        dls = image_dls(self.whole, bs, device=self.device)
+        with_graphs, without = (self.learner(dls, precision) for _ in range(2))
+        without.remove_cb(BatchGraphs)
+        n = len(dls.train) * bs
+        contenders = {
+            f"ours, {precision}": epoch_of(with_graphs),
+            f"ours without graphs, {precision}": epoch_of(without),
+            f"plain PyTorch, images on the device, {precision}": self.plain(bs, precision),
+            f"compute limit, {precision}": self.limit(dls, len(dls.train), precision),
+        }
+        for name, values in self.interleave(contenders).items():
+            self.add(f"custom CNN training, batches of {bs}", name, n / median(values), "images/s", values)
+
+    def learner(self, dls, precision: str):
+        "The custom CNN as the toolkit trains it."
+        from cifar_fast.training.learner import custom_learner
+
+        return custom_learner(dls, precision=precision)
+
+    def plain(self, bs: int, precision: str) -> Callable[[], None]:
+        "An epoch of the loop that whoever keeps all images on the device would write."
+        images, device = self.whole, self.device
+        mean, std = (torch.tensor(o, device=device).view(1, 3, 1, 1) for o in (images.mean, images.std))
+        x, y = images.train_x.to(device), images.train_y.to(device)
+        model = CustomCNN(len(images.vocab)).to(device, memory_format=torch.channels_last)
+        opt = torch.optim.Adam(model.parameters(), fused=True)
+
+        def epoch() -> None:
+            model.train()
+            for idxs in torch.randperm(len(x), device=device).split(bs):
+                xb = (x[idxs].float() / 255 - mean) / std
+                with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
+                    pred = model(xb.contiguous(memory_format=torch.channels_last))
+                opt.zero_grad()
+                F.cross_entropy(pred.float(), y[idxs]).backward()
+                opt.step()
+
+        return epoch
+
+    def limit(self, dls, n: int, precision: str) -> Callable[[], None]:
+        "The bare step, `n` times: on a GPU as one captured graph."
+        batch = dls.one_batch()
+        steps = peers.bare_steps(CustomCNN(dls.c).to(self.device), batch, n, DTYPES[precision])
+        if self.device.type != "cuda":
+            return steps
+        step = peers.bare_steps(CustomCNN(dls.c).to(self.device), batch, 1, DTYPES[precision], capturable=True)
+        replay = peers.captured(step)
+
+        def replays() -> None:
+            for _ in range(n):
+                replay()
+
+        return replays
+
+    def article(self) -> None:
+        "Case 4 of the article as a process, from its start to the report: seconds."
+        script = str(Path(__file__).parents[1] / "custom.py")
+        for turn in range(self.repeats + 1):  # the first one decodes the images for the others
+            with tempfile.TemporaryDirectory() as tmp:
+                args = ["--data", str(self.data), "--bs", str(self.bs), "--run", f"{tmp}/run", "--quiet"]
+                began = time.perf_counter()
+                process_of([script, *args, "--epochs", str(self.epochs), "--device", str(self.device)])()
+                seconds = time.perf_counter() - began
+                accuracy = json.loads((Path(tmp) / "run/metrics.json").read_text())["accuracy"]
+            row = f"case 4, {self.epochs} epochs, {'first' if turn == 0 else 'later'} process"
+            self.add(f"{row}, start to report", f"ours, try {turn}", seconds, "s", [seconds])
+            self.add(f"{row}, test accuracy", f"ours, try {turn}", accuracy * 100, "%", [accuracy])
+
+    def features(self) -> None:
+        "All images through the frozen ResNet-18 at 224 pixels, against the body alone on one batch: images a second."
+        learn = self.transfer(self.size, self.whole)
+        cached, n = learn.cached_body, len(self.whole.train_y)
+        learn.epoch = 0
+
+        def ours() -> None:
+            with learn.no_bar(), learn.no_logging():
+                cached.cache.clear()
+                tfms = list(learn.dls.valid.after_batch.fs)
+                cached._run_body(learn.dls.train_ds, tfms, False)
+
+        xb = learn.dls.valid.one_batch()[0].as_subclass(torch.Tensor)
+        body = learn.model.eval()
+
+        def alone() -> None:
+            with torch.no_grad(), torch.autocast(self.device.type, DTYPES[self.precision], self.precision != "fp32"):
+                for _ in range(n // len(xb)):
+                    body.features(xb)
+
+        seconds = self.interleave({f"ours, {self.precision}": ours, "the body alone": alone})
+        for name, values in seconds.items():
+            done = n if name.startswith("ours") else n // len(xb) * len(xb)
+            row = f"features of {n:,} images, frozen ResNet-18, {self.size} pixels"
+            self.add(row, name, done / median(values), "images/s", values)
+
+    def stock(self) -> None:
+        "The custom CNN against stock fastai and a plain DataLoader, which read files: images a second."
+        self.custom()
+
+    def records(self) -> None:
+        "The record recipes in turns with their peers."
+        from bench.races import race
+
+        for target, peer, runs in self.races:
+            for name, value, unit, turns in race(self.whole, target, peer, runs, self.device):
+                self.add(f"{target} % on CIFAR-10", name, value, unit, turns)
+
+
+@command
+def main(
+    data: str = "cifar10",  # cifar10, digits, or the path of an archive or a folder
+    parts: str = ",".join(PARTS),  # what to measure, comma-separated
+    checkouts: str | None = None,  # folder that holds checkouts of peers, for the part `records`
+    bs: count = 64,  # training images a batch
+    epochs: count = 30,  # of the article's case 4
+    size: count = 224,  # pixels of the features
+    images: count = 10_000,  # training images of the part `stock`
+    repeats: count = 3,  # turns of each contender
+    runs: amount = 20,  # of each record recipe
+    device: str = "auto",  # auto, cpu or cuda
+    out: str = "bench-gpu.json",  # file to write
+):
+    "Measure how much of a GPU the toolkit uses, beside what bounds it."
+    if unknown := set(parts.split(",")) - set(PARTS):
+        raise InputError(f"there is no part {unknown.pop()!r}: give some of {','.join(PARTS)}")
+    bench = GpuBenchmark(data, "none", bs, images, repeats, 1, 0, device, False, "auto", out)
+    bench.data, bench.epochs, bench.size = data, epochs, size
+    bench.races = [(94, checkouts, runs), (96, checkouts, runs // 2)]
+    for part in parts.split(","):
+        getattr(bench, part)()
+        print(bench.table(), flush=True)

@@ -1,0 +1,127 @@
+"""Data sets in one file: read whole or refused, never in part, and nothing in them runs."""
+
+import gzip
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_fast.data import sources
+from cifar_fast.data.archives import read_cifar_archive
+from cifar_fast.data.sources import load_images
+from cifar_fast.errors import InputError
+from cifar_files import archive, batches
+
+
+@pytest.mark.parametrize("at", [0.5, -8, -4, 30])
+def test_an_archive_of_which_a_byte_has_changed_is_refused(tmp_path, at):
+    raw = gzip.decompress(archive(batches()))
+    whole = gzip.compress(raw, 0)  # stored: a changed byte of a pixel decodes
+    i = int(len(whole) * at) if isinstance(at, float) else at % len(whole)
+    (tmp_path / "a.tar.gz").write_bytes(whole)
+    read_cifar_archive(tmp_path / "a.tar.gz")
+    (tmp_path / "a.tar.gz").write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+    with pytest.raises(InputError, match=r"a\.tar\.gz") as error:
+        load_images(tmp_path / "a.tar.gz")
+    assert "\n" not in str(error.value)
+
+
+def cifar100(protocol=2):
+    rng = np.random.default_rng(0)
+    names = {"fine_label_names": [f"f{i}" for i in range(100)], "coarse_label_names": [f"c{i}" for i in range(20)]}
+    files = {"meta": pickle.dumps(names, protocol)}
+    for name, n in (("train", 100), ("test", 20)):
+        fine = list(range(n))
+        content = {"data": rng.integers(0, 256, (n, 3072), dtype=np.uint8), "fine_labels": fine}
+        files[name] = pickle.dumps({**content, "coarse_labels": [o % 20 for o in fine]}, protocol)
+    return files
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4, 5])
+def test_cifar100_is_read_with_fine_or_coarse_labels(tmp_path, monkeypatch, protocol):
+    (tmp_path / "cifar-100-python.tar.gz").write_bytes(archive(cifar100(protocol), "cifar-100-python"))
+    monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path)
+    fine, coarse = load_images("cifar100"), load_images("cifar100-coarse")
+    assert (fine.name, len(fine.vocab)) == ("cifar100", 100)
+    assert (coarse.name, coarse.vocab[19]) == ("cifar100-coarse", "c19")
+    assert torch.equal(fine.train_x, coarse.train_x) and torch.equal(fine.train_y % 20, coarse.train_y)
+
+
+def image_archive(root, form, path):
+    files = {str(o.relative_to(root.parent)): o.read_bytes() for o in sorted(root.rglob("*.png"))}
+    if form == "zip":
+        with zipfile.ZipFile(path, "w") as out:
+            for name, content in files.items():
+                out.writestr(name, content)
+    else:
+        path.write_bytes(archive(files, "."))
+    return path
+
+
+@pytest.mark.parametrize("form", ["zip", "tar.gz"])
+def test_an_archive_of_a_folder_is_read_as_the_folder_is(tmp_path, image_folder, form):
+    root = image_folder({"train/a": 3, "train/b": 3, "val/a": 1, "val/b": 2})
+    path = image_archive(root, form, tmp_path / f"pets.{form}")
+    packed, plain = load_images(path), load_images(root)
+    assert (packed.name, packed.vocab) == ("pets", plain.vocab)
+    assert packed.files[0] == [f"pets/{o}" for o in plain.files[0]]
+    assert torch.equal(packed.train_x, plain.train_x) and torch.equal(packed.test_y, plain.test_y)
+
+
+def test_a_damaged_archive_of_a_folder_is_refused_and_leaves_nothing(tmp_path, image_folder):
+    path = image_archive(image_folder({"a": 30, "b": 30}), "zip", tmp_path / "pets.zip")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"pets\.zip is not a whole archive"):
+        load_images(path)
+    assert not list(sources.cache_dir().glob("*unpack*"))
+
+
+KERAS, MEDMNIST = "x_train y_train x_test y_test", "train_images train_labels test_images test_labels"
+
+
+@pytest.mark.parametrize("names", [KERAS, MEDMNIST])
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1), (28, 28, 3), (3, 28, 28)])
+def test_arrays_of_numpy_are_read(tmp_path, names, shape):
+    rng = np.random.default_rng(0)
+    arrays = []
+    for n in (12, 6):
+        arrays += [rng.integers(0, 256, (n, *shape), dtype=np.uint8), np.arange(n) % 3]
+    np.savez(tmp_path / "d.npz", **dict(zip(names.split(), arrays)))
+    images = load_images(tmp_path / "d.npz", 28)
+    assert images.vocab == ["0", "1", "2"] and images.train_y.tolist() == [0, 1, 2] * 4
+    first = arrays[0][0] if shape != (3, 28, 28) else arrays[0][0].transpose(1, 2, 0)
+    grey = first.squeeze()
+    expected = np.stack([grey] * 3) if grey.ndim == 2 else grey.transpose(2, 0, 1)
+    assert np.array_equal(images.train_x[0], expected)
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_arrays_that_would_run_code_are_refused_and_nothing_runs(tmp_path):
+    hostile = np.array([Hostile(tmp_path / "owned")], dtype=object)
+    np.savez(tmp_path / "d.npz", x_train=hostile, y_train=[0], x_test=hostile, y_test=[0])
+    with pytest.raises(InputError, match="pickled objects"):
+        load_images(tmp_path / "d.npz")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_what_is_in_no_known_form_is_named(tmp_path):
+    (tmp_path / "labels.csv").write_text("a,b\n")
+    with pytest.raises(InputError, match="with --labels"):
+        load_images(tmp_path / "labels.csv")
+    (tmp_path / "data.bin").write_bytes(b"1234")
+    with pytest.raises(InputError, match="in no known form: give auto, cifar10"):
+        load_images(tmp_path / "data.bin")
+    for empty in ("", " "):
+        with pytest.raises(InputError, match="--data is empty"):
+            load_images(empty)

@@ -9,7 +9,7 @@ LESSONS = sorted((Path(__file__).parent.parent / "experiments/lessons").glob("*.
 SAID = {
     "first_experiment": "1,437 training and 360 test images",
     "is_it_better": "resnet18 with resnet18-random weights",
-    "your_own_network": "give a whole number of at least 1",
+    "your_own_network": "is not a whole number of at least 1",
 }
 
 

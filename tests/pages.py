@@ -77,7 +77,7 @@ class Reader:
                 args = args[1:]
             if name in LONG:
                 parse(getattr(commands, name, None) or script(name).main, args[1:])
-            elif name in ("compare", "predict"):
+            elif name in ("compare", "evaluate", "predict"):
                 ended(getattr(commands, name), args[1:])
             else:
                 self.train(args[0], args[1:])
@@ -92,7 +92,9 @@ class Reader:
         ended(made, [*args, *smaller(made.name, args)])
         folder = Path(next(value for name, value in pairwise(args) if name in ("--run", "--resume")))
         assert (folder / "report.html").exists()
-        for run in folder.glob("seed-*") if "--seeds" in args else [folder]:
+        several = [o.parent for o in folder.glob("*/metrics.json")]
+        assert len(several) >= 2 or not {"--seeds", "--folds"} & set(args)
+        for run in several or [folder]:
             assert (run / "metrics.json").exists() and (run / "export.pkl").exists()
 
 

@@ -1,9 +1,10 @@
-# make transfer: set up and run the main job.  make test: set up, lint and run the tests.
+# make transfer: set up and run the main job.  make test: set up, lint and run the tests.  make docs: build the pages.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --editable
+UV := $(shell command -v uv)# installs where it is there: make UV= leaves it out
+PIP := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/pip install --disable-pip-version-check) --quiet --editable
 
-.PHONY: transfer test
+.PHONY: transfer test docs
 transfer: .venv/.installed
 	$(BIN)/python experiments/transfer.py
 
@@ -12,6 +13,9 @@ test: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -n 2
+
+docs: .venv/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .venv/.installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

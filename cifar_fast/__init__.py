@@ -1,3 +1,3 @@
 """Rapid image-classification experiments on CIFAR-10, built on fastai."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

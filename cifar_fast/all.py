@@ -36,7 +36,16 @@ from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.shift import measure_shift, plot_kinds, plot_shift, shifted
 from cifar_fast.analysis.stats import compare_methods, compare_models, compare_sets, mean_interval
 from cifar_fast.baselines import custom, record, transfer
-from cifar_fast.data.augment import *
+from cifar_fast.data.augment import (
+    AlternatingFlip,
+    BatchResize,
+    Cutout,
+    FromTorchvision,
+    RandomFlip,
+    RandomTranslate,
+    TrainTransform,
+    augmentations,
+)
 from cifar_fast.data.duplicates import exact_duplicates, near_duplicates
 from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.labelled_sets import read_labelled_sets

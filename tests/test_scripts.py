@@ -1,29 +1,16 @@
-"""The README's commands and snippets do what it says."""
+"""Scripts, started as a user does: what they print, how they end, and those that take long."""
 
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^python (experiments/(?:transfer|custom)\.py.*?)\s*(?:#.*)?$", README, re.MULTILINE)
-SNIPPETS = "\n".join(
-    o for o in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "gradio" not in o and "@experiment" not in o
-)
-OTHERS = {
-    name: re.findall(rf"^python (experiments/{name}\.py.*?)\s*(?:#.*)?$", README, re.MULTILINE)[
-        -1 if name == "compare" else 0
-    ]
-    for name in ("compare", "reproduce", "predict", "serve", "sweep", "speedrun")
-}
+from pages import ROOT, all_commands
 
 
 def offline(tmp_path):
@@ -34,13 +21,14 @@ def offline(tmp_path):
     return {**keep, **proxy, **own}
 
 
+def documented(name):
+    "The first command of the pages that starts this script: its path, and its options."
+    return all_commands(f"python experiments/{name}.py")[0][1:]
+
+
 def run(args, tmp_path, **kwargs):
     env = offline(tmp_path)
     return subprocess.run([sys.executable, *args], cwd=tmp_path, env=env, capture_output=True, text=True, **kwargs)
-
-
-def test_the_readme_names_commands_and_snippets():
-    assert len(COMMANDS) >= 10 and "cifar_dls" in SNIPPETS
 
 
 def test_help_and_refusals_import_nothing_heavy(tmp_path):
@@ -79,35 +67,18 @@ def test_unusable_input_is_one_line_and_exit_code_2(tmp_path, args):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_run(command, tmp_path):
-    script, *args = shlex.split(command)
+def test_a_run_without_a_network_says_what_it_is_about_and_leaves_its_folder(tmp_path):
     out = tmp_path / "run"
-    done = run([ROOT / script, *args, "--epochs", "1", "--run", out], tmp_path)
+    done = run([ROOT / "experiments/transfer.py", "--epochs", "1", "--run", out], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "NOT CIFAR-10" in done.stderr and "digits, not CIFAR-10" in done.stdout.splitlines()[-1]
     assert "\r" not in done.stdout and "\x1b" not in done.stdout
-    assert (out / "report.html").exists()
-    for folder in out.glob("seed-*") if "--seeds" in args else [out]:
-        assert (folder / "metrics.json").exists() and (folder / "export.pkl").exists()
-
-
-@pytest.mark.slow
-def test_runs_are_compared_and_models_asked(tmp_path, image_folder):
-    for name in ("decay", "constant"):
-        args = ["--epochs", "1", "--seeds", "2", "--width", "4", "--run", f"runs/{name}"]
-        assert run([ROOT / "experiments/custom.py", *args], tmp_path).returncode == 0
-    image_folder({"": 3}, name="photos")
-    for name, wanted in (("compare", "Welch's test over seeds (2 and 2)"), ("predict", "photos/2.png")):
-        script, *args = shlex.split(OTHERS[name])
-        done = run([ROOT / script, *args], tmp_path)
-        assert done.returncode == 0 and wanted in done.stdout, done.stderr
-    assert (tmp_path / "comparison.html").exists()
+    assert (out / "report.html").exists() and (out / "metrics.json").exists() and (out / "export.pkl").exists()
 
 
 @pytest.mark.slow
 def test_records_are_run(tmp_path):
-    script, *args = shlex.split(OTHERS["speedrun"])
+    script, *args = documented("speedrun")
     done = run([ROOT / script, *args, "--run", "fast"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1 of 1 runs at 90 % or above" in done.stdout and "not CIFAR-10" in done.stdout.splitlines()[-1]
@@ -116,7 +87,7 @@ def test_records_are_run(tmp_path):
 
 @pytest.mark.slow
 def test_options_are_searched(tmp_path):
-    script, *args = shlex.split(OTHERS["sweep"])
+    script, *args = documented("sweep")
     shorter = ["epochs=1" if o.startswith("epochs=") else o for o in args]
     small = ["--trials", "2", "--param", "width=4", "--param", "images=300"]
     done = run([ROOT / script, *shorter, *small, "--run", "sweep"], tmp_path)
@@ -126,7 +97,7 @@ def test_options_are_searched(tmp_path):
 
 @pytest.mark.slow
 def test_the_article_is_repeated_by_one_command(tmp_path):
-    script, *args = shlex.split(OTHERS["reproduce"])
+    script, *args = documented("reproduce")
     done = run([ROOT / script, *args, "--epochs", "1", "--parts", "article", "--weights", "none"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "not CIFAR-10" in (tmp_path / "runs/reproduce/index.html").read_text()
@@ -134,7 +105,7 @@ def test_the_article_is_repeated_by_one_command(tmp_path):
 
 @pytest.mark.slow
 def test_a_model_is_served_until_ctrl_c(tmp_path):
-    script, _ = shlex.split(OTHERS["serve"])
+    script, _ = documented("serve")
     model = ROOT / "tests/kept/digits-format-1"
     command = [sys.executable, ROOT / script, model, "--port", "7896"]
     served = subprocess.Popen(command, env=offline(tmp_path), stdout=subprocess.PIPE, text=True)
@@ -147,27 +118,6 @@ def test_a_model_is_served_until_ctrl_c(tmp_path):
             time.sleep(0.2)
     served.send_signal(signal.SIGINT)
     assert b"cifar_fast" in page and served.wait(timeout=30) in (0, 130)
-
-
-@pytest.mark.slow
-def test_snippets_run(tmp_path):
-    done = run(["-c", SNIPPETS], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "transfer.pkl").exists()
-
-
-@pytest.mark.slow
-def test_an_own_idea_gets_to_a_verdict_in_twelve_lines(tmp_path):
-    code = re.search(r"```python\n(from cifar_fast.all import count.*?)```", README, re.DOTALL)[1]
-    commands = re.findall(r"^python (wide\.py.*?)\s*(?:#.*)?$", README, re.MULTILINE)
-    assert len([o for o in code.splitlines() if o]) + len(commands) + 1 <= 12
-    (tmp_path / "wide.py").write_text(code)
-    for command in commands:
-        small = ["--data", "digits", "--images", "300", "--test-images", "60", "--epochs", "1"]
-        done = run([*shlex.split(command), *small], tmp_path)
-        assert done.returncode == 0, done.stderr
-    done = run([ROOT / "experiments/compare.py", "runs/wide", "runs/wider"], tmp_path)
-    assert done.returncode == 0 and "Welch's test over seeds (3 and 3)" in done.stdout, done.stderr
 
 
 @pytest.mark.slow

@@ -49,8 +49,9 @@ from cifar_fast.data.augment import (
 from cifar_fast.data.duplicates import exact_duplicates, near_duplicates
 from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.labelled_sets import read_labelled_sets
-from cifar_fast.data.loaders import ImageTensors, TensorDataLoaders, TensorDL, cifar_dls, image_dls
+from cifar_fast.data.loaders import TensorDataLoaders, TensorDL, cifar_dls, image_dls
 from cifar_fast.data.sources import load_images
+from cifar_fast.data.tensors import ImageTensors
 from cifar_fast.deploy.export import model_card
 from cifar_fast.deploy.predictor import Prediction, Predictor
 from cifar_fast.deploy.safemodel import SafeModel, load_safe

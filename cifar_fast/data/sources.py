@@ -18,7 +18,7 @@ from cifar_fast.data.download import DownloadError, download
 from cifar_fast.data.duplicates import exact_duplicates
 from cifar_fast.data.folders import Listing, list_images
 from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, read_digits
-from cifar_fast.data.labels import list_labelled, table_of
+from cifar_fast.data.label_tables import list_labelled, table_of
 from cifar_fast.errors import InputError
 from cifar_fast.files import read_tensors, write_tensors
 from cifar_fast.progress import say

@@ -21,7 +21,9 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from cifar_fast.data.augment import augmentations
-from cifar_fast.data.loaders import BatchCrossEntropy, TensorDL, copy_dls
+from cifar_fast.data.feeding import copy_dls
+from cifar_fast.data.loaders import TensorDL
+from cifar_fast.data.tensors import BatchCrossEntropy
 from cifar_fast.errors import InputError, check, is_whole
 from cifar_fast.models.recordnet import BiasNorm, RecordNet
 from cifar_fast.records.muon import Muon

@@ -16,8 +16,9 @@ from fasttransform import Pipeline, Transform
 from torch import Tensor, nn
 
 from cifar_fast.data.augment import RandomFlip
-from cifar_fast.data.loaders import ImageTensors, TensorDL
+from cifar_fast.data.loaders import TensorDL
 from cifar_fast.data.sources import cache_dir
+from cifar_fast.data.tensors import ImageTensors
 from cifar_fast.files import read_tensors, write_tensors
 from cifar_fast.models.networks import Features, TransferModel
 from cifar_fast.progress import progress, say

@@ -22,7 +22,8 @@ from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import Tensor, nn
 
-from cifar_fast.data.loaders import TensorDL, copy_dls, fed_dl, fed_dls, fixed_tfms, pixels_fed, placed
+from cifar_fast.data.feeding import copy_dls, fed_dl, fed_dls, fixed_tfms, pixels_fed, placed
+from cifar_fast.data.loaders import TensorDL
 from cifar_fast.errors import InputError
 from cifar_fast.models.networks import CustomCNN
 from cifar_fast.progress import shows_bars

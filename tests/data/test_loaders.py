@@ -15,7 +15,8 @@ from PIL import Image
 
 import cifar_fast.training.schedules  # noqa: F401 - fit_one_cycle
 from cifar_fast.data.formats import ImageSet
-from cifar_fast.data.loaders import ImageTensors, TensorDL, cifar_dls, image_dls
+from cifar_fast.data.loaders import TensorDL, cifar_dls, image_dls
+from cifar_fast.data.tensors import ImageTensors
 from cifar_fast.errors import InputError
 from cifar_fast.training.learner import custom_learner
 

@@ -338,7 +338,7 @@ def test_the_smoothed_loss_is_fastais(digits_dls):
 
 
 def image_dls_again(dls):
-    from cifar_fast.data.loaders import copy_dls
+    from cifar_fast.data.feeding import copy_dls
 
     return copy_dls(dls)
 

@@ -1,0 +1,97 @@
+"""How images are fed to a model: loaders resized and normalised as it was made for, whoever made them."""
+
+from copy import copy, deepcopy
+
+import torch
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.transforms import Normalize
+from fastai.torch_core import default_device
+from fasttransform import Pipeline
+from torch import Tensor
+
+from cifar_fast.data.augment import BatchResize, Cutout
+from cifar_fast.data.loaders import TensorDL, fast_bs
+from cifar_fast.errors import InputError
+
+
+def fixed_tfms(dl: TensorDL) -> list:
+    "The batch transforms that training and validation images share."
+    return [o for o in dl.after_batch.fs if getattr(o, "split_idx", None) != 0]
+
+
+def fed_dl(
+    dl,  # a loader, or batches
+    feeding: list | None,  # of `fixed_tfms`; None: whatever it gives
+):
+    "`dl`, or a loader like it that resizes and normalises by `feeding`; its augmentations stay."
+    if feeding is None or not isinstance(dl, TensorDL) or _same(fixed_tfms(dl), feeding):
+        return dl
+    own = [o for o in dl.after_batch.fs if getattr(o, "split_idx", None) == 0]
+    return dl.new(after_batch=Pipeline([*deepcopy(feeding), *own]))
+
+
+def fed_dls(dls: DataLoaders, feeding: list | None) -> DataLoaders:
+    "`dls`, or a copy of them whose loaders are `fed_dl`."
+    loaders = [fed_dl(o, feeding) for o in dls.loaders]
+    if all(a is b for a, b in zip(loaders, dls.loaders)):
+        return dls
+    res = copy(dls)
+    res.loaders = loaders
+    return res
+
+
+def _same(some: list, others: list) -> bool:
+    return sorted(map(_describe, some)) == sorted(map(_describe, others))
+
+
+def _describe(tfm) -> str:
+    about = {k: v.flatten().tolist() if isinstance(v, Tensor) else v for k, v in vars(tfm).items()}
+    return f"{type(tfm).__name__} {sorted((k, v) for k, v in about.items() if isinstance(v, (int, float, list, str)))}"
+
+
+def placed(dls: DataLoaders) -> DataLoaders:
+    "`dls`, on fastai's default device where they name none, as plain loaders of torch do."
+    if getattr(dls, "device", None) is not None:
+        return dls
+    res = copy(dls)
+    res._device = default_device()  # past the property, which moves what plain loaders do not have
+    return res
+
+
+def pixels_fed(dls: DataLoaders) -> int:
+    "Pixels of a side of the images as the model gets them."
+    return (dls.valid.one_batch() if hasattr(dls.valid, "one_batch") else next(iter(dls.valid)))[0].shape[-1]
+
+
+def copy_dls(
+    dls: DataLoaders,  # the caller's, any kind; stays as it is
+    size: int | None = None,  # pixels to resize to on the device; None: as they come
+    stats: tuple | None = None,  # (mean, std) to normalise by instead; None: as the caller does
+) -> DataLoaders:
+    """A copy of `dls` whose batches are resized and normalised as a model wants it.
+
+    Raises `InputError` for a `size` that its `Cutout` would blank.
+    """
+    if not all(isinstance(dl, TfmdDL) for dl in dls.loaders):
+        if size is not None or stats is not None:
+            raise InputError("plain DataLoaders give images as they are: resize and normalise them in their dataset")
+        return dls
+    loaders = [dl.new(after_batch=_adapted(dl, size, stats)) for dl in dls.loaders]
+    res = copy(dls)
+    res.loaders = loaders
+    if size is not None and isinstance(res[1], TensorDL):
+        res[1].bs = min(res[1].bs, fast_bs(size, res[1].device))
+    return res
+
+
+def _adapted(dl: TfmdDL, size: int | None, stats: tuple | None) -> Pipeline:
+    "A copy of the batch transforms of `dl`, resizing and normalising as asked."
+    tfms = deepcopy(list(dl.after_batch.fs))
+    if stats is not None:
+        mean, std = (torch.tensor(o, device=dl.device).view(1, -1, 1, 1) for o in stats)
+        tfms = [o for o in tfms if not isinstance(o, Normalize)] + [Normalize(mean, std)]
+    if size is not None:
+        if any(isinstance(o, Cutout) and o.size >= size for o in tfms):
+            raise InputError(f"the cutout of these DataLoaders blanks images of {size} pixels: make it smaller")
+        tfms = [o for o in tfms if not isinstance(o, BatchResize)] + [BatchResize(size)]
+    return Pipeline(tfms)

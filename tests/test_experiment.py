@@ -279,6 +279,23 @@ def test_mixup_a_weighted_loss_and_a_callback_with_state_go_on_bit_for_bit(tmp_p
     assert again.learn.counter.n == whole.learn.counter.n > 0
 
 
+def grouped(dls):
+    "An optimizer of fastai's, over groups of the user's own."
+    from fastai.optimizer import ranger
+
+    def halves(model):
+        return [list(model[1].parameters()), list(model[3].parameters())]
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.ReLU(), nn.Linear(8, dls.c))
+    return fast_learner(dls, model, opt=ranger, splitter=halves, precision="fp32")
+
+
+def test_an_own_optimizer_over_own_groups_goes_on_bit_for_bit(tmp_path):
+    whole, again = killed_then_resumed(Experiment(grouped), tmp_path)
+    assert_same(whole, again)
+    assert len(again.learn.opt.param_lists) == 2
+
+
 def two_stages(epochs, width):
     def slowly(learn, cbs):
         learn.fit(1, 1e-4, cbs=cbs)

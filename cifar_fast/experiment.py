@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cifar_fast.runs.results import Runs
 
 BUILT_IN = "cifar_fast.baselines"  # the module of the experiments that come with the package
-FITTING = ("lr", "lr_end", "schedule", "decay")  # shared options that say how to fit
+FITTING = ("lr", "lr_end", "schedule", "decay", "warmup")  # shared options that say how to fit
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,8 @@ class Experiment:
 
     def check_fitting(self, options: SimpleNamespace) -> None:
         "Raises `InputError` for an option that stages of its own would not look at."
+        if options.warmup and options.schedule == "one_cycle":
+            raise InputError("one_cycle warms up by itself: leave --warmup out")
         if any(o.fit is None for o in self.stages(options)):
             return
         for name in (o for o in FITTING if o not in self.own and o not in self.for_stages):
@@ -154,6 +156,7 @@ class Experiment:
     def learner(self, dls: "DataLoaders", options: SimpleNamespace) -> "Learner":
         "The Learner for these options: what the function does not ask for is done here."
         from cifar_fast.training.adapt import as_lean, with_opt, with_precision
+        from cifar_fast.training.ideas import with_ideas
 
         learn = self.function(dls, **{name: getattr(options, name) for name in self.own})
         learn = as_lean(learn, options.precision)
@@ -161,6 +164,7 @@ class Experiment:
             with_precision(learn, options.precision)
         if "opt" not in self.own and options.opt is not None:
             with_opt(learn, options.opt)
+        with_ideas(learn, options, self.own)
         if options.compile and "compile" not in self.own:
             from cifar_fast.training.callbacks.compiled import Compiled
 

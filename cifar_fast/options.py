@@ -35,6 +35,7 @@ def _number(name: str, convert, fits, wanted: str):
 count = _number("count", int, lambda o: o >= 1, "a whole number of at least 1")
 amount = _number("amount", int, lambda o: o >= 0, "a whole number of at least 0")
 rate = _number("rate", float, lambda o: 0 < o < float("inf"), "a number above 0")
+nonnegative = _number("number", float, lambda o: 0 <= o < float("inf"), "a number of at least 0")
 seed_number = _number("seed", int, lambda o: 0 <= o < 2**32, "a whole number from 0 to 4,294,967,295")
 share = _number("share", float, lambda o: 0 <= o < 1, "a number of at least 0 and below 1")
 pixels = _number("pixels", int, lambda o: 8 <= o <= 1024, "a whole number of pixels from 8 to 1024")
@@ -76,6 +77,16 @@ def shared_options(
     flip: Literal["none", "random", "alternating"] = "none",  # mirror training images
     translate: amount = 0,  # shift training images by up to so many pixels
     cutout: amount = 0,  # blank a square of so many pixels in training images
+    mixup: share = 0.0,  # mix pairs of training images and labels, by shares of Beta(a, a); 0 for none
+    cutmix: share = 0.0,  # paste rectangles of other training images, of sizes by Beta(a, a); 0 for none
+    label_smoothing: share = 0.0,  # share of each label that goes to all classes
+    class_weights: Literal["none", "balanced"] = "none",  # balanced: classes count the same, however many images
+    wd: share = 0.0,  # weight decay, decoupled
+    momentum: share = 0.0,  # of SGD
+    warmup: amount = 0,  # epochs in which the learning rate rises from 0, before the schedule goes on
+    clip: nonnegative = 0.0,  # largest norm of the gradients; 0: any
+    accumulate: count = 1,  # batches whose gradients make a step
+    ema: share = 0.0,  # decay of a moving average of the weights, which is validated and saved; 0 for none
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",  # auto: bf16 where it is faster
     compile: bool = False,  # run the network through torch.compile
     early_stop: amount = 0,  # stop after so many epochs without gain on held-out images, then train on all

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fastai.callback.core import Callback
+
 ROOT = Path(__file__).parent.parent
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
           "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
@@ -15,3 +17,20 @@ def launched(script, *args, **kwargs):
     return subprocess.Popen(
         [*LAUNCH, script, *map(str, args)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
     )
+
+
+class Killed(BaseException):
+    "As near to SIGKILL as a process can come and tell of it."
+
+
+class Dying(Callback):
+    "Ends the process, as far as a test can, at a training batch of the second epoch."
+
+    order, epochs = 100, 0
+
+    def before_train(self):
+        self.epochs += 1
+
+    def after_batch(self):
+        if self.training and self.epochs == 2 and self.iter == 1:
+            raise Killed

@@ -18,6 +18,7 @@ from cifar_fast.options import count, share
 from cifar_fast.progress import say
 from cifar_fast.training.learner import custom_learner, fast_learner
 from conftest import with_cbs
+from processes import Dying, Killed
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 SMALL = {"data": "digits", "images": 200, "test_images": 60, "epochs": 2, "device": "cpu", "quiet": True}
@@ -181,27 +182,10 @@ def own_learner(dls):
     return OwnLearner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3072, dls.c)), loss_func=nn.CrossEntropyLoss())
 
 
-class Killed(BaseException):
-    pass
-
-
-class Kill(Callback):
-    "Ends the process, as far as a test can, at a training batch of the second epoch."
-
-    order, epochs = 100, 0
-
-    def before_train(self):
-        self.epochs += 1
-
-    def after_batch(self):
-        if self.training and self.epochs == 2 and self.iter == 1:
-            raise Killed
-
-
 def killed_then_resumed(made, tmp_path, **changed):
     "Weights of a run as it is, and of one that was killed and resumed."
     whole = made.run(**{**SMALL, **changed}, run=str(tmp_path / "whole"))
-    dying = with_cbs(made, Kill())
+    dying = with_cbs(made, Dying())
     with pytest.raises(Killed):
         dying.run(**{**SMALL, **changed}, run=str(tmp_path / "killed"))
     again = made.run(resume=str(tmp_path / "killed"))
@@ -336,7 +320,7 @@ def stopped(tmp_path, monkeypatch):
 
 def _stop(file: Path, folder: Path) -> Path:
     with pytest.raises(Killed):
-        with_cbs(load_experiment(f"{file}:idea"), Kill()).run(**SMALL, run=str(folder))
+        with_cbs(load_experiment(f"{file}:idea"), Dying()).run(**SMALL, run=str(folder))
     return folder
 
 

@@ -95,7 +95,7 @@ class Run(EpochRows):
         resumable: bool = True,  # whether there is a --resume to advise
     ):
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        self.folder, self.resumed = Path(folder) if folder else Path("runs") / f"{name}-{stamp}", resume
+        self.folder, self.resumed = Path(folder) if folder else _unused(Path("runs") / f"{name}-{stamp}"), resume
         try:
             used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
             if used and not resume:
@@ -230,6 +230,12 @@ class Run(EpochRows):
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated(device) / 2**20
         return peak_memory_mb() - self.memory_before
+
+
+def _unused(folder: Path) -> Path:
+    "`folder`, or one with a number behind its name where another run began in the same second."
+    names = (folder.with_name(f"{folder.name}-{i}") for i in range(2, 1000))
+    return folder if not folder.exists() else next(o for o in names if not o.exists())
 
 
 def check_begun(

@@ -73,7 +73,7 @@ def fit_stage(
         learn.fit_one_cycle(stage.epochs, lr, cbs=cbs)
     else:
         kind = "constant" if options.schedule == "constant" else options.decay
-        learn.fit_decay(stage.epochs, lr, options.lr_end, kind, cbs=cbs)
+        learn.fit_decay(stage.epochs, lr, options.lr_end, kind, cbs=cbs, warmup=options.warmup)
 
 
 class StopAfter(Callback):

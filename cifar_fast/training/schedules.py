@@ -34,17 +34,22 @@ class LRDecay(ParamScheduler):
         lr_start: float | np.ndarray,  # of the first batch, above 0; an array gives a rate for each layer group
         lr_end: float | np.ndarray,  # of the last batch, above 0
         kind: str = "exp",  # constant, exp, linear, cosine or step
+        warmup: int = 0,  # epochs in which it rises to `lr_start` in a straight line, before
     ):
         if kind not in DECAYS:
             raise InputError(f"kind is {kind!r}: give one of {', '.join(DECAYS)}")
         if np.min(lr_start) <= 0 or np.min(lr_end) <= 0:
             raise InputError(f"learning rates must be above 0, not {lr_start} and {lr_end}")
         super().__init__({"lr": DECAYS[kind](lr_start, lr_end)})
+        self.warmup, self.lr_start = warmup, np.asarray(lr_start)
 
     def before_batch(self):
         "Set the learning rate of this batch."
-        n = self.n_epoch * self.n_iter
-        self._update_val((self.epoch * self.n_iter + self.iter) / max(n - 1, 1))
+        done, rise = self.epoch * self.n_iter + self.iter, self.warmup * self.n_iter
+        if done < rise:
+            self.opt.set_hyper("lr", L(*np.atleast_1d(self.lr_start * (done + 1) / rise).tolist()))
+        else:
+            self._update_val((done - rise) / max(self.n_epoch * self.n_iter - rise - 1, 1))
 
 
 @patch
@@ -58,6 +63,7 @@ def fit_decay(
     cbs=None,  # callbacks of this fit
     reset_opt: bool = False,  # whether to forget the optimizer's state
     start_epoch: int = 0,  # epochs to skip
+    warmup: int = 0,  # of these epochs, those in which the rate rises to `lr_start` in a straight line
 ) -> None:
     """Fit `self.model` for `n_epoch` while the learning rate decays from `lr_start` to `lr_end`.
 
@@ -67,7 +73,9 @@ def fit_decay(
         self.create_opt()
     lr_start = _group_lrs(self, self.lr if lr_start is None else lr_start)
     lr_end = lr_start if kind == "constant" else lr_start / 100 if lr_end is None else _group_lrs(self, lr_end)
-    schedule = LRDecay(lr_start, lr_end, kind)
+    if not 0 <= warmup <= n_epoch:
+        raise InputError(f"warmup is {warmup} of {n_epoch} epochs: give fewer")
+    schedule = LRDecay(lr_start, lr_end, kind, warmup)
     self.fit(n_epoch, cbs=L(schedule) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
 
 

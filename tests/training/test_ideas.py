@@ -1,0 +1,110 @@
+"""Training ideas by name: each does what it says, for anybody's experiment, and goes on after a kill."""
+
+import pytest
+import torch
+from torch import nn
+
+import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Learner
+from cifar_fast.data.loaders import image_dls
+from cifar_fast.errors import InputError
+from cifar_fast.experiment import Experiment
+from cifar_fast.training.learner import fast_learner
+from conftest import with_cbs
+from processes import Dying, Killed
+
+
+def linear(dls):
+    return fast_learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, dls.c)), precision="fp32")
+
+
+MADE = Experiment(linear)
+IDEAS = {
+    "label_smoothing": 0.2, "class_weights": "balanced", "mixup": 0.4, "cutmix": 0.9, "clip": 0.01, "accumulate": 3,
+    "ema": 0.9, "wd": 0.3, "warmup": 1, "momentum": 0.9,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    rare = digits.train_y[:200] != 3
+    rare[:40] = True
+    idxs = rare.nonzero().flatten()
+    from dataclasses import replace
+
+    return replace(digits.fewer(0, 50), train_x=digits.train_x[idxs], train_y=digits.train_y[idxs])
+
+
+def options_of(name):
+    return MADE.options(**{name: IDEAS[name], "epochs": 2}, **({"opt": "sgd"} if name == "momentum" else {}))
+
+
+def fitted(few, options):
+    torch.manual_seed(0)
+    dls = image_dls(few, bs=20, device="cpu")
+    dls.train.rng.seed(0)
+    learn = MADE.learner(dls, options)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_decay(2, 1e-2, 1e-3, warmup=options.warmup)
+    return torch.cat([p.detach().flatten() for p in learn.model.parameters()]), learn
+
+
+@pytest.mark.parametrize("name", IDEAS)
+def test_each_idea_changes_the_training(few, name):
+    options = options_of(name)
+    plain = MADE.options(epochs=2, opt=options.opt)
+    assert not torch.equal(fitted(few, options)[0], fitted(few, plain)[0])
+
+
+@pytest.mark.parametrize("name", [o for o in IDEAS if o not in ("class_weights",)])
+def test_each_idea_goes_on_bit_for_bit(few, name, tmp_path):
+    asked = {name: IDEAS[name], **({"opt": "sgd"} if name == "momentum" else {})}
+    small = dict(data="digits", images=100, test_images=40, bs=20, epochs=2, device="cpu", precision="fp32", quiet=True)
+    whole = MADE.run(**small, **asked, run=str(tmp_path / "whole"))
+    with pytest.raises(Killed):
+        with_cbs(MADE, Dying()).run(**small, **asked, run=str(tmp_path / "killed"))
+    again = MADE.run(resume=str(tmp_path / "killed"))
+    state = whole.learn.model.state_dict()
+    assert all(torch.equal(o, state[k]) for k, o in again.learn.model.state_dict().items())
+
+
+def test_the_average_is_validated_and_kept(few):
+    seen = []
+    options = MADE.options(ema=0.99, epochs=2)
+    torch.manual_seed(0)
+    learn = MADE.learner(image_dls(few, bs=20, device="cpu"), options)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(2, 1e-2)
+        seen = learn.recorder.values[-1][1:]
+        assert list(learn.validate()) == pytest.approx(seen[-2:], abs=1e-6)
+
+
+def test_balanced_classes_weigh_by_their_rarity(few):
+    learn = MADE.learner(image_dls(few, bs=20, device="cpu"), options_of("class_weights"))
+    weight, counts = learn.loss_func.func.weight, few.train_y.bincount()
+    assert (weight * counts).std() < 1e-4 and weight.argmax() == counts.argmin()
+
+
+def test_warmup_rises_in_a_straight_line_and_then_decays(few):
+    learn = fitted(few, options_of("warmup"))[1]
+    lrs, n = learn.recorder.lrs, len(learn.dls.train)
+    assert lrs[:n] == pytest.approx([1e-2 * (i + 1) / n for i in range(n)])
+    assert lrs[n] == pytest.approx(1e-2) and lrs[-1] == pytest.approx(1e-3)
+
+
+def own_loss(dls):
+    return fast_learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3072, dls.c)), loss_func=nn.MultiMarginLoss())
+
+
+@pytest.mark.parametrize(
+    "made, asked, message",
+    [
+        (Experiment(own_loss), dict(label_smoothing=0.1), "loss of its own"),
+        (Experiment(own_loss), dict(class_weights="balanced"), "loss of its own"),
+        (MADE, dict(momentum=0.9), "is SGD's"),
+    ],
+)
+def test_an_idea_that_does_not_fit_is_named(few, made, asked, message):
+    with pytest.raises(InputError, match=message):
+        made.learner(image_dls(few, bs=20, device="cpu"), made.options(**asked))
+    with pytest.raises(InputError, match="warms up by itself"):
+        MADE.options(warmup=1, schedule="one_cycle")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def method(name, accuracy, train, weights="none", params=4_294_218, mistakes=(),
         "peak_memory_mb": memory,
     }  # fmt: skip
     history = History(name, [{"accuracy": o} for o in epochs or [accuracy] * 30])
-    return Runs(name, [FinishedRun(None, {}, metrics, history, preds, "images")])
+    return Runs(name, [FinishedRun(Path(name), {}, metrics, history, preds, "images")])
 
 
 def runs(**changed):

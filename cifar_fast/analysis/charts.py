@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from cifar_fast.analysis.names import in_figure, in_legend
+from cifar_fast.analysis.names import in_figure, in_legend, short
 from cifar_fast.errors import InputError
 
 
@@ -138,4 +138,31 @@ def plot_complexity(
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small",
                markerscale=0.5)  # fmt: skip
     fig.suptitle(in_figure(title), fontsize="medium", wrap=True)
+    return fig
+
+
+def plot_sweep(
+    trials: list[dict],  # config, accuracy and epochs of each
+    whole: list[bool],  # whether each was trained to its end
+    params: list,  # that were searched: each has a name, a kind and, of a choice, values
+    title: str = "",  # of the figure
+) -> Figure:
+    "Held-out accuracy against each parameter; trials that ASHA ended early are hollow."
+    fig = Figure(figsize=(4 * len(params) + 0.5, 3.6), layout="constrained")
+    for ax, param in zip(fig.subplots(1, len(params), sharey=True, squeeze=False)[0], params):
+        labels = [str(o) for o in param.values] if param.kind == "choice" else []
+        for trial, in_full in zip(trials, whole):
+            value = trial["config"][param.name]
+            x = labels.index(str(value)) if labels else value
+            ax.plot(x, trial["accuracy"], "o", color="C0", fillstyle="full" if in_full else "none")
+        if labels:
+            ax.set_xticks(range(len(labels)), [short(o) for o in labels])
+            ax.margins(x=0.3)
+        if param.kind == "loguniform":
+            ax.set_xscale("log")
+            ax.tick_params(axis="x", which="both", rotation=45)
+        ax.set_xlabel(param.name)
+        ax.grid(alpha=0.3)
+    fig.axes[0].set_ylabel("accuracy on held-out images")
+    fig.suptitle(f"{in_figure(title)}: {len(trials)} trials (hollow: ended early)", fontsize="medium")
     return fig

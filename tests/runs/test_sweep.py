@@ -15,12 +15,13 @@ import pytest
 import torch
 
 pytest.importorskip("ray")
+from cifar_fast.analysis.charts import plot_sweep
 from cifar_fast.baselines import custom, transfer
 from cifar_fast.data.sources import load_images
 from cifar_fast.errors import InputError
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.results import FinishedRun
-from cifar_fast.runs.sweep import Param, Sweep, plot_sweep, train_trial
+from cifar_fast.runs.sweep import Param, Sweep, train_trial
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 ROOT = Path(__file__).parents[2]

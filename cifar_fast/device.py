@@ -31,12 +31,12 @@ def full_device(
     return torch.empty(0, device=device).device
 
 
-def now(
+def time_when_done(
     device: torch.device,  # that computes
 ) -> float:
     "`time.perf_counter()`, in seconds, when `device` has done all that it was given."
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 

@@ -19,7 +19,7 @@ from cifar_fast.progress import quiet_as_before
 from cifar_fast.runs.compare import write_comparison
 from cifar_fast.runs.folder import Run, check_begun
 from cifar_fast.runs.folds import OUT_OF_FOLD, out_of_fold
-from cifar_fast.runs.one_seed import Training, images_from_options, run_identity
+from cifar_fast.runs.one_seed import OneSeed, images_from_options, run_identity
 from cifar_fast.runs.report import warnings_of, write_page
 from cifar_fast.runs.results import Runs, percent
 from cifar_fast.runs.subject import Answer
@@ -78,7 +78,7 @@ class Series:
         own, images, identity = self.training(number)
         own |= {"seeds": 1, "folds": 0, "run": str(folder), "resume": str(folder) if folder.exists() else None}
         options = SimpleNamespace(**{**vars(self.options), **own})
-        training = Training(self.experiment, options, images, identity)
+        training = OneSeed(self.experiment, options, images, identity)
         code = training.execute()
         self.learn = training.learn
         return code
@@ -213,7 +213,7 @@ def train(
         be_deterministic()
     if options.folds == 1 or (options.folds and options.seeds > 1):
         raise InputError("--folds takes 2 or more, and no --seeds beside it: give one of the two")
-    work = FoldSeries if options.folds else SeedSeries if options.seeds > 1 else Training
+    work = FoldSeries if options.folds else SeedSeries if options.seeds > 1 else OneSeed
     with quiet_as_before():
         made = work(experiment, options, identity=before)
         return made.execute(), made.run.folder, made.learn

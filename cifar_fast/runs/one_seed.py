@@ -101,7 +101,7 @@ class FirstBatchOnly(Callback):
         raise CancelFitException
 
 
-class Training:
+class OneSeed:
     "One training, as its options describe it: `choose` what is open on held-out images, train each stage, and test."
 
     def __init__(

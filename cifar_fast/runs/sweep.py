@@ -285,13 +285,13 @@ class Sweep:
         "All options of the trial that has `config`."
         return self.experiment.options(**{**self.fixed, **config})
 
-    def is_whole(self, trial: dict) -> bool:
+    def ran_in_full(self, trial: dict) -> bool:
         "Whether ASHA has let the trial come to its end: one that it ended early says little about a whole training."
         return trial["epochs"] >= self.planned_epochs(trial["config"])
 
     def ranked(self, trials: list[dict]) -> list[dict]:
         "Best first, and what ASHA ended early last."
-        return sorted(trials, key=lambda trial: (not self.is_whole(trial), -trial["accuracy"]))
+        return sorted(trials, key=lambda trial: (not self.ran_in_full(trial), -trial["accuracy"]))
 
     def write(self, trials: list[dict]) -> None:
         "sweep.csv, sweep.png, and the table on the screen."
@@ -304,7 +304,7 @@ class Sweep:
                 csv.writer(out).writerows([header, *rows])
 
         write_atomically(self.run.folder / "sweep.csv", write_csv)
-        whole = [self.is_whole(trial) for trial in trials]
+        whole = [self.ran_in_full(trial) for trial in trials]
         self.run.write_figure("sweep.png", plot_sweep(trials, whole, self.searched, self.experiment.name))
         print("  ".join(f"{o:<16}" for o in header))
         for row in rows:
@@ -312,8 +312,8 @@ class Sweep:
 
     def winner(self, trials: list[dict]) -> dict:
         "The best of `trials`, sorted; among equals the one that `winner/` has been trained for."
-        first = (self.is_whole(trials[0]), trials[0]["accuracy"])
-        best = [trial for trial in trials if (self.is_whole(trial), trial["accuracy"]) == first]
+        first = (self.ran_in_full(trials[0]), trials[0]["accuracy"])
+        best = [trial for trial in trials if (self.ran_in_full(trial), trial["accuracy"]) == first]
         return next((trial for trial in best if was_asked(self.run.folder / "winner", trial["config"])), best[0])
 
     def train_winner(self, winner: dict) -> int:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_fast.data.formats import ImageSet
-from cifar_fast.device import now
+from cifar_fast.device import time_when_done
 from cifar_fast.errors import InputError
 from cifar_fast.models.recordnet import RecordNet
 from cifar_fast.records.muon import Muon
@@ -160,11 +160,11 @@ class PlainRecipe:
         "Train from random weights, and test."
         torch.manual_seed(seed)
         model = RecordNet(self.n_out, self.widths).to(self.device, memory_format=torch.channels_last)
-        began = now(self.device)
+        began = time_when_done(self.device)
         model.whiten(self.train[:: ceil(len(self.train) / 5_000)])
         self._fit(model)
         accuracy = self._test(model)
-        return Outcome(accuracy, now(self.device) - began)
+        return Outcome(accuracy, time_when_done(self.device) - began)
 
     def _fit(self, model: RecordNet) -> None:
         filters = [p for p in model.groups.parameters() if p.ndim == 4]

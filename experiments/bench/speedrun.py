@@ -18,7 +18,7 @@ from cifar_fast.analysis.stats import mean_interval, share_bounds
 from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.data.sources import load_images
-from cifar_fast.device import now, parse_device
+from cifar_fast.device import parse_device, time_when_done
 from cifar_fast.errors import InputError
 from cifar_fast.options import check_seeds
 from cifar_fast.records.recipes import TestTimeViews, record_learner
@@ -67,13 +67,13 @@ class RecordRuns:
         learn.dls.train.rng.seed(seed)
         learn.dls.train.epoch = 0
         with learn.no_logging():
-            began = now(self.device)
+            began = time_when_done(self.device)
             learn.whiten()
-            whitening = now(self.device) - began
+            whitening = time_when_done(self.device) - began
             learn.fit_record(cbs=[watch, *cbs])
-            began = now(self.device)
+            began = time_when_done(self.device)
             accuracy = learn.validate(cbs=TestTimeViews(learn.recipe.views))[1]
-            testing = now(self.device) - began
+            testing = time_when_done(self.device) - began
         self.watch = watch
         return Outcome(accuracy, whitening + watch.seconds + testing)
 

@@ -29,13 +29,13 @@ def options(folder, **changed) -> SimpleNamespace:
 @pytest.fixture
 def seen(monkeypatch):
     "The images of each training that is started."
-    found, init = [], launch.Training.__init__
+    found, init = [], launch.OneSeed.__init__
 
     def record(self, experiment, options, images=None, identity=None):
         found.append(images)
         init(self, experiment, options, images, identity)
 
-    monkeypatch.setattr(launch.Training, "__init__", record)
+    monkeypatch.setattr(launch.OneSeed, "__init__", record)
     return found
 
 

@@ -18,7 +18,7 @@ from cifar_fast.experiment import Experiment
 from cifar_fast.options import amount, rate
 from cifar_fast.runs.folder import Run
 from cifar_fast.runs.launch import train
-from cifar_fast.runs.one_seed import Training
+from cifar_fast.runs.one_seed import OneSeed
 from cifar_fast.training.learner import custom_learner, transfer_learner
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -49,7 +49,7 @@ def small_cnn(dls, opt):
 
 def run(tmp_path, make=small_cnn, **kwargs):
     made = experiment_of(make)
-    code = Training(made, options(tmp_path, made, **kwargs)).execute()
+    code = OneSeed(made, options(tmp_path, made, **kwargs)).execute()
     folder = tmp_path / "run"
     path = folder / "history.csv"
     history = list(csv.DictReader(path.open())) if path.exists() else []
@@ -191,7 +191,7 @@ def test_ctrl_c_while_choosing_keeps_what_has_been_learnt(tmp_path):
 def test_unusable_input_leaves_no_folder(tmp_path, bad):
     made = experiment_of(small_cnn)
     with pytest.raises(InputError):
-        Training(made, options(tmp_path, made, **bad)).execute()
+        OneSeed(made, options(tmp_path, made, **bad)).execute()
     assert not (tmp_path / "run").exists()
 
 

@@ -5,7 +5,7 @@ import time
 import torch
 from fastai.callback.core import Callback
 
-from cifar_fast.device import now
+from cifar_fast.device import time_when_done
 from cifar_fast.errors import InputError
 from cifar_fast.training.callbacks.guards import only_predicts
 
@@ -53,7 +53,7 @@ class Compiled(Callback):
     def after_batch(self):
         "Count the batch, if there are more now: one of another size compiles again."
         if self.training and self._n_graphs() > self.graphs:
-            self.seconds += now(self.dls.device) - self.began
+            self.seconds += time_when_done(self.dls.device) - self.began
 
     def _n_graphs(self) -> int:
         return torch._dynamo.utils.counters["stats"]["unique_graphs"]

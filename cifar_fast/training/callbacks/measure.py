@@ -7,7 +7,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import ValueMetric
 from fastai.metrics import accuracy
 
-from cifar_fast.device import now
+from cifar_fast.device import time_when_done
 from cifar_fast.training.callbacks.guards import only_predicts
 
 
@@ -101,8 +101,8 @@ class Stopwatch(Callback):
 
     def _start(self):
         if self.since is None:
-            self.since = now(self.dls.device)
+            self.since = time_when_done(self.dls.device)
 
     def _pause(self):
         if self.since is not None:
-            self.seconds, self.since = self.seconds + now(self.dls.device) - self.since, None
+            self.seconds, self.since = self.seconds + time_when_done(self.dls.device) - self.since, None

@@ -1,10 +1,13 @@
 """Training ideas by name: each does what it says, for anybody's experiment, and goes on after a kill."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Learner
+from cifar_fast.baselines import custom
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment
@@ -29,8 +32,6 @@ def few(digits):
     rare = digits.train_y[:200] != 3
     rare[:40] = True
     idxs = rare.nonzero().flatten()
-    from dataclasses import replace
-
     return replace(digits.fewer(0, 50), train_x=digits.train_x[idxs], train_y=digits.train_y[idxs])
 
 
@@ -55,14 +56,22 @@ def test_each_idea_changes_the_training(few, name):
     assert not torch.equal(fitted(few, options)[0], fitted(few, plain)[0])
 
 
-@pytest.mark.parametrize("name", [o for o in IDEAS if o not in ("class_weights",)])
-def test_each_idea_goes_on_bit_for_bit(few, name, tmp_path):
-    asked = {name: IDEAS[name], **({"opt": "sgd"} if name == "momentum" else {})}
-    small = dict(data="digits", images=100, test_images=40, bs=20, epochs=2, device="cpu", precision="fp32", quiet=True)
-    whole = MADE.run(**small, **asked, run=str(tmp_path / "whole"))
+TOGETHER = [
+    dict(mixup=0.4, label_smoothing=0.2, class_weights="balanced", clip=0.1, ema=0.9, wd=0.3),
+    dict(cutmix=0.9, accumulate=3, warmup=1, opt="sgd", momentum=0.9),
+]
+
+
+@pytest.mark.parametrize("asked", TOGETHER)
+def test_ideas_go_on_bit_for_bit(asked, tmp_path):
+    asked = dict(
+        data="digits", images=100, test_images=40, bs=20, epochs=2, device="cpu", precision="fp32", quiet=True, width=4,
+        dense_width=8, **asked,
+    )  # fmt: skip
+    whole = custom.run(**asked, run=str(tmp_path / "whole"))
     with pytest.raises(Killed):
-        with_cbs(MADE, Dying()).run(**small, **asked, run=str(tmp_path / "killed"))
-    again = MADE.run(resume=str(tmp_path / "killed"))
+        with_cbs(custom, Dying()).run(**asked, run=str(tmp_path / "killed"))
+    again = custom.run(resume=str(tmp_path / "killed"))
     state = whole.learn.model.state_dict()
     assert all(torch.equal(o, state[k]) for k, o in again.learn.model.state_dict().items())
 

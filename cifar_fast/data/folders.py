@@ -37,7 +37,7 @@ class Listing:
         reasons: dict[str, list[str]] = {}
         for (reason, example), n in self.left_out.items():
             reasons.setdefault(reason, []).extend([example] * n)
-        parts = [f"{len(o):,} {reason} ({o[0]}{', ...' if len(o) > 1 else ''})" for reason, o in reasons.items()]
+        parts = [f"{len(o):,} × {reason} ({o[0]}{', ...' if len(o) > 1 else ''})" for reason, o in reasons.items()]
         return [*self.notes, *([f"Left out of {root}: {', '.join(parts)}."] if parts else [])]
 
 
@@ -172,7 +172,7 @@ def _leave_out_loose(folder: Path, listing: Listing) -> None:
     for name in sorted(os.listdir(folder)):
         path = folder / name
         if not path.is_dir() and not is_litter(name):
-            _leave_out(path, listing, "images outside of any class" if _readable_image(path) else None)
+            _leave_out(path, listing, "image outside of any class" if _readable_image(path) else None)
 
 
 def _readable_image(path: Path) -> bool:
@@ -203,4 +203,4 @@ def _images_of(folder: Path, listing: Listing) -> list[str]:
 
 def _leave_out(path: Path, listing: Listing, reason: str | None = None) -> None:
     is_broken = path.is_symlink() and not path.exists()
-    listing.left_out[reason or ("broken links" if is_broken else "files that are no images"), path.name] += 1
+    listing.left_out[reason or ("broken link" if is_broken else "no image"), path.name] += 1

@@ -73,7 +73,7 @@ def _finished(listing: Listing, folder: Path, table: Path, used: set, known: dic
     if "test" not in listing.files and "valid" in listing.files:
         listing.files["test"] = listing.files.pop("valid")
     for path in sorted(set(known.values()) - used - {None}):
-        listing.left_out["images without a label", os.path.relpath(path, folder)] += 1
+        listing.left_out["image without a label", os.path.relpath(path, folder)] += 1
     listing.notes.append(f"Labels: {table}.")
     return listing
 

@@ -282,7 +282,7 @@ def _decoded(source: Source, size: int, skip_bad: bool = False) -> ImageSet:
             say(f"{len(twice):,} of {len(images.test_y):,} test images are training images too, pixel by pixel: "
                 "evaluate RUN --duplicates shows them, and the accuracy without them.")  # fmt: skip
     lines = source.listing.lines(source.path) if source.listing else []
-    skipped = [f"Skipped {len(images.skipped):,} images that cannot be read."] * bool(images.skipped)
+    skipped = [f"Skipped, as they cannot be read: {len(images.skipped):,} images."] * bool(images.skipped)
     for line in [*lines, *skipped, *rare_lines(images)]:
         say(printable(line))
     return images

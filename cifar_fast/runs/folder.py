@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import shutil
+import warnings
 from contextlib import suppress
 from datetime import datetime
 from functools import cache
@@ -309,6 +310,7 @@ def count_macs(learn: Learner) -> int | None:
     torch.backends.mha.set_fastpath_enabled(False)  # torch counts no operations of fused kernels
     try:
         with (
+            warnings.catch_warnings(action="ignore"),  # torch speaks of its own flags
             torch.no_grad(),
             sdpa_kernel(SDPBackend.MATH),
             torch.backends.mkldnn.flags(enabled=False),  # whose recurrent layers are one kernel too

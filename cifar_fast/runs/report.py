@@ -105,7 +105,7 @@ def warnings_of(metrics: dict) -> list[str]:
     if metrics["model"] not in FROM_SCRATCH and metrics["weights"] == "none":
         warnings.append("The body has random weights, not pretrained ones.")
     if skipped := metrics.get("skipped_images"):
-        warnings.append(f"{skipped:,} images that cannot be read were skipped: config.json names them.")
+        warnings.append(f"Skipped, as they cannot be read: {skipped:,} images, which config.json names.")
     if metrics["interrupted"]:
         warnings.append(f"Interrupted after {metrics['epochs']} epochs.")
     return warnings

@@ -37,7 +37,7 @@ class Listing:
         reasons: dict[str, list[str]] = {}
         for (reason, example), n in self.left_out.items():
             reasons.setdefault(reason, []).extend([example] * n)
-        parts = [f"{len(o):,} × {reason} ({o[0]}{', ...' if len(o) > 1 else ''})" for reason, o in reasons.items()]
+        parts = [f"{len(o):,} x {reason} ({o[0]}{', ...' if len(o) > 1 else ''})" for reason, o in reasons.items()]
         return [*self.notes, *([f"Left out of {root}: {', '.join(parts)}."] if parts else [])]
 
 

@@ -84,8 +84,8 @@ def test_what_is_no_image_is_counted_by_reason(image_folder):
     (root / "a/gone.png").symlink_to(root / "nowhere.png")
     Image.new("RGB", (4, 4)).save(root / "outside.png")
     (line,) = list_images(root).lines(root)
-    assert "2 × no image (notes.txt, ...)" in line
-    assert "1 × broken link (gone.png)" in line and "1 × image outside of any class (outside.png)" in line
+    assert "2 x no image (notes.txt, ...)" in line
+    assert "1 x broken link (gone.png)" in line and "1 x image outside of any class (outside.png)" in line
 
 
 def test_names_in_other_forms_of_unicode_are_one_class(image_folder):
@@ -117,7 +117,7 @@ def test_every_image_is_listed_or_counted_as_left_out(tmp_path_factory, tree):
     listed, text = listing.paths, "\n".join(listing.lines(root))
     assert len(set(listed)) == len(listed) and set(listed) <= there
     not_used = sum(int(o) for o in re.findall(r"Not used: .*?\((\d+) images\)", text))
-    outside = sum(int(o) for o in re.findall(r"(\d+) × image outside", text))
+    outside = sum(int(o) for o in re.findall(r"(\d+) x image outside", text))
     assert len(listed) + not_used + outside == len(there) or "is read alone" in text or "Reading" in text
 
 

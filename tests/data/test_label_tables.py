@@ -19,7 +19,7 @@ def test_a_csv_of_paths_and_labels(image_folder, capsys):
     images = load_images(root, labels=table)
     assert images.vocab == ["a", "b"] and len(images.train_y) + len(images.test_y) == 8
     assert all(int(o[4]) % 2 == y for o, y in zip(images.files[0], images.train_y.tolist()))
-    assert "2 × image without a label (all/8.png, ...)" in capsys.readouterr().out
+    assert "2 x image without a label (all/8.png, ...)" in capsys.readouterr().out
 
 
 def test_a_jsonl_with_splits(image_folder):

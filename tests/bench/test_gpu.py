@@ -3,15 +3,26 @@
 import json
 
 import pytest
+import torch
 
 from bench.gpu import main
+from bench.races import race
 
 
 @pytest.mark.slow
-def test_all_parts_write_their_rows_on_digits(tmp_path):
+def test_parts_write_their_rows_on_digits(tmp_path):
     out = tmp_path / "gpu.json"
-    main("digits", "steps,article,features,records", bs=64, epochs=1, size=32, repeats=1, runs=2, out=str(out))
+    main("digits", "steps,article,features", bs=512, epochs=1, size=32, repeats=1, out=str(out))
     rows = {o["row"] for o in json.loads(out.read_text())["rows"]}
-    assert {"custom CNN training, batches of 64", "94 % on CIFAR-10", "96 % on CIFAR-10"} <= rows
+    assert "custom CNN training, batches of 512" in rows
     assert any(o.startswith("case 4, 1 epochs, later process") for o in rows)
     assert any(o.startswith("features of") for o in rows)
+
+
+@pytest.mark.slow
+def test_a_race_without_others_times_ours(digits):
+    found = list(race(digits.fewer(60, 30), 94, None, 2, torch.device("cpu")))
+    assert [(name, unit, len(turns)) for name, _, unit, turns in found] == [
+        ("ours", "s", 2),
+        ("ours, accuracy", "%", 2),
+    ]

@@ -16,6 +16,7 @@ from cifar_fast.errors import ImageError
 LARGE = 2**24  # pixels: above, JPEGs are read at a smaller scale, and one image at a time
 MOST_PIXELS = 180_000_000  # 0.7 GB in Pillow, whose own bound this is; what claims more is a mistake or an attack
 MOST_SCALED = 1_000_000_000  # of a JPEG that is read at an eighth of its sides, row by row
+TWELVE_BITS = 2**12  # what 16 bits hold is taken for fewer below: it would be black
 MOST_BYTES = 2**29  # of a file that is read a second time, without what surrounds its pixels
 Levels = tuple[float, float]  # of pixels of more than 8 bits: what becomes 0, and what becomes 255
 _ONE_AT_A_TIME = Lock()
@@ -121,7 +122,7 @@ def _reads_heic() -> bool:
 def _square(image: Image.Image, size: int, levels: Levels | None) -> np.ndarray:
     has_deep_colours = image.mode[0] not in "IF" and ";16" in str(getattr(image, "tile", ""))
     image.load()
-    if has_deep_colours and 0 < max(np.ravel(image.getextrema())) < 16:
+    if has_deep_colours and 0 < max(np.ravel(image.getextrema())) < TWELVE_BITS >> 8:
         raise ImageError("its 16-bit colours are 12 bits or fewer, of which Pillow keeps 4: scale them to 8 or 16 bits")
     with suppress(Exception):  # EXIF data may be anything; Pillow turns the image before it writes them anew
         ImageOps.exif_transpose(image, in_place=True)
@@ -164,12 +165,12 @@ def is_deep(image: Image.Image) -> bool:
 
 def _own_levels(image: Image.Image, pixels: np.ndarray) -> Levels:
     "Those of a deep image that belongs to no data set of such images. Raises `ImageError` where they are not known."
-    if image.mode.startswith("I;16") or image.format == "PPM":  # which Pillow scales to 16 bits
-        return 0, 65_535
     low, high = pixels.min(), pixels.max()
+    if image.format == "PPM" or (image.mode.startswith("I;16") and (high == 0 or high >= TWELVE_BITS)):
+        return 0, 65_535  # to which Pillow scales PPM
     if image.mode == "F" and 0 <= low <= high <= 1:
         return 0, 1
-    kind = "floats" if image.mode == "F" else "32-bit numbers"
+    kind = {"F": "floats", "I": "32-bit numbers"}.get(image.mode, "12 bits or fewer in 16,")
     raise ImageError(f"its pixels are {kind} from {low:g} to {high:g}, and no range is known: scale it to 8 or 16 bits")
 
 

@@ -88,6 +88,9 @@ def test_a_model_of_8_bits_takes_what_is_known_and_refuses_the_rest_by_name(tmp_
         Image.fromarray(pixels).save(tmp_path / name)
         with pytest.raises(ImageError, match=rf"{name}.*from 0 to 9.*scale it"):
             decode_image(tmp_path / name, 2)
+    Image.fromarray(np.array([[0, 4000]], np.uint16)).save(tmp_path / "12.tif")
+    with pytest.raises(ImageError, match=r"12\.tif.*12 bits or fewer in 16, from 0 to 4000"):
+        decode_image(tmp_path / "12.tif", 2)
 
 
 def test_what_has_no_range_is_refused_by_name(tiffs):

@@ -26,7 +26,7 @@ from cifar_fast.data.feeding import copy_dls, fed_dl, fed_dls, fixed_tfms, pixel
 from cifar_fast.data.loaders import TensorDL
 from cifar_fast.errors import InputError
 from cifar_fast.models.networks import CustomCNN
-from cifar_fast.progress import shows_bars
+from cifar_fast.progress import say, shows_bars
 from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.callbacks.guards import HonestChoice
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
@@ -143,17 +143,18 @@ class LeanLearner(Learner):
     def lr_find(self, *args, **kwargs):
         """fastai's, which leaves all random numbers as they were: the fit after it is the fit without it.
 
-        Raises `InputError` where the search is too short for a suggestion.
+        Where the loss rises too soon for a suggestion, it searches again through all rates, and a line says so.
+        Raises `InputError` where there is none then either.
         """
         states, orders = get_random_states(), [(dl.rng.getstate(), getattr(dl, "epoch", 0)) for dl in self.dls.loaders]
         try:
             return Learner.lr_find(self, *args, **kwargs)
         except IndexError as error:
-            n = len(self.recorder.lrs)
-            raise InputError(
-                f"no rate can be suggested: the loss rises after {n} batches, as of a network that has learnt already; "
-                "give a rate, or lr_find(stop_div=False)"
-            ) from error
+            if len(args) < 4 and "stop_div" not in kwargs:  # fastai's fourth parameter
+                n = len(self.recorder.lrs)
+                say(f"The loss rises after {n} batches, as of a network that has learnt already: all rates are tried.")
+                return self.lr_find(*args, **kwargs, stop_div=False)
+            raise InputError("no rate can be suggested: the losses are too few or not finite; give a rate") from error
         finally:
             set_random_states(**states)
             for dl, (rng, epoch) in zip(self.dls.loaders, orders):

@@ -39,13 +39,15 @@ def test_lr_find_leaves_the_fit_as_it_was_and_says_the_same_again(digits):
         assert one.lr_find(show_plot=False, num_it=30) == one.lr_find(show_plot=False, num_it=30)
 
 
-def test_lr_find_that_is_too_short_for_a_suggestion_is_one_line(digits):
-    learn, _ = trained(digits)  # whose loss rises at once, as after a long fit
-    with pytest.raises(InputError, match="no rate can be suggested") as error, learn.no_logging(), learn.no_bar():
-        learn.lr_find(show_plot=False, start_lr=10, end_lr=1e9)
-    assert "\n" not in str(error.value)
+def test_lr_find_that_is_too_short_for_a_suggestion_tries_all_rates_or_is_one_line(digits, capsys):
+    learn, _ = trained(digits)
+    rising = {"show_plot": False, "start_lr": 10, "end_lr": 1e4}  # the loss rises at once, as after a long fit
     with learn.no_logging(), learn.no_bar():
-        assert learn.lr_find(show_plot=False).valley > 0
+        assert 10 <= learn.lr_find(**rising).valley <= 1e4
+        assert "all rates are tried" in capsys.readouterr().out.splitlines()[-1]
+        with pytest.raises(InputError, match="no rate can be suggested") as error:
+            learn.lr_find(**rising, stop_div=True)
+    assert "\n" not in str(error.value)
 
 
 def test_an_exported_learner_holds_no_paths_of_this_system(digits_dls, tmp_path):

@@ -36,6 +36,10 @@ def finished(*args, **kwargs):
     return out
 
 
+def _left_out(*args):
+    raise NotImplementedError
+
+
 @pytest.fixture
 def own(tmp_path):
     "A copy of the own ResNet-9 in a stranger's folder."
@@ -43,7 +47,8 @@ def own(tmp_path):
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda o: o.stem)
-def test_it_runs_by_shell_and_from_python(file, tmp_path, no_pictures):
+def test_it_runs_by_shell_and_from_python(file, tmp_path, no_pictures, monkeypatch):
+    monkeypatch.setattr("fastai.learner.Learner.to_onnx", _left_out, raising=False)  # which takes most of the time
     assert len(file.read_text().splitlines()) <= 25
     out = finished(file, *SMALL, "--epochs", "1", "--run", tmp_path / "shell")
     assert file.stem in out.splitlines()[-1] and (tmp_path / "shell/report.html").exists()

@@ -353,9 +353,11 @@ class CapturedBatch:
 @contextmanager
 def _own_stream(stream: torch.cuda.Stream):
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream().wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:  # a callback may have ended the epoch
+        torch.cuda.current_stream().wait_stream(stream)
 
 
 def _transforms(dl: TensorDL) -> list:

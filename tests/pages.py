@@ -14,7 +14,7 @@ from cifar_fast.options import as_function, with_choices
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LONG = ("sweep", "serve", "speedrun", "bench", "reproduce")  # their options are read here; test_scripts.py runs them
+LONG = ("sweep", "serve", "speedrun", "bench", "bench/gpu", "reproduce")  # parsed here; other tests run them
 SMALL = {"--images": "100", "--test-images": "50", "--data": "digits", "--epochs": "1", "--seeds": "2",
          "--device": "cpu", "--precision": "fp32"}  # fmt: skip
 SMALLER = {"custom": {"--width": "4"}, "transfer": {"--weights": "none", "--unfreeze-epochs": "1"}}
@@ -72,7 +72,7 @@ class Reader:
             i = next(i for i, o in enumerate(args) if o.endswith(".py"))
             parse(experiment_of(args[i]), args[i + 1 :])
         elif program in ("python", "cifar-fast"):
-            name = Path(args[0]).stem
+            name = args[0].removeprefix("experiments/").removesuffix(".py")
             if args[0] == "run":
                 args = args[1:]
             if name in LONG:
@@ -100,7 +100,7 @@ class Reader:
 
 def script(name: str):
     "A script of experiments/, as a module: a folder beside it may have its name."
-    spec = spec_from_file_location(f"script_{name}", ROOT / f"experiments/{name}.py")
+    spec = spec_from_file_location(f"script_{Path(name).stem}", ROOT / f"experiments/{name}.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

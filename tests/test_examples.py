@@ -59,6 +59,7 @@ def test_it_runs_by_shell_and_from_python(file, tmp_path, no_pictures, monkeypat
     )
 
 
+@pytest.mark.long
 def test_seeds_and_a_verdict(own, tmp_path):
     for width in (4, 8):
         finished(own, *SMALL, "--epochs", "1", "--seeds", "2", "--width", width, "--run", tmp_path / f"w{width}")

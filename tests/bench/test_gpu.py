@@ -10,6 +10,7 @@ from bench.races import race
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_parts_write_their_rows_on_digits(tmp_path):
     out = tmp_path / "gpu.json"
     main("digits", "steps,features", bs=512, size=32, repeats=1, out=str(out))
@@ -19,6 +20,7 @@ def test_parts_write_their_rows_on_digits(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_race_without_others_times_ours(digits):
     found = list(race(digits.fewer(60, 30), 94, None, 2, torch.device("cpu")))
     assert [(name, unit, len(turns)) for name, _, unit, turns in found] == [

@@ -8,6 +8,7 @@ from bench.soak import SMALL, Soak
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_soak_finds_nothing_lost(no_pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(SMALL, "epochs", 2)
     soak = Soak(tmp_path, trials=1, loads=50, fits=3)

@@ -90,6 +90,7 @@ if not rank_distrib():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
     (tmp_path / "check.py").write_text(CHECK)
     process = launched(tmp_path / "check.py")

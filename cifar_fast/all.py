@@ -58,7 +58,7 @@ from cifar_fast.deploy.safemodel import SafeModel, load_safe
 from cifar_fast.errors import ImageError, InputError, MissingExtra
 from cifar_fast.experiment import Experiment, Stage, experiment, load_experiment
 from cifar_fast.models.networks import CustomCNN, TransferModel
-from cifar_fast.models.resnets import resnet_model
+from cifar_fast.models.transfer import load_weights, transfer_model
 from cifar_fast.options import amount, count, pixels, rate, share
 from cifar_fast.records.recipes import RECIPES, Recipe, TestTimeViews, record_learner
 from cifar_fast.runs.by_hand import write_run

@@ -36,7 +36,7 @@ def custom(
 
 def fine_tuned(epochs: int, unfreeze_epochs: int, unfreeze_lr: float) -> list[Stage]:
     "The head as the shared options say, then the whole network, the body's first layers at a hundredth of the rate."
-    import cifar_fast.models.resnets  # noqa: F401 - now, before a run begins: its peak memory is counted above the imports
+    import cifar_fast.models.transfer  # noqa: F401 - now, before a run begins: its peak memory is counted above the imports
 
     def fine_tune(learn, cbs):
         learn.unfreeze()
@@ -51,8 +51,8 @@ FEATURES: dict = {}  # of frozen bodies, which the Learners of a run's seeds sha
 @experiment(stages=fine_tuned)
 def transfer(
     dls,
-    weights: str = "auto",  # of the body: auto, imagenet, none, or the path of a .pth or .safetensors state dict
-    arch: str = "resnet18",  # a torchvision ResNet
+    weights: str = "auto",  # of the body: auto, imagenet, an entry as IMAGENET1K_V2, none, or the path of a state dict
+    arch: str = "resnet18",  # any network of torchvision, as vgg16_bn or convnext_tiny, or timm/NAME
     head: Literal["linear", "fastai"] = "linear",  # linear: one dense layer; fastai: its default head
     opt: Literal["adam", "sgd", "both"] = "adam",  # optimizer; both: the better on held-out images
     frozen_bn: Literal["eval", "train"] = "eval",  # train: batch norm statistics of the body move
@@ -60,7 +60,7 @@ def transfer(
     unfreeze_lr: rate = 1e-3,  # highest learning rate of the fine-tuning; the body's first layers get a hundredth
     cache_features: bool = False,  # keep the frozen body's features on the disk, for other runs
 ):
-    "Train a new head on a frozen pretrained ResNet: the article's cases 1 (--opt adam) and 2 (--opt sgd)."
+    "Train a new head on a frozen pretrained network: the article's cases 1 (--opt adam) and 2 (--opt sgd)."
     from cifar_fast.training.learner import transfer_learner
 
     return transfer_learner(

@@ -1,4 +1,4 @@
-"""Train a new head on a frozen pretrained ResNet: the article's cases 1 (--opt adam) and 2 (--opt sgd)."""
+"""Train a new head on a frozen pretrained network: the article's cases 1 (--opt adam) and 2 (--opt sgd)."""
 
 from cifar_fast.baselines import transfer
 

@@ -22,7 +22,8 @@ _CNN = {
     "logit_dropout": _SHARE, "bn": (bool, 0, 1),
 }  # fmt: skip
 _RECORD = {"n_out": _MANY, "widths": (list, 1, 2**24), "depth": (int, 2, 3), "bn_momentum": _SHARE}
-_RESNET = {"n_out": _MANY, "head": (str, None, None)}
+_BACKBONE = {"n_out": _MANY, "head": (str, None, None)}
+_OF_ONE_SIZE = {"size": (int, 1, 4096)}  # of a backbone that is made for images of one size, as a ViT is
 _SCHEMAS = {"CustomCNN": _CNN, "RecordNet": _RECORD}
 _NOT_BUILT = {"n_out": _MANY}  # of a foreign network
 MOST_GROUPS = 64  # entries of a list
@@ -113,7 +114,9 @@ class ModelCard:
         options = {k: v for k, v in self.architecture.items() if k != "name"}
         if not isinstance(self.architecture.get("name"), str):
             raise InputError(f"{source}: the architecture has no name")
-        schema = _NOT_BUILT if self.is_foreign else _SCHEMAS.get(self.architecture["name"], _RESNET)
+        schema = _NOT_BUILT if self.is_foreign else _SCHEMAS.get(self.architecture["name"], _BACKBONE)
+        if schema is _BACKBONE and "size" in options:
+            schema = _BACKBONE | _OF_ONE_SIZE
         for name in sorted(schema.keys() | options.keys()):
             if name not in schema or name not in options:
                 known = "an unknown" if name not in schema else "no"

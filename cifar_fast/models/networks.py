@@ -1,10 +1,9 @@
 """Networks: the article's CustomCNN with its variants, and a body with a head that also takes cached features.
 
 A network made here knows its `architecture`, a dict of plain values from which `build_model` makes it anew. Nothing
-here needs fastai, but for fastai's own head.
+here needs fastai.
 """
 
-import re
 from collections import OrderedDict
 
 import torch
@@ -115,25 +114,6 @@ def build_model(
         return CustomCNN(**options)
     if name == "RecordNet":
         return RecordNet(**options)
-    import torchvision  # a second, which the small network need not wait for
+    from cifar_fast.models.transfer import transfer_model  # torchvision takes a second, which the others need not wait for
 
-    if name not in resnet_names():
-        raise InputError(f"{name!r} is no network of this package: it has CustomCNN, RecordNet and ResNets")
-    layers = list(torchvision.models.get_model(name, weights=None).children())
-    n_features, head = layers[-1].in_features, options["head"]
-    if head == "fastai":
-        from fastai.vision.learner import create_head
-
-        top = create_head(n_features, options["n_out"])
-    else:
-        top = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n_features, options["n_out"]))
-    model = TransferModel(nn.Sequential(*layers[:-2]), top)
-    model.architecture = dict(architecture)
-    return model
-
-
-def resnet_names() -> list[str]:
-    "torchvision's ResNets, by name."
-    import torchvision
-
-    return [o for o in torchvision.models.list_models(torchvision.models) if re.match(r"(wide_)?res(net|next)\d", o)]
+    return transfer_model(name, **options)

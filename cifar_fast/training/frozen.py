@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.hook import HookCallback
 from fastai.callback.training import BnFreeze, bn_types, set_bn_eval
 from fasttransform import Pipeline, Transform
@@ -33,6 +33,22 @@ _BLIND_MODULES = {
     *(f"cifar_fast.training.callbacks.{o}" for o in ("clip", "compiled", "guards", "measure", "progress")),
     "cifar_fast.runs.folder",
 }
+
+
+class FrozenBody(Callback):
+    """A frozen body computes in training as it does afterwards: without dropout and without stochastic depth.
+
+    Batch norms are left to fastai's `BnFreeze`.
+    """
+
+    run_after = TrainEvalCallback
+
+    def before_train(self):
+        "After fastai has put the whole model into train mode."
+        if isinstance(self.model, TransferModel) and not any(p.requires_grad for p in self.model[0].parameters()):
+            for module in self.model[0].modules():
+                if not isinstance(module, bn_types):
+                    module.training = False
 
 
 class FeatureTensors(ImageTensors):
@@ -161,7 +177,7 @@ class CachedBody(Callback):
         body = list(model[0].modules())
         if any(isinstance(m, bn_types) for m in body) and not any(isinstance(cb, BnFreeze) for cb in self.learn.cbs):
             return "its batch norms train"
-        if any(isinstance(m, nn.Dropout) and m.p for m in body):
+        if not any(isinstance(cb, FrozenBody) for cb in self.learn.cbs) and any(_draws(m) for m in body):
             return "it has dropout"
         if any(m._forward_hooks or m._forward_pre_hooks for m in body):
             return "hooks look into it"
@@ -231,6 +247,12 @@ class CachedBody(Callback):
         self.model.train()
         set_bn_eval(self.model)
         return res
+
+
+def _draws(module: nn.Module) -> bool:
+    "Whether a layer draws at random in training: dropout, or a block that is left out (stochastic depth)."
+    share = next((getattr(module, o) for o in ("p", "drop_prob", "dropout") if hasattr(module, o)), 0)
+    return isinstance(share, float) and share > 0
 
 
 def _inputs(dl: TensorDL, mirrored: bool):

@@ -30,7 +30,7 @@ from cifar_fast.progress import say, shows_bars
 from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.callbacks.guards import HonestChoice
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
-from cifar_fast.training.frozen import CachedBody
+from cifar_fast.training.frozen import CachedBody, FrozenBody
 from cifar_fast.training.graphs import BatchGraphs
 from cifar_fast.training.portable import PORTABLE
 from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
@@ -237,8 +237,8 @@ def custom_learner(
 
 def transfer_learner(
     dls: DataLoaders,  # stays as it is
-    arch: str | Callable = "resnet18",  # a torchvision ResNet, by its name or as its function
-    weights: str | Path = "auto",  # auto, imagenet, none, or the path of a .pth or .safetensors state dict
+    arch: str | Callable = "resnet18",  # a network of torchvision by name, timm/NAME, or a function that makes one
+    weights: str | Path = "auto",  # auto, imagenet, an entry as IMAGENET1K_V2, none, or the path of a state dict
     head: str = "linear",  # linear: one dense layer on the pooled features; fastai: its default head
     size: int | None = None,  # pixels fed to the network; None: as `dls` gives them
     frozen_bn: str = "eval",  # eval: a frozen body's batch norms keep their statistics; train: they move
@@ -253,26 +253,25 @@ def transfer_learner(
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
     **kwargs,  # of `fast_learner`: loss_func, opt_func, splitter, wd, wd_bn_bias, train_bn, moms, model_dir, ...
 ) -> Learner:
-    """A Learner for a torchvision ResNet with a new head and a frozen body; `unfreeze` and `fine_tune` free it.
+    """A Learner for any published network with a new head and a frozen body; `unfreeze` and `fine_tune` free it.
 
-    Images are normalised as the weights were trained: published weights and files by fastai's statistics for the
-    architecture, random ones as `dls` does it. Raises `InputError` for weights or options that do not fit.
+    Images are normalised as the weights were trained, by torchvision's or timm's statistics for the network; for random
+    ones as `dls` does it. Raises `InputError` for weights, sizes or options that do not fit, `MissingExtra` without timm.
     """
     # torchvision takes a second to import, which whoever trains the small network need not wait for
-    from cifar_fast.models.resnets import body_split, load_weights, resnet_model, resnet_stats
+    from cifar_fast.models.transfer import backbone, load_weights, transfer_model
 
-    arch = getattr(arch, "__name__", arch)
     if frozen_bn not in ("eval", "train"):
         raise InputError(f"frozen_bn is {frozen_bn!r}: give eval or train")
-    body_state, weights_name = load_weights(arch, weights)
-    dls = copy_dls(dls, size, resnet_stats(arch) if body_state else None)
-    model = resnet_model(arch, dls.c, head, body_state)
-    frozen_cbs = [BnFreeze()] * (frozen_bn == "eval")
+    base, found = backbone(arch), load_weights(arch, weights)
+    dls = copy_dls(dls, size, found.stats)
+    model = transfer_model(arch, dls.c, head, pixels_fed(dls), found)
+    frozen_cbs = [FrozenBody(), *([BnFreeze()] * (frozen_bn == "eval"))]
     if cache is not False:
         frozen_cbs.append(CachedBody(cache_on_disk, cache if isinstance(cache, dict) else None))
-    kwargs = {"splitter": body_split(arch), **kwargs}
+    kwargs = {"splitter": base.split(), **kwargs}
     learn = fast_learner(
-        dls, model, arch, weights_name, opt, lr, precision, compile, metrics, L(frozen_cbs) + L(cbs), path, **kwargs
+        dls, model, base.name, found.name, opt, lr, precision, compile, metrics, L(frozen_cbs) + L(cbs), path, **kwargs
     )  # fmt: skip
     learn.freeze()
     return learn

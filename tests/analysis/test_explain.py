@@ -10,7 +10,7 @@ from cifar_fast.analysis.explain import grad_cam, integrated_gradients, plot_loo
 from cifar_fast.errors import InputError, MissingExtra
 from cifar_fast.models.networks import CustomCNN
 from cifar_fast.models.recordnet import RecordNet
-from cifar_fast.models.resnets import resnet_model
+from cifar_fast.models.transfer import transfer_model
 
 
 class Corner(nn.Module):
@@ -44,7 +44,7 @@ def test_it_looks_where_the_class_is_decided(look):
 @pytest.mark.parametrize("make,side", [
     (lambda: CustomCNN(width=4, dense_width=8), 32),
     (lambda: RecordNet(10, [8, 8, 8]), 32),
-    (lambda: resnet_model("resnet18", 10), 64),
+    (lambda: transfer_model("resnet18", 10), 64),
 ], ids=["custom", "record", "resnet"])  # fmt: skip
 def test_every_network_of_the_package_is_looked_into_and_left_as_it_was(make, side):
     pytest.importorskip("captum")

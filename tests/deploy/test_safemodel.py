@@ -19,7 +19,7 @@ from cifar_fast.deploy.modelcard import ModelCard
 from cifar_fast.deploy.safemodel import load_safe
 from cifar_fast.errors import InputError
 from cifar_fast.models.networks import build_model
-from cifar_fast.models.resnets import resnet_model
+from cifar_fast.models.transfer import transfer_model
 from cifar_fast.training.learner import custom_learner, transfer_learner
 
 KEPT = Path(__file__).parents[1] / "kept/digits-format-1"
@@ -63,7 +63,7 @@ def test_the_round_trip_is_exact(learn, digits):
 def test_networks_built_by_name_are_those_of_the_learners():
     for head in ("linear", "fastai"):
         ours = build_model({"name": "resnet18", "n_out": 7, "head": head}).state_dict()
-        fastais = resnet_model("resnet18", 7, head).state_dict()
+        fastais = transfer_model("resnet18", 7, head).state_dict()
         assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in fastais.items()}
 
 

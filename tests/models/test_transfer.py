@@ -1,4 +1,4 @@
-"""ResNets get fitting heads, and take the weights they should take."""
+"""Bodies get fitting heads, and take the weights they should take."""
 
 import hashlib
 import pickle
@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from cifar_fast.data.download import DownloadError
 from cifar_fast.errors import InputError
 from cifar_fast.models.networks import Features
-from cifar_fast.models.resnets import load_weights, resnet_model
+from cifar_fast.models.transfer import load_weights, transfer_model
 from servers import serving
 
 
 @pytest.mark.parametrize(("head", "linears"), [("linear", [(512, 7)]), ("fastai", [(1024, 512), (512, 7)])])
 def test_heads(head, linears):
-    model = resnet_model("resnet18", 7, head)
+    model = transfer_model("resnet18", 7, head, size=32)
     assert [(m.in_features, m.out_features) for m in model[1].modules() if isinstance(m, torch.nn.Linear)] == linears
     model.eval()
     x = torch.randn(3, 3, 32, 32)
@@ -31,7 +31,7 @@ def test_heads(head, linears):
 @pytest.mark.parametrize("arch", ["resnet34", "resnet50", "wide_resnet50_2"])
 def test_other_resnets_get_fitting_heads(arch):
     with torch.device("meta"):
-        model = resnet_model(arch, 3)
+        model = transfer_model(arch, 3)
     assert model[1][-1].out_features == 3
 
 
@@ -50,15 +50,15 @@ def saved(state, path):
 @pytest.mark.parametrize("half", [False, True])
 def test_files_of_weights_become_the_body(state, tmp_path, name, half):
     given = {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
-    body, weights_name = load_weights("resnet18", saved(given, tmp_path / name))
-    model = resnet_model("resnet18", 10, "linear", body)
+    weights = load_weights("resnet18", saved(given, tmp_path / name))
+    model = transfer_model("resnet18", 10, size=32, weights=weights)
     reference = torchvision.models.resnet18(weights=None, num_classes=200).eval()
     reference.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in given.items()})
     reference.fc = torch.nn.Identity()
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model.eval().features(x), reference(x))
-    assert weights_name == "w"
+    assert weights.name == "w"
 
 
 def prefixed(state, prefix):
@@ -81,24 +81,30 @@ def prefixed(state, prefix):
     ],
 )
 def test_state_dicts_inside_wrappers_and_under_prefixes_are_found(state, tmp_path, wrapped):
-    body, _ = load_weights("resnet18", saved(wrapped(state), tmp_path / "w.pth"))
-    plain, _ = load_weights("resnet18", saved(state, tmp_path / "plain.pth"))
-    assert body.keys() == plain.keys() and all(torch.equal(body[k], plain[k]) for k in plain)
+    weights = load_weights("resnet18", saved(wrapped(state), tmp_path / "w.pth"))
+    body = transfer_model("resnet18", 10, size=32, weights=weights)[0]
+    assert torch.equal(body[0].weight, state["conv1.weight"])
+    assert torch.equal(body[7][1].bn2.running_var, state["layer4.1.bn2.running_var"])
 
 
 def test_weights_none_are_none():
-    assert load_weights("resnet18", "none") == (None, "none")
+    weights = load_weights("resnet18", "none")
+    assert (weights.name, weights.state, weights.stats) == ("none", None, None)
+
+
+def with_file(arch, path):
+    return transfer_model(arch, 10, size=32, weights=load_weights(arch, path))
 
 
 def test_a_missing_key_and_a_wrong_shape_are_named(state, tmp_path):
     lacking = {k: v for k, v in state.items() if k != "layer2.0.conv1.weight"}
     with pytest.raises(InputError, match=r"no 'layer2\.0\.conv1\.weight'"):
-        load_weights("resnet18", saved(lacking, tmp_path / "a.pth"))
+        with_file("resnet18", saved(lacking, tmp_path / "a.pth"))
     wrong = {**state, "conv1.weight": torch.zeros(64, 3, 3, 3)}
     with pytest.raises(InputError, match=r"'conv1\.weight' has shape \(64, 3, 3, 3\) instead of \(64, 3, 7, 7\)"):
-        load_weights("resnet18", saved(wrong, tmp_path / "b.pth"))
+        with_file("resnet18", saved(wrong, tmp_path / "b.pth"))
     with pytest.raises(InputError, match="resnet34"):
-        load_weights("resnet34", saved(state, tmp_path / "c.pth"))
+        with_file("resnet34", saved(state, tmp_path / "c.pth"))
 
 
 class Hostile:
@@ -124,10 +130,10 @@ def test_files_that_are_no_weights_are_refused_and_run_nothing(tmp_path, content
 
 
 def test_unknown_architectures_and_heads_are_named():
-    with pytest.raises(InputError, match=r"vgg16.*resnet18"):
-        load_weights("vgg16", "none")
+    with pytest.raises(InputError, match=r"vgg17.*resnet18"):
+        load_weights("vgg17", "none")
     with pytest.raises(InputError, match="deep"):
-        resnet_model("resnet18", head="deep")
+        transfer_model("resnet18", head="deep")
 
 
 @pytest.fixture
@@ -139,10 +145,7 @@ def imagenet_server(resnet18_file, monkeypatch):
     def start(body=content):
         server = serving({name: body})
         url = f"{server.__enter__()}/{name}"
-        default = type("Weights", (), {"url": url})
-        monkeypatch.setattr(
-            torchvision.models, "get_model_weights", lambda arch: type("Enum", (), {"DEFAULT": default})
-        )
+        monkeypatch.setattr(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value, "url", url)
         return server
 
     return start
@@ -150,18 +153,19 @@ def imagenet_server(resnet18_file, monkeypatch):
 
 def test_imagenet_weights_are_downloaded_once(imagenet_server, resnet18_file):
     server = imagenet_server()
-    body, name = load_weights("resnet18", "imagenet")
+    found = load_weights("resnet18", "imagenet")
     server.__exit__(None, None, None)
-    again, _ = load_weights("resnet18", "auto")
+    again = load_weights("resnet18", "auto")
     wanted = torch.load(resnet18_file, weights_only=True)["conv1.weight"]
-    assert name == "imagenet" and torch.equal(body["0.weight"], wanted) and torch.equal(again["0.weight"], wanted)
+    assert (found.name, again.name) == ("imagenet", "imagenet") and found.stats[0] == [0.485, 0.456, 0.406]
+    assert torch.equal(found.state["conv1.weight"], wanted) and torch.equal(again.state["conv1.weight"], wanted)
 
 
 def test_a_damaged_download_is_refused_and_auto_goes_on_with_random_weights(imagenet_server, capsys):
     server = imagenet_server(b"damaged")
     with pytest.raises(DownloadError, match="checksum"):
         load_weights("resnet18", "imagenet")
-    assert load_weights("resnet18", "auto") == (None, "none")
+    assert load_weights("resnet18", "auto").name == "none"
     assert "RANDOM weights" in capsys.readouterr().out
     server.__exit__(None, None, None)
     assert not list((Path(torch.hub.get_dir()) / "checkpoints").iterdir())

@@ -20,6 +20,8 @@ def image_layers(model: nn.Module) -> dict[str, nn.Module]:
     "Layers by name, a ResNet's residual blocks as one each; of other networks the children, Sequentials unfolded."
     if not isinstance(model, TransferModel):
         return _children(model)
+    if not isinstance(model[0][min(4, len(model[0]) - 1)], nn.Sequential) or len(model[0]) != len(_RESNET_NAMES):
+        return _children(model[0][0] if len(model[0]) == 1 else model[0])
     layers = {}
     for name, module in zip(_RESNET_NAMES, model[0].children()):
         blocks = list(module.children()) if name.startswith("layer") else []
@@ -39,12 +41,15 @@ def layer_outputs(
     model: nn.Module,  # any
     xb: Tensor,  # a batch with one image, as the model takes it
 ) -> dict[str, Tensor]:  # float32 (channels, H, W) of each layer that gives images, by the layer's name, as they run
-    "What each layer makes of one image, the model in eval mode; a layer that runs several times, the last time."
+    """What each layer makes of one image, the model in eval mode; a layer that runs several times, the last time.
+
+    Layers within a network that keep channels last, as Swin's, are left out: only its square maps are images.
+    """
     layers, was_training, maps = image_layers(model), model.training, {}
     names = {id(module): name for name, module in layers.items()}
 
     def keep(module, inputs, output):
-        if isinstance(output, Tensor) and output.ndim == 4:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3]:
             # cloned: a ReLU that works in place would overwrite what the layer before it gave
             maps[names[id(module)]] = output[0].detach().float().cpu().clone()
 

@@ -116,6 +116,8 @@ def load_safe(
         except (RuntimeError, TypeError) as error:  # sizes beyond what a tensor can have
             raise InputError(f"{folder / CARD}: the architecture does not fit: save the model again") from error
     _check_state(state, {k: o for k, o in model.state_dict().items() if _is_dense(o)}, folder / WEIGHTS)
+    if any(o.is_meta and name not in state for name, o in model.named_buffers()):
+        model = build_model(card.architecture)  # with tables that no file holds, as of positions
     model.load_state_dict(state, strict=build is None, assign=build is None)  # what `build` has tied together stays so
     return SafeModel(model.eval().requires_grad_(False).to(device), card)
 

@@ -86,7 +86,13 @@ class Torchvision(Backbone):
         options = {"aux_logits": False, "init_weights": True} if self.name in _WITH_AUXILIARY else {}
         if self.takes_size and size is not None:
             options[self.size_option] = size if self.size_option == "image_size" else (size, size)
-        return _without_last_layer(self.function(weights=None, **options), self.name)
+        try:
+            network = self.function(weights=None, **options)
+        except NotImplementedError:  # RegNet computes its widths by tensors, which the meta device cannot
+            with torch.device("cpu"):
+                network = self.function(weights=None, **options)
+            network = network.to(torch.get_default_device())
+        return _without_last_layer(network, self.name)
 
     def body(self, network: nn.Module, head: str) -> nn.Sequential:
         "As of `Backbone`."

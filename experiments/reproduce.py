@@ -14,6 +14,8 @@ def main(
     study_epochs: count = 10,  # of the transfer study and the next steps
     images: amount = None,  # training images of the study and the next steps; 0: all; default: 10,000, or all
     test_images: amount = None,  # test images of the study and the next steps; 0: all; default: 2,000, or all
+    body: str = "",  # another body for the study, a network of torchvision or timm/NAME
+    body_weights: str = "auto",  # of that body: auto, imagenet, an entry of torchvision, none, or a path
     seeds: count = 3,  # of each next step
     seed: seed_number = 0,  # the first one
     parts: str = "article,memory,study,next",  # which to do, comma-separated; the first two make the table of claims

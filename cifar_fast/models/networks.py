@@ -114,6 +114,6 @@ def build_model(
         return CustomCNN(**options)
     if name == "RecordNet":
         return RecordNet(**options)
-    from cifar_fast.models.transfer import transfer_model  # torchvision takes a second, which the others need not wait for
+    from cifar_fast.models.transfer import transfer_model  # torchvision: a second, which the others need not wait for
 
     return transfer_model(name, **options)

@@ -85,5 +85,6 @@ def load_into(
             raise InputError(f"{weights.source}: {key!r} has shape {shapes}: it is not a state dict of {arch}")
     used = {k: o for k, o in state.items() if k in own and o.shape == own[k].shape}
     network.load_state_dict(used, strict=False)
-    if foreign := sorted({k.rsplit(".", 1)[0] for k in state.keys() - own.keys()}):
+    replaced = {name for name, o in network.named_modules() if isinstance(o, nn.Identity)}
+    if foreign := sorted({k.rpartition(".")[0] for k in state.keys() - own.keys()} - replaced):
         say(f"Left out of {weights.source}: {', '.join(foreign[:5])}{' ...' * (len(foreign) > 5)}")

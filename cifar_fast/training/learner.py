@@ -256,7 +256,7 @@ def transfer_learner(
     """A Learner for any published network with a new head and a frozen body; `unfreeze` and `fine_tune` free it.
 
     Images are normalised as the weights were trained, by torchvision's or timm's statistics for the network; for random
-    ones as `dls` does it. Raises `InputError` for weights, sizes or options that do not fit, `MissingExtra` without timm.
+    ones as `dls` does it. Raises `InputError` for weights, sizes and options that do not fit, `MissingExtra` for timm.
     """
     # torchvision takes a second to import, which whoever trains the small network need not wait for
     from cifar_fast.models.transfer import backbone, load_weights, transfer_model

@@ -37,10 +37,24 @@ def memory_trainings() -> list[Training]:
     ]
 
 
+SIZES = (32, 64, 128, 224)  # pixels that frozen bodies are shown
+
+
+def body_trainings(
+    arch: str,  # of another body than ResNet-18
+    weights: str,  # its weights
+) -> list[Training]:
+    "The same question to another body: frozen at each size, then fine-tuned at the one that two CPU cores can afford."
+    given, short = {"arch": arch, "weights": weights}, arch.rsplit("/", 1)[-1]
+    rows = [(f"body-{o}", f"frozen {short}, {o} pixels", {"size": o}) for o in SIZES]
+    rows += [("body-fine-tuned-64", f"{short} at 64 pixels, then fine-tuned", {"size": 64, "unfreeze_epochs": 5})]
+    return [Training("study", name, what, "transfer", {**given, **o}) for name, what, o in rows]
+
+
 def study_trainings(imagenet: bool) -> list[Training]:
     "Why did the transfer fail? One thing changed at a time; deeper networks where ImageNet's weights are used."
     rows = [("size-32", "frozen, 32 pixels", {})]
-    rows += [(f"size-{o}", f"frozen, {o} pixels", {"size": o}) for o in (64, 128, 224)]
+    rows += [(f"size-{o}", f"frozen, {o} pixels", {"size": o}) for o in SIZES[1:]]
     rows += [
         ("bn-train", "frozen, 32 pixels, batch norms in train mode", {"frozen_bn": "train"}),
         ("head-fastai", "frozen, 32 pixels, fastai's head", {"head": "fastai"}),
@@ -214,7 +228,7 @@ def explanation(study: dict[str, Runs]) -> list[str]:
     def accuracy(name: str) -> float:
         return study[name].accuracies[0]
 
-    sizes = {int(o.removeprefix("size-")): accuracy(o) for o in study if o.startswith("size-")}
+    sizes = _by_size(study, "size-")
     best, weights = max(sizes, key=sizes.get), study["size-32"].first.metrics["weights"]
     said = [
         f"With {weights} weights the frozen body does best at {best} pixels: {percent(sizes[best])}, against "
@@ -242,7 +256,29 @@ def explanation(study: dict[str, Runs]) -> list[str]:
             "So the transfer fails where the images do not have the size that the weights know, and the last layer "
             f"alone cannot make up for it: {max(gains, key=gains.get)} helps most."
         )
-    return said
+    return said + (_of_body(study) if "body-32" in study else [])
+
+
+def _by_size(study: dict[str, Runs], prefix: str) -> dict[int, float]:
+    names = {o.removeprefix(prefix): o for o in study if o.startswith(prefix)}
+    return {int(o): study[name].accuracies[0] for o, name in names.items() if o.isdigit()}
+
+
+def _of_body(study: dict[str, Runs]) -> list[str]:
+    "What the other body says to the same question."
+    metrics, sizes = study["body-32"].first.metrics, _by_size(study, "body-")
+    best, tuned = max(sizes, key=sizes.get), study["body-fine-tuned-64"].accuracies[0]
+    gain = sizes[best] - sizes[32]
+    return [
+        f"{metrics['model']} with {metrics['weights']} weights, frozen: {_list(sizes)}. "
+        + (
+            f"Its features are worth {gain * 100:.1f} points more at {best} pixels than at 32: the size of the images "
+            "decides, for this body too."
+            if gain > 0.02
+            else "The size of the images does not decide here."
+        ),
+        f"Fine-tuned at 64 pixels it has {percent(tuned)}, {(tuned - sizes[64]) * 100:+.1f} points against frozen.",
+    ]
 
 
 def _list(sizes: dict[int, float]) -> str:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from article import claims as article
 from article.claims import Claims, Training, explanation
+from article.published import plot_published
 from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
 from cifar_fast.data.sources import load_images
 from cifar_fast.errors import InputError
@@ -33,6 +34,10 @@ class Reproduction:
         self.folder, self.parts = Path(folder), parts
         path = self.folder / "reproduce.json"
         begun = json.loads(path.read_text()) if path.exists() else {}
+        if not begun.get("body"):  # one may be added to what was done without
+            begun = {k: o for k, o in begun.items() if k not in ("body", "body_weights")}
+        elif not options["body"]:
+            options |= {k: begun[k] for k in ("body", "body_weights")}
         options = _with_sizes({k: begun.get(k) if o is None else o for k, o in options.items()})
         self.options = SimpleNamespace(**options)
         self.trainings = self.wanted()
@@ -47,10 +52,14 @@ class Reproduction:
         found = {
             "article": article.article_trainings(),
             "memory": article.memory_trainings(),
-            "study": article.study_trainings(self.options.weights == "imagenet"),
+            "study": article.study_trainings(self.options.weights == "imagenet") + self._body(),
             "next": article.next_trainings(),
         }
         return [o for part in self.parts for o in found[part]]
+
+    def _body(self) -> list[Training]:
+        arch = self.options.body
+        return article.body_trainings(arch, self.options.body_weights) if arch else []
 
     def execute(self) -> int:
         "Train what is missing, then write the page; the script's exit code. Raises `InputError`."
@@ -142,6 +151,10 @@ class Reproduction:
         figures = [
             Picture.of(plot_curves(*histories), "Accuracy and loss of all four."),
             Picture.of(complexity, "Accuracy against operations and parameters, memory and speed."),
+            Picture.of(
+                plot_published({o.name: o.first.metrics for o in main.values()}),
+                "The famous networks by torchvision's published entries, and those trained here.",
+            ),
         ]
         wanted = {
             "confusion.png": "What is taken for what",

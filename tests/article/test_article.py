@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+import models
 from article.claims import AGREED, NOT_AGREED, NOT_TESTABLE, Claims, explanation, settled
+from article.published import depth, published
 from article.reproduction import Reproduction
 from cifar_fast.analysis.charts import History
 from cifar_fast.analysis.predictions import Predictions
@@ -103,7 +106,7 @@ def test_the_explanation_follows_the_numbers():
 def reproduction(folder, resnet18_file, **changed):
     options = dict(
         data="digits", weights=str(resnet18_file), epochs=2, study_epochs=1, images=200, test_images=60, seeds=2,
-        seed=0, precision="fp32", device="cpu",
+        seed=0, precision="fp32", device="cpu", body="", body_weights="none",
     )  # fmt: skip
     return Reproduction(str(folder), ["article", "memory", "study", "next"], **{**options, **changed})
 
@@ -144,6 +147,44 @@ def test_other_options_do_not_mix_into_the_folder(tmp_path, resnet18_file):
     reproduction(tmp_path / "article", resnet18_file)
     with pytest.raises(InputError, match="begun with epochs 2, and now it is 3"):
         reproduction(tmp_path / "article", resnet18_file, epochs=3)
+
+
+def test_another_body_may_join_the_study_later_and_stays(tmp_path, resnet18_file):
+    folder = tmp_path / "article"
+    assert not [o for o in reproduction(folder, resnet18_file).trainings if o.name.startswith("body")]
+    reproduction(folder, resnet18_file, body="squeezenet1_1")
+    again = reproduction(folder, resnet18_file)
+    added = [o for o in again.trainings if o.name.startswith("body")]
+    assert [o.options.get("size") for o in added] == [32, 64, 128, 224, 64]
+    assert {o.options["arch"] for o in added} == {"squeezenet1_1"}
+    with pytest.raises(InputError, match="begun with body squeezenet1_1, and now it is alexnet"):
+        reproduction(folder, resnet18_file, body="alexnet")
+
+
+def test_the_explanation_speaks_of_the_other_body():
+    with_body = study({32: 0.60, 64: 0.75, 128: 0.55, 224: 0.40}, 0.70)
+    for size, accuracy in {32: 0.46, 64: 0.69, 128: 0.80, 224: 0.84}.items():
+        with_body[f"body-{size}"] = method("b", accuracy, accuracy, "imagenet")
+    with_body["body-fine-tuned-64"] = method("t", 0.80, 0.9, "imagenet")
+    for o in with_body.values():
+        o.first.metrics["model"] = "lite0"
+    text = " ".join(explanation(with_body))
+    assert "lite0 with imagenet weights, frozen: 32: 46.0 %" in text and "38.0 points more at 224" in text
+    assert "Fine-tuned at 64 pixels it has 80.0 %, +11.0 points against frozen" in text
+
+
+def test_published_networks_are_torchvisions_own(tmp_path):
+    found = {o.name: o for o in published()}
+    assert (found["alexnet"].params, round(found["resnet152"].top1, 3)) == (61_100_840, 0.823)
+    assert [depth(o) for o in ("alexnet", "vgg19", "googlenet", "resnet152")] == [8, 19, 22, 152]
+
+
+def test_the_famous_networks_are_drawn_with_a_run_among_them(tmp_path, digits_run, capsys):
+    out = tmp_path / "models.png"
+    models.main(runs=str(digits_run), out=str(out))
+    said = capsys.readouterr().out
+    assert "| convnext_tiny | 82.5% | 96.1% | 4.46 | 28.6 | IMAGENET1K_V1 |" in said
+    assert Image.open(out).width > 1000
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path, resnet18_file):

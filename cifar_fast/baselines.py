@@ -6,13 +6,13 @@ They have no way in that others have not: read them as examples. Heavy imports s
 from typing import Literal
 
 from cifar_fast.experiment import Stage, experiment
-from cifar_fast.options import amount, count, rate, share
+from cifar_fast.options import amount, count, opt_name, rate, share
 
 
 @experiment
 def custom(
     dls,
-    opt: Literal["adam", "sgd", "both"] = "adam",  # optimizer; both: the better on held-out images
+    opt: opt_name = "adam",  # optimizer; both: the better of adam and sgd on held-out images
     convs: count = 3,  # convolutions
     width: count = 32,  # filters of the first convolution; each has twice those of the one before
     dense: count = 2,  # dense layers, the output layer among them
@@ -54,7 +54,7 @@ def transfer(
     weights: str = "auto",  # of the body: auto, imagenet, an entry as IMAGENET1K_V2, none, or the path of a state dict
     arch: str = "resnet18",  # any network of torchvision, as vgg16_bn or convnext_tiny, or timm/NAME
     head: Literal["linear", "fastai"] = "linear",  # linear: one dense layer; fastai: its default head
-    opt: Literal["adam", "sgd", "both"] = "adam",  # optimizer; both: the better on held-out images
+    opt: opt_name = "adam",  # optimizer; both: the better of adam and sgd on held-out images
     frozen_bn: Literal["eval", "train"] = "eval",  # train: batch norm statistics of the body move
     unfreeze_epochs: amount = 0,  # epochs of fine-tuning the whole network afterwards
     unfreeze_lr: rate = 1e-3,  # highest learning rate of the fine-tuning; the body's first layers get a hundredth

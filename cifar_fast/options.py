@@ -38,6 +38,7 @@ rate = _number("rate", float, lambda o: 0 < o < float("inf"), "a number above 0"
 nonnegative = _number("number", float, lambda o: 0 <= o < float("inf"), "a number of at least 0")
 seed_number = _number("seed", int, lambda o: 0 <= o < 2**32, "a whole number from 0 to 4,294,967,295")
 share = _number("share", float, lambda o: 0 <= o < 1, "a number of at least 0 and below 1")
+opt_name = Literal["adam", "sgd", "both", "adamw", "nadam", "lamb", "lion", "muon", "radam", "ranger"]
 pixels = _number("pixels", int, lambda o: 8 <= o <= 1024, "a whole number of pixels from 8 to 1024")
 
 
@@ -68,7 +69,7 @@ def shared_options(
     skip_bad: bool = False,  # go on without images that cannot be read
     epochs: count = 30,  # training epochs
     bs: count = 64,  # images a batch
-    opt: Literal["adam", "sgd", "both"] | None = None,  # both: the better on held-out images; default: its own
+    opt: opt_name | None = None,  # optimizer; both: the better of adam and sgd on held-out images; default: its own
     lr: rate_or_auto = 1e-3,  # learning rate, the schedule's first or one_cycle's highest; auto: lr_find's valley
     lr_end: rate = 8e-5,  # last learning rate of the decay schedule
     schedule: Literal["decay", "constant", "one_cycle"] = "decay",  # how the learning rate goes
@@ -77,6 +78,10 @@ def shared_options(
     flip: Literal["none", "random", "alternating"] = "none",  # mirror training images
     translate: amount = 0,  # shift training images by up to so many pixels
     cutout: amount = 0,  # blank a square of so many pixels in training images
+    erase: share = 0.0,  # probability that a random rectangle of a training image is blanked
+    color: share = 0.0,  # brightness, contrast and saturation of training images vary by up to this factor
+    auto_augment: Literal["none", "trivial", "rand", "augmix"] = "none",  # torchvision's policies on training images
+    sampling: Literal["none", "balanced"] = "none",  # balanced: batches draw rare classes as often as others
     mixup: share = 0.0,  # mix pairs of training images and labels, by shares of Beta(a, a); 0 for none
     cutmix: share = 0.0,  # paste rectangles of other training images, of sizes by Beta(a, a); 0 for none
     label_smoothing: share = 0.0,  # share of each label that goes to all classes
@@ -87,6 +92,7 @@ def shared_options(
     clip: nonnegative = 0.0,  # largest norm of the gradients; 0: any
     accumulate: count = 1,  # batches whose gradients make a step
     ema: share = 0.0,  # decay of a moving average of the weights, which is validated and saved; 0 for none
+    swa: share = 0.0,  # last part of the training whose weights are averaged, validated and saved; 0 for none
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",  # auto: bf16 where it is faster
     compile: bool = False,  # run the network through torch.compile
     early_stop: amount = 0,  # stop after so many epochs without gain on held-out images, then train on all

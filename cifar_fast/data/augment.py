@@ -5,13 +5,15 @@ same rectangle in every image; these index pixels instead. All are fastai Transf
 `after_batch` beside fastai's own and run on training batches only, but for `BatchResize`.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from fastai.torch_core import TensorImage
 from fasttransform import Transform
 from torch import Tensor
 
-from cifar_fast.errors import InputError, check, is_whole
+from cifar_fast.errors import check, is_whole
 
 
 def _per_image(mask: Tensor) -> Tensor:
@@ -108,6 +110,98 @@ class RandomTranslate(TrainTransform):
         return torch.where(pos >= side, 2 * (side - 1) - pos, pos)
 
 
+class ColorJitter(TrainTransform):
+    """Vary each image's brightness, contrast and saturation by factors from 1 - `most` to 1 + `most`.
+
+    torchvision's ColorJitter, with one draw for each image in place of one for the batch; hue stays.
+    """
+
+    order = 15  # floats in [0, 1], not yet normalised
+
+    def __init__(
+        self,
+        most: float = 0.4,  # from 0 to 1
+    ):
+        super().__init__()
+        self.most = most
+
+    def encodes(self, x: TensorImage):
+        brightness, contrast, saturation = (1 + self.most * (2 * torch.rand(3, len(x), device=x.device) - 1)).unbind()
+        x = (x * _per_image(brightness)).clamp(0, 1)
+        grey = _grey(x).mean((2, 3), keepdim=True)
+        x = torch.lerp(grey, x, _per_image(contrast)).clamp(0, 1)
+        return torch.lerp(_grey(x), x, _per_image(saturation)).clamp(0, 1)
+
+
+def _grey(x: Tensor) -> Tensor:
+    "Luminance (N, 1, H, W) by ITU-R 601, as torchvision has it."
+    red, green, blue = x.unbind(1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
+
+
+class Erase(TrainTransform):
+    """Blank a rectangle of each image with probability `p`: 2 to 33 % of its area, sides at most as 3 to 10.
+
+    Runs after Normalize, so that blank means the mean colour. Source: Zhong et al. 2017, "Random Erasing Data
+    Augmentation"; torchvision's RandomErasing, with one draw for each image in place of one for the batch.
+    """
+
+    order = 100
+
+    def __init__(
+        self,
+        p: float = 0.25,  # probability that an image loses one
+    ):
+        super().__init__()
+        self.p_erase = p
+
+    def encodes(self, x: TensorImage):
+        n, height, width = len(x), *x.shape[-2:]
+        chosen, area, shape, *place = torch.rand(5, n, device=x.device)
+        area, ratio = (0.02 + 0.31 * area) * height * width, torch.exp((2 * shape - 1) * math.log(10 / 3))
+        sides = ((area * ratio).sqrt().clamp(1, height), (area / ratio).sqrt().clamp(1, width))
+        rows, cols = (_between(u * (n - side), side, n) for u, side, n in zip(place, sides, (height, width)))
+        inside = rows[:, None, :, None] & cols[:, None, None, :]
+        return x.masked_fill(inside & _per_image(chosen < self.p_erase), 0)
+
+
+def _between(start: Tensor, length: Tensor, side: int) -> Tensor:
+    "Which of the `side` positions of each image lie in its stretch: bool (n, side)."
+    pos = torch.arange(side, device=start.device)
+    first = start.round()[:, None]
+    return (pos >= first) & (pos < first + length.round().clamp_min(1)[:, None])
+
+
+class AutoAugment(TrainTransform):
+    """torchvision's policies: TrivialAugment, RandAugment or AugMix.
+
+    They draw once for all that they are given, so that a batch goes through in `parts`, each with its own draw: no two
+    batches have the same images in one. Sources: Müller and Hutter 2021, "TrivialAugment"; Cubuk et al. 2019,
+    "RandAugment"; Hendrycks et al. 2019, "AugMix".
+    """
+
+    order = 7  # bytes, as the policies want them
+
+    def __init__(
+        self,
+        policy: str = "trivial",  # trivial, rand or augmix
+        parts: int = 16,  # of a batch
+    ):
+        super().__init__()
+        self.policy, self.parts = policy, parts
+        from torchvision.transforms import v2  # half a second, which others need not wait for
+
+        self.tfm = getattr(v2, POLICIES[policy])()
+
+    def encodes(self, x: TensorImage):
+        plain = x.as_subclass(Tensor)
+        parts = [self.tfm(o) for o in plain.chunk(self.parts)]
+        return TensorImage(torch.cat(parts), idxs=x.idxs, epoch=x.epoch)
+
+
+POLICIES = {"trivial": "TrivialAugmentWide", "rand": "RandAugment", "augmix": "AugMix"}
+
+
 class Cutout(TrainTransform):
     """Blank a square of `size` pixels at a random place of each image, cut off at the border.
 
@@ -159,11 +253,24 @@ def augmentations(
     cutout: int = 0,  # pixels of a side of `Cutout`, 0 for none
     pixels: int = 32,  # of a side of the images as they are stored
     fed: int | None = None,  # of a side of the images as the network gets them; None: as stored
+    erase: float = 0.0,  # probability of `Erase`
+    color: float = 0.0,  # most of `ColorJitter`
+    auto_augment: str = "none",  # none, trivial, rand or augmix
 ) -> list[Transform]:
     "The transforms that these options ask for. Raises `InputError` for what would leave nothing of an image."
     for name, value, most in (("translate", translate, pixels - 1), ("cutout", cutout, (fed or pixels) - 1)):
         check(name, value, is_whole(value, 0) and value <= most, f"pixels from 0 to {most}")
-    flips = {"none": [], "random": [RandomFlip()], "alternating": [AlternatingFlip()]}
-    if flip not in flips:
-        raise InputError(f"flip is {flip!r}: give one of {', '.join(flips)}")
-    return flips[flip] + ([RandomTranslate(translate)] if translate else []) + ([Cutout(cutout)] if cutout else [])
+    for name, value in (("erase", erase), ("color", color)):
+        check(name, value, isinstance(value, (int, float)) and 0 <= value <= 1, "a number from 0 to 1")
+    flips = {"none": None, "random": RandomFlip, "alternating": AlternatingFlip}
+    for name, value, known in (("flip", flip, flips), ("auto_augment", auto_augment, {"none": None, **POLICIES})):
+        check(name, value, value in known, f"one of {', '.join(known)}")
+    asked = [
+        flips[flip] and flips[flip](),
+        RandomTranslate(translate) if translate else None,
+        AutoAugment(auto_augment) if auto_augment != "none" else None,
+        ColorJitter(color) if color else None,
+        Cutout(cutout) if cutout else None,
+        Erase(erase) if erase else None,
+    ]
+    return [o for o in asked if o is not None]

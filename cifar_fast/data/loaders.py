@@ -39,9 +39,15 @@ class TensorDL(TfmdDL):
         shuffle: bool = False,  # whether each pass takes another order
         num_workers: int = 0,  # ignored: batches are made in this process
         device=None,  # where images and batches live; None: where the images are
+        weights: Tensor | None = None,  # (N,) of the images: a shuffled pass draws by them, with replacement
         **kwargs,  # of fastai's TfmdDL: after_batch, drop_last, ...
     ):
         _refuse_item_tfms(kwargs)
+        self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
+        if self.weights is not None:
+            check(
+                "weights", tuple(self.weights.shape), self.weights.shape == (len(dataset),), "a number for each image"
+            )
         device = dataset.x.device if device is None else full_device(device)
         super().__init__(dataset.to(device), bs=bs, shuffle=shuffle, num_workers=0, device=device, **kwargs)
         self._n_inp, self._types, self.epoch = 1, _UNLABELLED if dataset.y is None else _LABELLED, 0
@@ -79,13 +85,16 @@ class TensorDL(TfmdDL):
 
     def new(self, dataset=None, cls=None, **kwargs):
         "A loader like this one over another dataset or with other options."
+        kwargs = {"weights": getattr(self, "weights", None) if dataset is None else None, **kwargs}
         res = super().new(dataset, cls, **kwargs)
         res._types = _UNLABELLED if res.dataset.y is None else _LABELLED
         return res
 
     def shuffle_fn(self, idxs: Tensor) -> Tensor:
-        "A permutation drawn on the images' device."
+        "A permutation drawn on the images' device, or as many indices drawn by `weights`."
         generator = torch.Generator(self.device).manual_seed(self.rng.randrange(2**63))
+        if getattr(self, "weights", None) is not None:  # which an older export.pkl lacks
+            return torch.multinomial(self.weights.to(self.device), len(idxs), replacement=True, generator=generator)
         return torch.randperm(len(idxs), device=self.device, generator=generator)
 
     def get_idxs(self) -> Tensor:
@@ -186,6 +195,10 @@ def image_dls(
     flip: str = "none",  # none, random or alternating
     translate: int = 0,  # pixels of random translation
     cutout: int = 0,  # pixels of a side of cutout
+    erase: float = 0.0,  # probability that a random rectangle is blanked
+    color: float = 0.0,  # most by which brightness, contrast and saturation vary
+    auto_augment: str = "none",  # none, trivial, rand or augmix
+    sampling: str = "none",  # none: each image once a pass; balanced: as many draws, each class as often
     seed: int = 0,  # of the holdout split
     val_bs: int | None = None,  # validation images a batch; None: as many as are fast
     num_workers: int | None = None,  # taken as fastai's loaders take it, and ignored: batches are made in this process
@@ -217,11 +230,18 @@ def image_dls(
     stored = images.train_x.shape[-1]
     fixed = [IntToFloatTensor(), Normalize.from_stats(images.mean, images.std, cuda=False)]
     fixed += [BatchResize(size)] if size not in (None, stored) else []
-    tfms = fixed + augmentations(flip, translate, cutout, stored, size)
-    train_dl = TensorDL(train_ds, bs, shuffle=True, device=device, after_batch=tfms)
+    tfms = fixed + augmentations(flip, translate, cutout, stored, size, erase, color, auto_augment)
+    weights = _drawn_alike(train_ds.y, sampling)
+    train_dl = TensorDL(train_ds, bs, shuffle=True, device=device, weights=weights, after_batch=tfms)
     val_bs = val_bs or fast_bs(size or stored, device)
     valid_dl = TensorDL(valid_ds, val_bs, device=device, after_batch=deepcopy(fixed))
     return TensorDataLoaders(train_dl, valid_dl, device=device)
+
+
+def _drawn_alike(y: Tensor, sampling: str) -> Tensor | None:
+    "Weights of images by which each class is drawn as often as the others; None where each image comes once."
+    check("sampling", sampling, sampling in ("none", "balanced"), "none or balanced")
+    return None if sampling == "none" else 1 / y.bincount()[y].double()
 
 
 @delegates(image_dls)
@@ -234,7 +254,7 @@ def cifar_dls(
     test_images: int = 0,  # test images to use; 0: all
     labels: str | Path | None = None,  # csv or jsonl that names a folder's images and their classes
     skip_bad: bool = False,  # whether to go on without images that cannot be read
-    **kwargs,  # of `image_dls`: flip, translate, cutout, seed, val_bs, num_workers, device
+    **kwargs,  # of `image_dls`: flip, translate, cutout, erase, color, auto_augment, sampling, seed, val_bs, device
 ) -> TensorDataLoaders:
     "CIFAR-10, or whatever `data` names, as fastai DataLoaders. Raises `InputError` for data that cannot be used."
     _check_numbers(bs=bs, size=size)

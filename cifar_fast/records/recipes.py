@@ -20,15 +20,15 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import Tensor
 
-from cifar_fast.data.augment import augmentations
+from cifar_fast.data.augment import Cutout, RandomFlip, RandomTranslate, augmentations
 from cifar_fast.data.feeding import copy_dls
 from cifar_fast.data.loaders import TensorDL
 from cifar_fast.data.tensors import BatchCrossEntropy
 from cifar_fast.errors import InputError, check, is_whole
 from cifar_fast.models.recordnet import BiasNorm, RecordNet
-from cifar_fast.records.muon import Muon
 from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.learner import fast_learner
+from cifar_fast.training.muon import Muon
 
 LEARNER_OPTIONS = ("model_dir", "wd_bn_bias", "train_bn", "moms", "default_cbs")  # of fastai's Learner
 N_WHITENING = 5_000  # training images of 32 pixels whose patches the first layer whitens; fewer where they are larger
@@ -219,7 +219,7 @@ def record_learner(
 ) -> Learner:
     """A Learner that `fit_record` trains by the record recipe for `target` percent on CIFAR-10.
 
-    Batches take the recipe's size and augmentations, whatever `dls` has. The learning rate is a factor of the
+    Batches take the recipe's size, flips, shifts and cutout, whatever `dls` has. The learning rate is a factor of the
     recipe's rates: 1 is the recipe. Raises `InputError` for another target, numbers that do not fit, images too small
     for the network or data that do not come from this package.
     """
@@ -258,12 +258,12 @@ def record_dls(
     recipe: Recipe,  # whose batch size and augmentations are wanted
     pixels: int,  # of a side of the images as the network gets them
 ) -> DataLoaders:
-    "A copy of `dls` with the recipe's batch size and augmentations. Raises `InputError` where they do not fit."
+    "A copy of `dls` with the recipe's batch size, flips, shifts and cutout. Raises `InputError` where they do not fit."
     res = copy_dls(dls)
     train = res.train
-    fixed = [o for o in train.after_batch.fs if getattr(o, "split_idx", None) != 0]
+    kept = [o for o in train.after_batch.fs if not isinstance(o, (RandomFlip, RandomTranslate, Cutout))]
     bs = max(2, min(recipe.bs, train.n // MIN_BATCHES))
-    tfms = fixed + augmentations(recipe.flip, recipe.translate, recipe.cutout, train.dataset.x.shape[-1], pixels)
+    tfms = kept + augmentations(recipe.flip, recipe.translate, recipe.cutout, train.dataset.x.shape[-1], pixels)
     n_batches = ceil(res.valid.n / res.valid.bs)
     valid = res.valid.new(bs=ceil(res.valid.n / n_batches))  # of one size, for which torch.compile compiles once
     res.loaders = [train.new(bs=bs, drop_last=True, after_batch=tfms), valid, *res.loaders[2:]]

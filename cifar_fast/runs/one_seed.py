@@ -54,8 +54,10 @@ def learner_from_options(
     o = options
     set_seed(o.seed)
     flip = o.flip if o.flip in ("random", "alternating") else "none"  # an experiment may have values of its own
-    dls = image_dls(images, o.bs or 64, valid, o.size, flip, max(0, o.translate), max(0, o.cutout), seed=o.seed,
-                    device=device)  # fmt: skip
+    dls = image_dls(
+        images, o.bs or 64, valid, o.size, flip, max(0, o.translate), max(0, o.cutout), o.erase, o.color,
+        o.auto_augment, o.sampling, seed=o.seed, device=device,
+    )  # fmt: skip
     return experiment.learner(dls, o)
 
 

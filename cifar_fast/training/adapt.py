@@ -9,7 +9,8 @@ from fastai.metrics import accuracy
 
 from cifar_fast.errors import InputError
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress
-from cifar_fast.training.learner import OPTIMIZERS, LeanLearner, own_cbs
+from cifar_fast.training.learner import LeanLearner, own_cbs
+from cifar_fast.training.optimizers import OPTIMIZERS
 from cifar_fast.training.precision import PRECISIONS, DeviceMixedPrecision, precision_cbs, resolve_precision
 
 
@@ -74,7 +75,7 @@ def with_precision(
 
 def with_opt(
     learn: Learner,
-    opt: str,  # adam or sgd
+    opt: str,  # of `OPTIMIZERS`
 ) -> Learner:
     "`learn`, whose fits use another optimizer from now on. Raises `InputError` for an unknown one."
     if opt not in OPTIMIZERS:

@@ -19,7 +19,15 @@ from fastai.learner import CastToTensor
 from fastai.optimizer import OptimWrapper
 from torch import Tensor
 
-from cifar_fast.data.augment import AlternatingFlip, BatchResize, Cutout, RandomFlip, RandomTranslate
+from cifar_fast.data.augment import (
+    AlternatingFlip,
+    BatchResize,
+    ColorJitter,
+    Cutout,
+    Erase,
+    RandomFlip,
+    RandomTranslate,
+)
 from cifar_fast.data.loaders import TensorDL
 from cifar_fast.progress import say
 from cifar_fast.training.callbacks.guards import only_predicts
@@ -31,7 +39,9 @@ INSIDE = (
     "after_step", "after_cancel_step",
 )  # fmt: skip
 PLAIN = (int, float, str, bool, Tensor)
-ON_DEVICE = (IntToFloatTensor, Normalize, BatchResize, RandomFlip, AlternatingFlip, RandomTranslate, Cutout)
+ON_DEVICE = (
+    IntToFloatTensor, Normalize, BatchResize, RandomFlip, AlternatingFlip, RandomTranslate, ColorJitter, Cutout, Erase,
+)  # fmt: skip
 
 
 class DeviceGraph:

@@ -5,17 +5,15 @@ from functools import partial
 from types import SimpleNamespace
 
 import torch
-from fastai.callback.core import Callback
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import OptimWrapper
-from torch import Tensor
 
 from cifar_fast.errors import InputError
 from cifar_fast.options import SHARED
-from cifar_fast.training.callbacks.guards import only_predicts
+from cifar_fast.training.callbacks.averages import StochasticAverage, WeightAverage
 
 
 class Accumulation(GradientAccumulation):
@@ -25,85 +23,6 @@ class Accumulation(GradientAccumulation):
         "Begin anew."
         self.count = 0
         self.opt.zero_grad()
-
-
-class WeightAverage(Callback):
-    """Validates, saves and exports an exponential moving average of the weights, batch norms' statistics included.
-
-    The fit goes on from the weights themselves; after it the model holds the average. Source: Polyak and Juditsky 1992,
-    "Acceleration of stochastic approximation by averaging".
-    """
-
-    order, fits = 62, False  # after what measures the validated model, before the checkpoint
-
-    def __init__(
-        self,
-        decay: float = 0.999,  # weight of the average so far at each step; less in the first steps
-    ):
-        self.decay, self.n, self.average, self.kept = decay, 0, None, None
-
-    def before_fit(self):
-        "Begin with the weights that there are."
-        self.fits = not only_predicts(self.learn) and not hasattr(self.learn, "lr_finder")
-        if self.fits and self.average is None:
-            self.n, self.average = 0, [o.detach().clone() for o in self._tensors()]
-
-    def after_batch(self):
-        "Move the average."
-        if not (self.fits and self.training):
-            return
-        self.n += 1
-        decay = min(self.decay, (1 + self.n) / (10 + self.n))
-        floats = [(a, o.detach()) for a, o in zip(self.average, self._tensors()) if a.is_floating_point()]
-        with torch.no_grad():
-            torch._foreach_lerp_([a for a, _ in floats], [o for _, o in floats], 1 - decay)
-
-    def before_validate(self):
-        "Let the average be validated."
-        if self.fits:
-            self.kept = [o.detach().clone() for o in self._tensors()]
-            self._put(self.average)
-
-    def after_validate(self):
-        "Go on from the weights."
-        self._take_back()
-
-    def after_cancel_validate(self):
-        "Go on from the weights."
-        self._take_back()
-
-    def after_fit(self):
-        "The average is the model."
-        if self.fits:
-            self._put(self.average)
-            self.fits, self.average, self.kept = False, None, None
-
-    def after_failed_fit(self):
-        "As after a fit."
-        self.after_fit()
-
-    def state_dict(self) -> dict:
-        "What a run that goes on must find again."
-        return {"n": self.n, "average": self.average}
-
-    def load_state_dict(self, state: dict) -> None:
-        "Take it."
-        self.n = state["n"]
-        for mine, kept in zip(self.average, state["average"]):
-            mine.copy_(kept)
-
-    def _tensors(self) -> list[Tensor]:
-        return [*self.learn.model.parameters(), *self.learn.model.buffers()]
-
-    def _put(self, values: list[Tensor]) -> None:
-        with torch.no_grad():
-            for o, value in zip(self._tensors(), values):
-                o.copy_(value)
-
-    def _take_back(self):
-        if self.kept is not None:
-            self._put(self.kept)
-            self.kept = None
 
 
 def _loss(learn: Learner, option: str) -> CrossEntropyLossFlat:
@@ -152,6 +71,7 @@ IDEAS: dict[str, Callable[[Learner, float], None]] = {
     "clip": _added(lambda learn, norm: GradientClip(norm)),
     "accumulate": _added(lambda learn, n: Accumulation(n * learn.dls.train.bs)),
     "ema": _added(lambda learn, decay: WeightAverage(decay)),
+    "swa": _added(lambda learn, share: StochasticAverage(share)),
     "momentum": with_momentum,
     "wd": decay_weights,
 }

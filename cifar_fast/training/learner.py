@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from inspect import signature
 from pathlib import Path
 
-import torch
 from fastai.callback.core import Callback, CancelEpochException, event
 from fastai.callback.hook import HookCallback
 from fastai.callback.progress import ProgressCallback, ShowGraphCallback
@@ -16,7 +14,6 @@ from fastai.imports import noop
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
-from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_random_states, set_random_states, trainable_params
 from fastcore.foundation import L
 from fastcore.meta import delegates
@@ -32,23 +29,9 @@ from cifar_fast.training.callbacks.guards import HonestChoice
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
 from cifar_fast.training.frozen import CachedBody, FrozenBody
 from cifar_fast.training.graphs import BatchGraphs
+from cifar_fast.training.optimizers import OPTIMIZERS
 from cifar_fast.training.portable import PORTABLE
 from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
-
-
-class PlainSGD(OptimWrapper):
-    "SGD without momentum, which stays so where a schedule sets one, as fastai's own does."
-
-    def _set_hyper(self, k, v):
-        if k != "mom":
-            super()._set_hyper(k, v)
-
-
-# torch's own optimizers with torch's defaults, fused into one kernel; fastai's Adam differs in betas, eps and decay.
-OPTIMIZERS = {
-    "adam": partial(OptimWrapper, opt=torch.optim.Adam, fused=True),
-    "sgd": partial(PlainSGD, opt=torch.optim.SGD, fused=True),
-}
 
 
 class LeanLearner(Learner):
@@ -219,7 +202,7 @@ def own_cbs() -> list[Callback]:
 def custom_learner(
     dls: DataLoaders,  # stays as it is
     size: int | None = None,  # pixels fed to the network; None: as `dls` gives them
-    opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
+    opt: str | Callable = "adam",  # adam, sgd, adamw, ... of `OPTIMIZERS`, or a fastai `opt_func`
     lr: float = 1e-3,  # default learning rate
     precision: str = "auto",  # auto, fp32, bf16 or fp16
     compile: bool = False,  # whether to run the model through torch.compile
@@ -244,7 +227,7 @@ def transfer_learner(
     frozen_bn: str = "eval",  # eval: a frozen body's batch norms keep their statistics; train: they move
     cache: bool | dict = True,  # run a frozen body once, train the head on its features; Learners may share a dict
     cache_on_disk: bool = False,  # whether to keep the features for other runs
-    opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
+    opt: str | Callable = "adam",  # adam, sgd, adamw, ... of `OPTIMIZERS`, or a fastai `opt_func`
     lr: float = 1e-3,  # default learning rate
     precision: str = "auto",  # auto, fp32, bf16 or fp16
     compile: bool = False,  # whether to run the model through torch.compile
@@ -282,7 +265,7 @@ def fast_learner(
     model: nn.Module,  # takes the batches of `dls`
     arch: str | None = None,  # the model's name; None: its class's
     weights: str | None = None,  # the name of the weights it starts from
-    opt: str | Callable = "adam",  # adam, sgd or a fastai `opt_func`
+    opt: str | Callable = "adam",  # adam, sgd, adamw, ... of `OPTIMIZERS`, or a fastai `opt_func`
     lr: float = 1e-3,  # default learning rate
     precision: str = "auto",  # auto, fp32, bf16 or fp16
     compile: bool = False,  # whether to run the model through torch.compile

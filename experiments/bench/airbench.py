@@ -20,7 +20,7 @@ from cifar_fast.data.formats import ImageSet
 from cifar_fast.device import time_when_done
 from cifar_fast.errors import InputError
 from cifar_fast.models.recordnet import RecordNet
-from cifar_fast.records.muon import Muon
+from cifar_fast.training.muon import Muon
 
 SCRIPTS = {94: ("airbench94_muon.py", "cifar10_speedrun.py"), 96: ("airbench96_faster.py",)}  # the latter is hiverge's
 

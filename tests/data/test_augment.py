@@ -5,7 +5,17 @@ import torch
 import torch.nn.functional as F
 from fastai.torch_core import TensorImage
 
-from cifar_fast.data.augment import AlternatingFlip, BatchResize, Cutout, RandomFlip, RandomTranslate, augmentations
+from cifar_fast.data.augment import (
+    AlternatingFlip,
+    AutoAugment,
+    BatchResize,
+    ColorJitter,
+    Cutout,
+    Erase,
+    RandomFlip,
+    RandomTranslate,
+    augmentations,
+)
 from cifar_fast.data.loaders import image_dls
 
 
@@ -54,6 +64,40 @@ def test_translation_is_a_crop_of_the_reflected_image():
         assert crops
         found |= crops
     assert len(found) > 15
+
+
+def test_erase_blanks_one_rectangle_of_some_images():
+    x = TensorImage(torch.ones(400, 3, 20, 20))
+    gone = (train(Erase(0.5), x) == 0)[:, 0]
+    erased = gone.flatten(1).any(1)
+    assert 150 < erased.sum() < 250
+    for o in gone[erased]:
+        rows, cols = o.any(1), o.any(0)
+        assert torch.equal(o, rows[:, None] & cols) and 0.01 < o.float().mean() < 0.4
+        assert all(int(s[1:].ne(s[:-1]).sum()) <= 2 for s in (rows.int(), cols.int()))
+
+
+def test_color_jitter_draws_for_each_image_and_leaves_shapes():
+    x = TensorImage(torch.rand(1, 3, 8, 8).expand(200, -1, -1, -1) * 0.5 + 0.25)
+    out = train(ColorJitter(0.4), x)
+    assert 0 <= out.min() and out.max() <= 1
+    assert len(out.flatten(1).unique(dim=0)) == 200
+    brightness = out.mean((1, 2, 3)) / x.mean().item()
+    assert brightness.min() < 0.7 and brightness.max() > 1.3
+    grey = TensorImage(torch.full((50, 3, 4, 4), 0.5))
+    spread = train(ColorJitter(0.4), grey)
+    assert (spread - spread[:, :1]).abs().max() < 1e-3, "a grey image got a colour"
+
+
+@pytest.mark.parametrize("policy", ["trivial", "rand", "augmix"])
+def test_policies_draw_several_times_a_batch_and_keep_what_images_are(policy):
+    image = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    x = TensorImage(image.expand(64, -1, -1, -1).clone(), idxs=torch.arange(64), epoch=0)
+    out = AutoAugment(policy)(x, split_idx=0)
+    assert (out.dtype, out.shape, out.epoch) == (torch.uint8, x.shape, 0)
+    assert len(out.as_subclass(torch.Tensor).flatten(1).unique(dim=0)) > 6
+    again = AutoAugment(policy)(x, split_idx=1)
+    assert torch.equal(again, x), "validation images were changed"
 
 
 @pytest.mark.parametrize("size", [1, 4, 5])

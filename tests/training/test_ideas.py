@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fastai.callback.core import Callback
 from torch import nn
 
 import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Learner
@@ -11,7 +12,9 @@ from cifar_fast.baselines import custom
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment
+from cifar_fast.runs.one_seed import learner_from_options
 from cifar_fast.training.learner import fast_learner
+from cifar_fast.training.optimizers import OPTIMIZERS
 from conftest import with_cbs
 from processes import Dying, Killed
 
@@ -23,7 +26,8 @@ def linear(dls):
 MADE = Experiment(linear)
 IDEAS = {
     "label_smoothing": 0.2, "class_weights": "balanced", "mixup": 0.4, "cutmix": 0.9, "clip": 0.01, "accumulate": 3,
-    "ema": 0.9, "wd": 0.3, "warmup": 1, "momentum": 0.9,
+    "ema": 0.9, "wd": 0.3, "warmup": 1, "momentum": 0.9, "swa": 0.5, "opt": "lion", "erase": 0.9, "color": 0.5,
+    "auto_augment": "trivial", "sampling": "balanced",
 }  # fmt: skip
 
 
@@ -36,14 +40,13 @@ def few(digits):
 
 
 def options_of(name):
-    return MADE.options(**{name: IDEAS[name], "epochs": 2}, **({"opt": "sgd"} if name == "momentum" else {}))
+    sgd = {"opt": "sgd"} if name == "momentum" else {}
+    return MADE.options(**{name: IDEAS[name], "epochs": 2, "bs": 20}, **sgd)
 
 
 def fitted(few, options):
     torch.manual_seed(0)
-    dls = image_dls(few, bs=20, device="cpu")
-    dls.train.rng.seed(0)
-    learn = MADE.learner(dls, options)
+    learn = learner_from_options(MADE, options, few, "test", torch.device("cpu"))
     with learn.no_bar(), learn.no_logging():
         learn.fit_decay(2, 1e-2, 1e-3, warmup=options.warmup)
     return torch.cat([p.detach().flatten() for p in learn.model.parameters()]), learn
@@ -52,13 +55,15 @@ def fitted(few, options):
 @pytest.mark.parametrize("name", IDEAS)
 def test_each_idea_changes_the_training(few, name):
     options = options_of(name)
-    plain = MADE.options(epochs=2, opt=options.opt)
+    plain = MADE.options(epochs=2, bs=20, opt="sgd" if name == "momentum" else "adam")
     assert not torch.equal(fitted(few, options)[0], fitted(few, plain)[0])
 
 
 TOGETHER = [
     dict(mixup=0.4, label_smoothing=0.2, class_weights="balanced", clip=0.1, ema=0.9, wd=0.3),
-    dict(cutmix=0.9, accumulate=3, warmup=1, opt="sgd", momentum=0.9),
+    dict(cutmix=0.9, accumulate=3, warmup=1, opt="sgd", momentum=0.9, swa=0.7),
+    dict(erase=0.5, color=0.4, auto_augment="rand", sampling="balanced", opt="muon"),
+    *(dict(opt=o, auto_augment="augmix") for o in ("lion", "ranger")),
 ]
 
 
@@ -85,6 +90,57 @@ def test_the_average_is_validated_and_kept(few):
         learn.fit(2, 1e-2)
         seen = learn.recorder.values[-1][1:]
         assert list(learn.validate()) == pytest.approx(seen[-2:], abs=1e-6)
+
+
+def test_the_mean_of_the_last_steps_is_kept_with_batch_norms_of_its_own(few):
+    def normed(dls):
+        layers = [nn.Flatten(), nn.Linear(3072, 8), nn.BatchNorm1d(8), nn.Linear(8, dls.c)]
+        return fast_learner(dls, nn.Sequential(*layers), precision="fp32")
+
+    class Steps(Callback):
+        "Keeps the weights of each step."
+
+        order, weights = 61, []
+
+        def after_batch(self):
+            if self.training:
+                self.weights.append(self.model[1].weight.detach().clone())
+
+    made = Experiment(normed)
+    learn = made.learner(image_dls(few, bs=20, device="cpu"), made.options(swa=0.5, epochs=2))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(2, 1e-2, cbs=(steps := Steps()))
+        last = torch.stack(steps.weights[len(steps.weights) // 2 :])
+        assert len(last) == len(learn.dls.train)
+        torch.testing.assert_close(learn.model[1].weight.detach(), last.mean(0))
+        seen = learn.recorder.values[-1][1:]
+        assert list(learn.validate()) == pytest.approx(seen, abs=1e-6)
+    hidden = learn.model[:2](torch.cat([o[0].as_subclass(torch.Tensor) for o in learn.dls.train]))
+    torch.testing.assert_close(learn.model[2].running_mean, hidden.mean(0).detach(), rtol=0.05, atol=0.02)
+
+
+def test_balanced_batches_draw_a_rare_class_as_often(few):
+    dls = image_dls(few, bs=20, sampling="balanced", device="cpu")
+    y = torch.cat([yb for _ in range(20) for _, yb in dls.train])
+    counts, plain = y.bincount(), few.train_y.bincount()
+    assert len(y) == 20 * len(few.train_y) and plain.min() < plain.max() / 3
+    assert counts.min() > 0.8 * counts.max()
+    assert dls.train.new().weights is not None and dls.valid.weights is None
+
+
+@pytest.mark.parametrize("opt", OPTIMIZERS)
+def test_every_optimizer_learns(digits, opt):
+    lr = {"sgd": 0.1, "lion": 3e-4}.get(opt, 1e-2)
+    learn = linear_of(digits, opt)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(2, lr)
+    assert learn.recorder.values[-1][-1] > 0.8
+
+
+def linear_of(images, opt):
+    return fast_learner(
+        image_dls(images, device="cpu"), nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), opt=opt, precision="fp32"
+    )
 
 
 def test_balanced_classes_weigh_by_their_rarity(few):

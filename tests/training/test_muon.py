@@ -4,7 +4,7 @@ import pickle
 
 import torch
 
-from cifar_fast.records.muon import Muon, orthogonalize
+from cifar_fast.training.muon import Muon, orthogonalize
 
 
 def test_steps_become_nearly_orthogonal_whatever_their_shape_and_scale():

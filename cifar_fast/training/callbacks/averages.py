@@ -1,0 +1,140 @@
+"""Averages of the weights over a fit, which are validated, saved and exported in place of the last weights."""
+
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.training import BnFreeze, bn_types
+from fastai.torch_core import get_random_states, set_random_states
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
+
+from cifar_fast.training.callbacks.guards import only_predicts
+
+
+class Average(Callback):
+    """Validates, saves and exports an average of the weights, batch norms' statistics included.
+
+    The fit goes on from the weights themselves; after it the model holds the average.
+    """
+
+    order, fits = 62, False  # after what measures the validated model, before the checkpoint
+
+    def __init__(self):
+        self.n, self.average, self.kept = 0, None, None  # steps in the average, and the weights while it is validated
+
+    def share(self) -> float:
+        "How much the weights of this step, which is the `n`-th, count in the average; 0: it has not begun."
+        raise NotImplementedError
+
+    def before_fit(self):
+        "Begin with the weights that there are."
+        self.fits = not only_predicts(self.learn) and not hasattr(self.learn, "lr_finder")
+        if self.fits and self.average is None:
+            self.n, self.average = 0, [o.detach().clone() for o in self._tensors()]
+
+    def after_batch(self):
+        "Move the average."
+        if not (self.fits and self.training):
+            return
+        self.n += 1
+        if not (share := self.share()):
+            self.n = 0
+            return
+        floats = [(a, o.detach()) for a, o in zip(self.average, self._tensors()) if a.is_floating_point()]
+        with torch.no_grad():
+            torch._foreach_lerp_([a for a, _ in floats], [o for _, o in floats], share)
+
+    def before_validate(self):
+        "Let the average be validated."
+        if self.fits and self.n:
+            self.kept = [o.detach().clone() for o in self._tensors()]
+            self._put(self.average)
+            self.settle()
+
+    def settle(self) -> None:
+        "What is to be done once the model holds the average."
+
+    def after_validate(self):
+        "Go on from the weights."
+        if self.kept is not None:
+            self._put(self.kept)
+            self.kept = None
+
+    after_cancel_validate = after_validate
+
+    def after_fit(self):
+        "The average is the model."
+        if self.fits:
+            if self.n:
+                self._put(self.average)
+            self.fits, self.average, self.kept = False, None, None
+
+    def after_failed_fit(self):
+        "As after a fit."
+        self.after_fit()
+
+    def state_dict(self) -> dict:
+        "What a run that goes on must find again."
+        return {"n": self.n, "average": self.average}
+
+    def load_state_dict(self, state: dict) -> None:
+        "Take it."
+        self.n = state["n"]
+        for mine, kept in zip(self.average, state["average"]):
+            mine.copy_(kept)
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self.learn.model.parameters(), *self.learn.model.buffers()]
+
+    def _put(self, values: list[Tensor]) -> None:
+        with torch.no_grad():
+            for o, value in zip(self._tensors(), values):
+                o.copy_(value)
+
+
+class WeightAverage(Average):
+    """An exponential moving average over all steps.
+
+    Source: Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging".
+    """
+
+    def __init__(
+        self,
+        decay: float = 0.999,  # weight of the average so far at each step; less in the first steps
+    ):
+        super().__init__()
+        self.decay = decay
+
+    def share(self) -> float:
+        "As of `Average`."
+        return 1 - min(self.decay, (1 + self.n) / (10 + self.n))
+
+
+class StochasticAverage(Average):
+    """The mean of the weights over the last part of the fit; batch norms are estimated anew on the training images.
+
+    Source: Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization".
+    """
+
+    def __init__(
+        self,
+        last: float = 0.25,  # share of the fit's steps
+    ):
+        super().__init__()
+        self.last = last
+
+    def share(self) -> float:
+        "As of `Average`."
+        done, steps = self.epoch * self.n_iter + self.iter + 1, self.n_epoch * self.n_iter
+        return 1 / self.n if done > (1 - self.last) * steps else 0
+
+    def settle(self) -> None:
+        "Estimate batch norms anew, unless they are frozen; what is drawn for it is drawn beside the fit."
+        norms = any(isinstance(o, bn_types) for o in self.learn.model.modules())
+        if not norms or any(isinstance(cb, BnFreeze) for cb in self.learn.cbs):
+            return
+        states = get_random_states()
+        update_bn((o[0].as_subclass(Tensor) for o in self.dls.train.new()), self.learn.model)
+        set_random_states(**states)
+        self.learn.model.eval()
+        for mine, o in zip(self.average, self._tensors()):
+            mine.copy_(o.detach())

@@ -1,0 +1,86 @@
+"""Optimizers by name: torch's own where it has them, fastai's, and two that neither has in a form for any network."""
+
+from functools import partial
+
+import torch
+from fastai.optimizer import (
+    Lamb,
+    Optimizer,
+    OptimWrapper,
+    RAdam,
+    adam_step,
+    average_grad,
+    average_sqr_grad,
+    ranger,
+    step_stat,
+    weight_decay,
+)
+from torch import Tensor
+
+from cifar_fast.training.muon import orthogonalize
+
+
+class PlainSGD(OptimWrapper):
+    "SGD without momentum, which stays so where a schedule sets one, as fastai's own does."
+
+    def _set_hyper(self, k, v):
+        if k != "mom":
+            super()._set_hyper(k, v)
+
+
+def lion_step(p: Tensor, lr: float, mom: float, sqr_mom: float, lion_avg: Tensor | None = None, **kwargs) -> dict:
+    "Step by the sign of an average of gradients; `mom` is its first beta, `sqr_mom` the second."
+    lion_avg = torch.zeros_like(p) if lion_avg is None else lion_avg
+    p.data.add_(p.grad.data.lerp(lion_avg, mom).sign_(), alpha=-lr)
+    return {"lion_avg": p.grad.data.lerp(lion_avg, sqr_mom)}
+
+
+def Lion(
+    params,  # as of fastai's optimizers
+    lr: float,  # a third to a tenth of Adam's
+    mom: float = 0.9,  # first beta
+    sqr_mom: float = 0.99,  # second beta
+    wd: float = 0.0,  # decoupled weight decay
+) -> Optimizer:
+    'Source: Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms".'
+    return Optimizer(params, [weight_decay, lion_step], lr=lr, mom=mom, sqr_mom=sqr_mom, wd=wd)
+
+
+def muon_step(p: Tensor, lr: float, mom: float, grad_avg: Tensor, **kwargs) -> None:
+    "Adam's step for vectors; for matrices and filters an orthogonal one, of the length that Adam's would have."
+    if p.ndim < 2:
+        adam_step(p, lr, mom, grad_avg=grad_avg, **kwargs)
+        return
+    ahead = p.grad.data.lerp(grad_avg, mom).flatten(1)
+    step = orthogonalize([ahead], steps=5, dtype=None)[0].view_as(p)
+    p.data.add_(step, alpha=-lr * 0.2 * max(ahead.shape) ** 0.5)
+
+
+def AdamMuon(
+    params,  # as of fastai's optimizers
+    lr: float,  # as for Adam
+    mom: float = 0.95,  # of gradients
+    sqr_mom: float = 0.99,  # of squared gradients, for vectors
+    eps: float = 1e-8,  # added for numerical stability, for vectors
+    wd: float = 0.0,  # decoupled weight decay
+) -> Optimizer:
+    """Muon for any network, at Adam's rates, which torch.optim.Muon has for networks of matrices alone.
+
+    Source: Liu et al. 2025, "Muon is Scalable for LLM Training", for the length of a step.
+    """
+    cbs = [weight_decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, muon_step]
+    return Optimizer(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+
+
+# torch's have torch's defaults, fused into one kernel; fastai's Adam differs from them in betas, eps and decay.
+OPTIMIZERS = {
+    "adam": partial(OptimWrapper, opt=torch.optim.Adam, fused=True),
+    "sgd": partial(PlainSGD, opt=torch.optim.SGD, fused=True),
+    "adamw": partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
+    "nadam": partial(OptimWrapper, opt=torch.optim.NAdam),
+    "lamb": Lamb,
+    "lion": Lion,
+    "muon": AdamMuon,
+    "radam": RAdam,
+    "ranger": ranger,
+}

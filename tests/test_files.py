@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cifar_fast import files
-from cifar_fast.data.sources import cache_dir
+from cifar_fast.data.cache import cache_dir
 from cifar_fast.errors import InputError
 from cifar_fast.files import write_atomically, write_tensors
 from cifar_fast.runs.folder import Run

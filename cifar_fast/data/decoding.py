@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cifar_fast.data.cache import room, taken
 from cifar_fast.data.folders import Listing
 from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, fifth_of_each
 from cifar_fast.data.image import Levels, decode_image
@@ -44,15 +45,15 @@ def read_image_folder(
         raise InputError(_bad_line(bad))
     if bad:
         whole = [i for i in range(len(found)) if i not in bad]
-        x, found = x[whole], [found[i] for i in whole]
+        x, found = taken(x, torch.tensor(whole, dtype=torch.int64)), [found[i] for i in whole]
     y = torch.tensor([o for _, o, _ in found], dtype=torch.int64)
     train, test, n_valid = _parts([o for *_, o in found], y)
     _check_classes(root, vocab, y[train])
     names = [printable(os.path.relpath(path, root)) for path, *_ in found]
     is_cifar10 = (vocab, (len(train), len(test))) == (CIFAR10_VOCAB, CIFAR10_SIZES)
     return ImageSet.from_splits(
-        "cifar10" if is_cifar10 else printable(Path(root).name), [printable(o) for o in vocab], (x[train], y[train]),
-        (x[test], y[test]), levels=levels, n_valid=n_valid,
+        "cifar10" if is_cifar10 else printable(Path(root).name), [printable(o) for o in vocab],
+        (taken(x, train), y[train]), (taken(x, test), y[test]), levels=levels, n_valid=n_valid,
         files=tuple([names[i] for i in idxs.tolist()] for idxs in (train, test)),
         skipped=tuple(printable(message) for message in bad.values()),
     )  # fmt: skip
@@ -68,7 +69,7 @@ def _parts(splits: list[str], y: Tensor) -> tuple[Tensor, Tensor, int]:
 
 def _decode(paths: list[str], size: int) -> tuple[Tensor, Levels | None, dict[int, str]]:
     "Pixels uint8 (N, 3, size, size), the range of deep images, and what is wrong with which of them."
-    x = torch.zeros(len(paths), 3, size, size, dtype=torch.uint8)
+    x = room((len(paths), 3, size, size))
     levels, bad = find_levels(paths), {}
 
     def decode(i: int) -> None:

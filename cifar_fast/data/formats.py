@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cifar_fast.data.cache import taken
 from cifar_fast.data.image import Levels
 from cifar_fast.errors import InputError, check
 
@@ -55,8 +56,8 @@ class ImageSet:
             files = tuple([names[i] for i in idxs.tolist()] for names, idxs in zip(files, (train, test)))
         n_valid = int((train >= len(self.train_y) - self.n_valid).sum())
         return replace(
-            self, name=f"part of {self.name}", train_x=self.train_x[train], train_y=self.train_y[train],
-            test_x=self.test_x[test], test_y=self.test_y[test], files=files, n_valid=n_valid,
+            self, name=f"part of {self.name}", train_x=taken(self.train_x, train), train_y=self.train_y[train],
+            test_x=taken(self.test_x, test), test_y=self.test_y[test], files=files, n_valid=n_valid,
         )  # fmt: skip
 
     def holdout(
@@ -79,8 +80,8 @@ class ImageSet:
         files = self.files and ([o for o, keep in zip(self.files[0], kept.tolist()) if keep], self.files[1])
         n_valid = int(kept[len(kept) - self.n_valid :].sum())
         return replace(
-            self, name=f"part of {self.name}", train_x=self.train_x[kept], train_y=self.train_y[kept], files=files,
-            n_valid=n_valid,
+            self, name=f"part of {self.name}", train_x=taken(self.train_x, kept), train_y=self.train_y[kept],
+            files=files, n_valid=n_valid,
         )  # fmt: skip
 
     def fold(self, number: int, n: int) -> "ImageSet":
@@ -88,7 +89,7 @@ class ImageSet:
         tested = fold_indices(self.train_y, n)[number - 1]
         trained = torch.ones(len(self.train_y), dtype=torch.bool)
         trained[tested] = False
-        train, test = ((self.train_x[o], self.train_y[o]) for o in (trained, tested))
+        train, test = ((taken(self.train_x, o), self.train_y[o]) for o in (trained, tested))
         name = f"fold {number} of {n} of {self.name}"
         return ImageSet.from_splits(name, self.vocab, train, test, levels=self.levels)
 

@@ -13,6 +13,7 @@ from fastcore.meta import delegates
 from torch import Tensor
 
 from cifar_fast.data.augment import BatchResize, augmentations
+from cifar_fast.data.cache import taken
 from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.sources import STORED_SIZE, load_images
 from cifar_fast.data.tensors import ImageTensors
@@ -218,7 +219,7 @@ def image_dls(
         train, other = (images.train_x, images.train_y), (images.test_x, images.test_y)
     elif valid == "holdout":
         idxs = images.holdout(HOLDOUT_FRACTION, seed)
-        train, other = ((images.train_x[i], images.train_y[i]) for i in idxs)
+        train, other = ((taken(images.train_x, i), images.train_y[i]) for i in idxs)
         if train_files:
             train_files, test_files = ([train_files[i] for i in o.tolist()] for o in idxs)
     else:

@@ -10,9 +10,8 @@ import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
-
 from cifar_fast.data.archives import holds_cifar, read_cifar_archive, read_cifar_batches, read_npz, unpacked
+from cifar_fast.data.cache import cache_dir, is_too_large
 from cifar_fast.data.decoding import rare_lines, read_image_folder
 from cifar_fast.data.download import DownloadError, download
 from cifar_fast.data.duplicates import exact_duplicates
@@ -42,19 +41,6 @@ STORED_SIZE = 32
 _TENSORS = ("train_x", "train_y", "test_x", "test_y")
 
 
-def cache_dir() -> Path:
-    """Where downloads and decoded data sets are kept: $CIFAR_FAST_CACHE, or the user's cache folder.
-
-    Raises `InputError` where neither is known.
-    """
-    if named := os.environ.get("CIFAR_FAST_CACHE"):
-        return Path(named)  # before the home folder, which a container's user may not have
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_fast"
-    except RuntimeError as error:
-        raise InputError("this user has no home folder: set $CIFAR_FAST_CACHE to a folder for downloads") from error
-
-
 def load_images(
     data: str | Path = "auto",  # auto, cifar10, cifar100, cifar100-coarse, digits, or the path of images in any form
     size: int = STORED_SIZE,  # pixels of a side that a folder's images are stored at; CIFAR and digits stay at 32
@@ -64,8 +50,8 @@ def load_images(
     """The data set that `data` names, decoded, from the cache when it has been decoded before.
 
     `auto` falls back to digits, with a banner, where CIFAR-10 is neither on this machine nor to be downloaded. What a
-    folder holds and is not read is said. Raises `InputError` for anything missing, damaged, or too large for half of
-    the free memory.
+    folder holds and is not read is said. Images that would take more than half of the free memory are mapped from the
+    cache file. Raises `InputError` for anything missing or damaged.
     """
     name = str(data)
     if not name.strip():
@@ -250,19 +236,8 @@ class Source:
             return read_cifar_batches(self.path)
         if self.kind != "folder":
             return read_cifar_archive(self.path, self.kind == "cifar100-coarse")
-        check_memory(len(self.listing.paths), size)
         images = read_image_folder(self.path, self.listing, size, skip_bad)
         return replace(images, name=self.name) if self.name and images.name != "cifar10" else images
-
-
-def check_memory(n_images: int, size: int) -> None:
-    "Raise `InputError` when `n_images` squares of `size` pixels, in colour, need over half of the free memory."
-    need, free = n_images * 3 * size * size, psutil.virtual_memory().available
-    if need > free / 2:
-        raise InputError(
-            f"{n_images:,} images x 3 x {size} x {size} bytes = {need / 1e9:,.1f} GB, and half of the free memory "
-            f"is {free / 2e9:,.1f} GB: give a smaller --size or fewer images"
-        )
 
 
 # The cache of decoded data sets ----------------------------------------------------------------------------------
@@ -278,6 +253,9 @@ def _decoded(source: Source, size: int, skip_bad: bool = False) -> ImageSet:
         say(f"Decoding {source.path} ...")
         images = source.read(size, skip_bad)
         _write_cache(path, fingerprint, images)
+        if is_too_large(images.train_x.shape):
+            images = _read_cache(path, fingerprint) or images  # safetensors maps what it reads
+            say(f"{images.train_x.nbytes / 1e9:,.1f} GB of training images are mapped from {path}.")
         if source.listing and (twice := exact_duplicates(images.train_x, images.test_x)):
             say(f"{len(twice):,} of {len(images.test_y):,} test images are training images too, pixel by pixel: "
                 "evaluate RUN --duplicates shows them, and the accuracy without them.")  # fmt: skip

@@ -1,13 +1,10 @@
 """Run a frozen body once, and train its head on the features."""
 
 import hashlib
-import os
-import tempfile
 from copy import copy
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.hook import HookCallback
@@ -16,8 +13,8 @@ from fasttransform import Pipeline, Transform
 from torch import Tensor, nn
 
 from cifar_fast.data.augment import RandomFlip
+from cifar_fast.data.cache import cache_dir, is_too_large, room
 from cifar_fast.data.loaders import TensorDL
-from cifar_fast.data.sources import cache_dir
 from cifar_fast.data.tensors import ImageTensors
 from cifar_fast.files import read_tensors, write_tensors
 from cifar_fast.models.networks import Features, TransferModel
@@ -291,17 +288,10 @@ def _describe(tfm: Transform) -> str:
 
 def _empty(shape: tuple[int, int], like: Tensor, what: str) -> Tensor:
     "Room for features: in memory, or in a mapped file where they would take more than half of what is free."
-    need = shape[0] * shape[1] * like.element_size()
-    mapped = like.device.type == "cpu" and need > psutil.virtual_memory().available / 2
-    say(f"Features of {what}: {need / 1e6:,.1f} MB in {'a mapped file' if mapped else 'memory'}")
-    if not mapped:
-        return torch.empty(shape, dtype=like.dtype, device=like.device)
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    handle, path = tempfile.mkstemp(dir=cache_dir(), prefix=".features-")
-    os.close(handle)
-    res = torch.from_file(path, shared=True, size=shape[0] * shape[1], dtype=like.dtype).view(shape)
-    os.unlink(path)  # the mapping keeps it until the features are gone
-    return res
+    mapped = like.device.type == "cpu" and is_too_large(shape, like.element_size())
+    size = shape[0] * shape[1] * like.element_size() / 1e6
+    say(f"Features of {what}: {size:,.1f} MB in {'a mapped file' if mapped else 'memory'}")
+    return room(shape, like.dtype) if mapped else torch.empty(shape, dtype=like.dtype, device=like.device)
 
 
 def _read(path: Path, key: str) -> Tensor | None:

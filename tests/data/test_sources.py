@@ -11,8 +11,10 @@ import torch
 
 from cifar_fast.data import decoding, formats
 from cifar_fast.data import sources as data
+from cifar_fast.data.cache import cache_dir
 from cifar_fast.data.download import DownloadError
-from cifar_fast.data.sources import cache_dir, check_memory, load_images
+from cifar_fast.data.loaders import image_dls
+from cifar_fast.data.sources import load_images
 from cifar_fast.errors import InputError
 from cifar_files import VOCAB, archive, batches, write_batches
 from servers import serving
@@ -90,11 +92,46 @@ def test_a_cache_that_cannot_be_written_is_a_warning(image_folder, tmp_path, mon
     assert "not cached" in capsys.readouterr().err
 
 
-def test_a_set_too_large_for_memory_shows_the_arithmetic(monkeypatch):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("M", (), {"available": 10**9}))
-    with pytest.raises(InputError, match=r"60,000 images x 3 x 224 x 224 bytes = 9\.0 GB.*0\.5 GB"):
-        check_memory(60_000, 224)
-    check_memory(1_000, 32)
+@pytest.fixture
+def little_memory(monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("M", (), {"available": 100_000}))
+
+
+def mapped(x):
+    "Whether a tensor lies in a mapped file: its pages are in no memory of the process's own."
+    with open("/proc/self/maps") as file:
+        spans = [(line.split()[0].split("-"), line) for line in file]
+    return any(int(a, 16) <= x.data_ptr() < int(b, 16) and "/" in line for (a, b), line in spans)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mappings")
+def test_images_that_memory_cannot_hold_are_mapped_and_the_same(image_folder, little_memory, capsys, monkeypatch):
+    root = image_folder({"train/a": 20, "train/b": 20, "test/a": 6, "test/b": 6})
+    (root / "train/a/3.png").write_bytes(b"")
+    large = load_images(root, skip_bad=True)
+    assert "GB of training images are mapped from" in capsys.readouterr().out and mapped(large.train_x)
+    assert not list(cache_dir().glob(".mapped-*"))
+    dls = image_dls(large, bs=8, valid="holdout", device="cpu")
+    assert mapped(dls.train_ds.x)
+    parts = [large.without([0, 1]), large.fewer(30), large.fold(1, 3)]
+    monkeypatch.undo()
+    monkeypatch.setenv("CIFAR_FAST_CACHE", str(root.parent / "other"))
+    small = load_images(root, skip_bad=True)
+    assert not mapped(small.train_x[:1].clone()) and torch.equal(large.train_x, small.train_x)
+    for part, other in zip(parts, [small.without([0, 1]), small.fewer(30), small.fold(1, 3)]):
+        assert torch.equal(part.train_x, other.train_x) and torch.equal(part.test_x, other.test_x)
+    again = image_dls(small, bs=8, valid="holdout", device="cpu")
+    for made in (dls, again):
+        made.train.rng.seed(0)
+    for a, b in zip(dls.train, again.train, strict=True):
+        assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+
+
+def test_a_disk_without_room_for_mapped_images_is_said(image_folder, little_memory, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CIFAR_FAST_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(InputError, match=r"more than half of the free memory.*CIFAR_FAST_CACHE"):
+        load_images(image_folder({"train/a": 20, "train/b": 20}))
 
 
 def test_a_missing_path_is_named():

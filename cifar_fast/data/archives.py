@@ -85,7 +85,7 @@ def _no_archive(path: Path, error: Exception) -> InputError:
 
 def read_cifar_batches(folder: Path, coarse: bool = False) -> ImageSet:
     "The unpacked `cifar-10-batches-py/` or `cifar-100-python/`. Raises `InputError`."
-    is_100 = not (Path(folder) / "data_batch_1").exists()
+    is_100 = all((Path(folder) / o).exists() for o in CIFAR100_FILES)
     return _read_batches(folder, lambda name: (Path(folder) / name).read_bytes(), is_100, coarse)
 
 
@@ -142,7 +142,9 @@ def unpacked(
         try:
             if zipfile.is_zipfile(path):
                 with zipfile.ZipFile(path) as archive:
-                    archive.extractall(inner)  # which keeps names inside, and checks checksums
+                    for info in archive.infolist():
+                        info.filename = info.filename.replace("\\", "/")  # as some programs of Windows write them
+                        archive.extract(info, inner)  # which keeps names inside, and checks checksums
             else:
                 with gzip.open(path) if _is_gzip(path) else open(path, "rb") as file:
                     with tarfile.open(fileobj=file) as tar:

@@ -75,7 +75,12 @@ def list_images(
 
 
 def _refuse_flat(root: Path) -> None:
-    if any(True for _ in walk_images(root)):
+    if first := next(walk_images(root), None):
+        if "\\" in os.path.basename(first):
+            raise InputError(
+                f"{root} holds files called {os.path.basename(first)}: unpacking has lost their folders. Give the "
+                "archive itself, or unpack it with another program"
+            )
         above = "" if _role(root.name) else f"give the folder above ({root.parent}) if this is one class, "
         raise InputError(
             f"{root} holds images but no folders of classes: put each class's images in a folder of its own, {above}or "

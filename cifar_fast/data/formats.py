@@ -112,14 +112,17 @@ def _some(y: Tensor, n: int) -> Tensor:
 
 
 def pixel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    "Mean and standard deviation of each channel of uint8 images (N, 3, H, W), in [0, 1], from exact histograms."
+    """Mean and standard deviation of each channel of uint8 images (N, 3, H, W), in [0, 1], from exact histograms.
+
+    A channel that is the same everywhere has a deviation of 1, by which it can be divided.
+    """
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean, std = [], []
     for channel in range(x.shape[1]):
         weight = sum(torch.bincount(o[:, channel].flatten(), minlength=256) for o in x.split(8192)).double()
         weight /= weight.sum()
         mean.append(float((weight * levels).sum()))
-        std.append(float((weight * (levels - mean[-1]) ** 2).sum().sqrt()))
+        std.append(float((weight * (levels - mean[-1]) ** 2).sum().sqrt()) or 1.0)
     return tuple(mean), tuple(std)
 
 

@@ -10,7 +10,15 @@ import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cifar_fast.data.archives import holds_cifar, read_cifar_archive, read_cifar_batches, read_npz, unpacked
+from cifar_fast.data.archives import (
+    CIFAR10_FILES,
+    CIFAR100_FILES,
+    holds_cifar,
+    read_cifar_archive,
+    read_cifar_batches,
+    read_npz,
+    unpacked,
+)
 from cifar_fast.data.cache import cache_dir, is_too_large
 from cifar_fast.data.decoding import rare_lines, read_image_folder
 from cifar_fast.data.download import DownloadError, download
@@ -18,6 +26,7 @@ from cifar_fast.data.duplicates import exact_duplicates
 from cifar_fast.data.folders import Listing, list_images
 from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, read_digits
 from cifar_fast.data.label_tables import list_labelled, table_of
+from cifar_fast.data.parquet import parquet_files, unpacked_parquet
 from cifar_fast.errors import InputError
 from cifar_fast.files import read_tensors, write_tensors
 from cifar_fast.progress import say
@@ -35,7 +44,7 @@ CIFAR100_MD5 = "md5:eb9058c3a382ffc7106e4002c42a8d85"
 CIFAR100_ARCHIVE = "cifar-100-python.tar.gz"
 KNOWN = (
     "auto, cifar10, cifar100, cifar100-coarse, digits, or the path of a folder of images, of CIFAR's archive or batch "
-    "files, of a .zip or .tar of a folder of images, or of a .npz of arrays"
+    "files, of a .zip or .tar of a folder of images, of a folder of parquet files, or of a .npz of arrays"
 )
 STORED_SIZE = 32
 _TENSORS = ("train_x", "train_y", "test_x", "test_y")
@@ -173,6 +182,8 @@ class Source:
         "A file: CIFAR's archive, another one, or arrays."
         if path.suffix.lower() == ".npz":
             return cls(path, "npz", None)
+        if path.suffix.lower() == ".parquet":
+            raise InputError(f"{path} is one split: give the folder of the parquet files ({path.parent})")
         is_zip = zipfile.is_zipfile(path)
         if not is_zip and path.suffix.lower() in (".csv", ".jsonl", ".tsv"):
             raise InputError(f"{path} is a table: give it with --labels, and the folder of its images with --data")
@@ -180,24 +191,25 @@ class Source:
             raise InputError(f"{path} is in no known form: give {KNOWN}")
         if not is_zip and holds_cifar(path):
             return cls(path, "archive", None)
-        found = os.stat(path)
-        key = hashlib.sha256(os.fsencode(f"{path}\t{found.st_size}\t{found.st_mtime_ns}")).hexdigest()[:12]
-        found = cls.of_folder(unpacked(path, cache_dir() / f"unpacked-{key}"), labels)
+        found = cls.of_folder(unpacked(path, _place([path])), labels)
         return replace(found, name=path.name.split(".")[0])
 
     @classmethod
     def of_folder(cls, path: Path, labels: str | Path | None) -> "Source":
-        "A folder: CIFAR's batch files, its archive, or images."
+        "A folder: CIFAR's batch files, its archive, images, or parquet files."
         if (path / CIFAR10_ARCHIVE).is_file():
             return cls(path / CIFAR10_ARCHIVE, "archive", None)
         for inner in (path, path / "cifar-10-batches-py", path / "cifar-100-python"):
-            if (inner / "data_batch_1").is_file() or all((inner / o).is_file() for o in ("train", "test", "meta")):
+            if any((inner / o).is_file() for o in CIFAR10_FILES) or all((inner / o).is_file() for o in CIFAR100_FILES):
                 return cls(inner, "batches", None)
         if labels is not None:
             return cls(path, "folder", list_labelled(path, labels), str(labels))
         try:
             listing = list_images(path)
         except InputError:
+            if files := parquet_files(path):
+                place = _place([o for paths in files.values() for o in paths])
+                return replace(cls.of_folder(unpacked_parquet(files, place), None), name=path.name)
             if (table := table_of(path)) is None:
                 raise
             return cls(path, "folder", list_labelled(path / "train" if (path / "train").is_dir() else path, table))
@@ -238,6 +250,13 @@ class Source:
             return read_cifar_archive(self.path, self.kind == "cifar100-coarse")
         images = read_image_folder(self.path, self.listing, size, skip_bad)
         return replace(images, name=self.name) if self.name and images.name != "cifar10" else images
+
+
+def _place(paths: list[Path]) -> Path:
+    "Where in the cache these files are unpacked: another place once they have changed."
+    stats = ((path, os.stat(path)) for path in paths)
+    lines = "\n".join(f"{path}\t{o.st_size}\t{o.st_mtime_ns}" for path, o in stats)
+    return cache_dir() / f"unpacked-{hashlib.sha256(os.fsencode(lines)).hexdigest()[:12]}"
 
 
 # The cache of decoded data sets ----------------------------------------------------------------------------------

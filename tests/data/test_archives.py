@@ -70,6 +70,29 @@ def test_an_archive_of_a_folder_is_read_as_the_folder_is(tmp_path, image_folder,
     assert torch.equal(packed.train_x, plain.train_x) and torch.equal(packed.test_y, plain.test_y)
 
 
+def test_folders_written_with_backslashes_are_folders(tmp_path, image_folder):
+    root = image_folder({"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 2})
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as file:
+        for path in root.rglob("*.png"):
+            info = zipfile.ZipInfo("x")
+            info.filename = str(path.relative_to(root)).replace("/", "\\")
+            file.writestr(info, path.read_bytes())
+    images = load_images(tmp_path / "windows.zip")
+    assert (images.vocab, len(images.train_y), len(images.test_y)) == (["a", "b"], 12, 4)
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "lost" / "train\\a\\1.png").write_bytes((root / "train/a/1.png").read_bytes())
+    with pytest.raises(InputError, match=r"unpacking has lost their folders"):
+        load_images(tmp_path / "lost")
+
+
+@pytest.mark.parametrize("kept", ["data_batch_2", "test_batch", "batches.meta"])
+def test_a_part_of_cifars_files_is_called_so(tmp_path, kept):
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / kept).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"part has no data_batch_1: it needs|part: data_batch_1"):
+        load_images(tmp_path / "part")
+
+
 def test_a_damaged_archive_of_a_folder_is_refused_and_leaves_nothing(tmp_path, image_folder):
     path = image_archive(image_folder({"a": 30, "b": 30}), "zip", tmp_path / "pets.zip")
     content = bytearray(path.read_bytes())

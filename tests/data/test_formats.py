@@ -9,7 +9,7 @@ import torch
 from cifar_fast.data.archives import read_cifar_archive, read_cifar_batches
 from cifar_fast.data.decoding import read_image_folder
 from cifar_fast.data.folders import list_images
-from cifar_fast.data.formats import stratified_split
+from cifar_fast.data.formats import pixel_stats, stratified_split
 from cifar_fast.data.image import decode_image
 from cifar_fast.errors import InputError
 from cifar_files import VOCAB, archive, batches, write_batches
@@ -139,3 +139,10 @@ def test_digits_are_small_fixed_and_not_cifar10(digits):
     assert digits.train_x.shape == (1437, 3, 32, 32) and digits.test_x.shape == (360, 3, 32, 32)
     assert digits.test_y.bincount().min() >= 34 and not digits.is_cifar10
     assert digits.train_x.max() == 255 and digits.train_x.min() == 0
+
+
+def test_a_channel_that_is_the_same_everywhere_can_be_divided_by():
+    x = torch.zeros(6, 3, 4, 4, dtype=torch.uint8)
+    x[:, 0] = torch.arange(6)[:, None, None] * 40
+    mean, std = pixel_stats(x)
+    assert mean[1:] == (0.0, 0.0) and std[1:] == (1.0, 1.0) and 0 < std[0] < 1

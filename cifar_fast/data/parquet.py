@@ -1,0 +1,106 @@
+"""Parquet files as Hugging Face lays data sets out, turned into a folder of images, once."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cifar_fast.data.folders import ROLES
+from cifar_fast.errors import InputError, MissingExtra
+
+_LABELS = ("label", "labels", "fine_label", "class", "coarse_label")  # columns, the first that there is
+_ROWS = 256  # of a batch in memory
+
+
+def parquet_files(
+    folder: Path,  # looked through whole
+) -> dict[str, list[Path]]:  # train, test, valid: files in the order of their numbers
+    "The parquet files of each split, by their names (`train-00000-of-00002.parquet`). Raises `InputError`."
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*.parquet")):
+        role = next((k for k, names in ROLES.items() if _first_word(path.stem) in names), None)
+        if role is None:
+            raise InputError(f"{path}: the name says no split: begin it with train-, validation- or test-")
+        found.setdefault(role, []).append(path)
+    if len(folders := {o.parent for paths in found.values() for o in paths}) > 1:
+        raise InputError(f"{folder} has parquet files in {len(folders)} folders: give one, as {sorted(folders)[0]}")
+    if found and "train" not in found:
+        raise InputError(f"{folder} has parquet files of {', '.join(found)} but none of train")
+    return found
+
+
+def _first_word(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-").split("-")[0]
+
+
+def unpacked_parquet(
+    files: dict[str, list[Path]],  # of `parquet_files`
+    place: Path,  # folder to unpack into, once
+) -> Path:  # the folder: split/class/row.png
+    """The images as files, byte by byte as they were; what was unpacked before is taken as it is.
+
+    Raises `InputError` for files that cannot be read or hold no images with labels, `MissingExtra` without pyarrow.
+    """
+    if place.is_dir():
+        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".unpacking-") as tmp:
+        for role, paths in files.items():
+            row = 0
+            for path in paths:
+                for name, content, suffix in _images(path):
+                    folder = Path(tmp) / "content" / role / name.replace("/", "\N{DIVISION SLASH}").lstrip(".")
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / f"{row:07}{suffix}").write_bytes(content)
+                    row += 1
+        shutil.move(Path(tmp) / "content", place)
+    return place
+
+
+def _images(path: Path) -> Iterator[tuple[str, bytes, str]]:
+    "Class, content and suffix of each image."
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingExtra("parquet", str(path)) from error
+    try:
+        with pq.ParquetFile(path) as file:
+            image, label, names = _columns(path, file.schema_arrow)
+            for batch in file.iter_batches(_ROWS, columns=[image, label]):
+                for value, number in zip(batch[image].to_pylist(), batch[label].to_pylist()):
+                    content, inner = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, "")
+                    if not isinstance(content, bytes) or number is None:
+                        raise InputError(f"{path}: a row has no image or no label: leave it out")
+                    yield _class(path, number, names), content, os.path.splitext(inner or "")[1] or ".png"
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}): fetch it again") from error
+
+
+def _class(path: Path, number, names: list[str] | None) -> str:
+    if names is None:
+        return str(number)
+    if not isinstance(number, int) or not 0 <= number < len(names):
+        raise InputError(f"{path}: a row has the label {number}, and there are {len(names)} classes")
+    return names[number]
+
+
+def _columns(path: Path, schema) -> tuple[str, str, list[str] | None]:
+    "The columns of images and of labels, and the names of the classes where the file has them."
+    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    image = next((o.name for o in schema if _holds_images(o.type)), None)
+    label = next((o for o in _LABELS if o in schema.names), None)
+    if image is None or label is None:
+        columns = ", ".join(schema.names)
+        raise InputError(f"{path} has the columns {columns}: it needs images as bytes, and one of {', '.join(_LABELS)}")
+    return image, label, features.get(label, {}).get("names")
+
+
+def _holds_images(kind) -> bool:
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+    return types.is_binary(kind) or types.is_large_binary(kind)

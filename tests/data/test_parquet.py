@@ -1,0 +1,86 @@
+"""Parquet files as Hugging Face writes them are read like folders."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from cifar_fast.data.sources import load_images
+from cifar_fast.errors import InputError
+
+NAMES = ["airplane", "cat", "zebra"]
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def png(i):
+    pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
+    return pixels, file.getvalue()
+
+
+def write(path, rows, names=NAMES, image="img", label="label"):
+    "Rows are (number of the image, label)."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}} if names else {}
+    fields = [pa.field(image, IMAGE), pa.field(label, pa.int64())]
+    schema = pa.schema(fields, metadata={"huggingface": json.dumps(about)})
+    columns = [[{"bytes": png(i)[1], "path": f"{i}.png"} for i, _ in rows], [y for _, y in rows]]
+    pq.write_table(pa.table([pa.array(o, f.type) for o, f in zip(columns, fields)], schema=schema), path)
+
+
+@pytest.mark.parametrize(("image", "label"), [("img", "label"), ("image", "fine_label")])
+def test_splits_and_shards_become_one_data_set(tmp_path, image, label):
+    rows = [(i, i % 3) for i in range(12)]
+    names = dict(image=image, label=label)
+    write(tmp_path / "hub/plain_text/train-00000-of-00002.parquet", rows[:5], **names)
+    write(tmp_path / "hub/plain_text/train-00001-of-00002.parquet", rows[5:9], **names)
+    write(tmp_path / "hub/plain_text/test-00000-of-00001.parquet", rows[9:], **names)
+    images = load_images(tmp_path / "hub")
+    assert (images.name, images.vocab, len(images.train_y), len(images.test_y)) == ("hub", NAMES, 9, 3)
+    for i, y in rows[:9]:
+        pixels = torch.from_numpy(png(i)[0]).permute(2, 0, 1)
+        assert y in images.train_y[(images.train_x == pixels).flatten(1).all(1)]
+    assert load_images(tmp_path / "hub").train_x.equal(images.train_x)
+
+
+def test_numbers_stand_for_classes_without_names(tmp_path):
+    write(tmp_path / "hub/train.parquet", [(i, i % 2 + 5) for i in range(20)], names=None)
+    assert load_images(tmp_path / "hub").vocab == ["5", "6"]
+
+
+def damaged(path):
+    path.write_bytes(b"PAR1" + bytes(50))
+
+
+def without_images(path):
+    pq.write_table(pa.table({"text": ["a"], "label": [0]}), path)
+
+
+def with_a_label_too_many(path):
+    write(path, [(0, 0), (1, 7)])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(damaged, "cannot be read"), (without_images, "the columns text, label"), (with_a_label_too_many, "the label 7")],
+)
+def test_what_is_wrong_is_one_line(tmp_path, spoil, said):
+    (tmp_path / "hub").mkdir()
+    spoil(tmp_path / "hub/train-0.parquet")
+    with pytest.raises(InputError, match=said) as error:
+        load_images(tmp_path / "hub")
+    assert "\n" not in str(error.value) and "train-0.parquet" in str(error.value)
+
+
+def test_a_single_file_and_files_of_no_split_are_told_apart(tmp_path):
+    write(tmp_path / "hub/train-0.parquet", [(0, 0)])
+    with pytest.raises(InputError, match="one split: give the folder"):
+        load_images(tmp_path / "hub/train-0.parquet")
+    write(tmp_path / "hub/0000.parquet", [(0, 0)])
+    with pytest.raises(InputError, match="says no split"):
+        load_images(tmp_path / "hub")

@@ -294,7 +294,7 @@ def _read_cache(path: Path, fingerprint: str) -> ImageSet | None:
         if header["fingerprint"] != fingerprint:
             return None
         about = json.loads(header["about"])
-        if set(about) != set(_ABOUT):
+        if set(about) != set(_ABOUT) or 0 in about["std"]:
             return None  # of another version
         made = {name: tuple(o) if isinstance(o, list) and name != "vocab" else o for name, o in about.items()}
         return ImageSet(**made, **{name: tensors[name] for name in _TENSORS})

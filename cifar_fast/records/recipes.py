@@ -196,7 +196,9 @@ def record_groups(model: RecordNet) -> list[list]:
 
 
 def _muon(params: list, lr: float, recipe: Recipe, bs: int, compile: bool) -> Muon:
-    "The optimizer of `record_groups`; `lr` multiplies the recipe's rates."
+    "The optimizer of `record_groups`; `lr` multiplies the recipe's rates. Raises `InputError` for other groups."
+    if len(params) != 4:
+        raise InputError(f"the record optimizer is for a RecordNet's 4 groups, not {len(params)}: give learn.opt_func")
     rates = [recipe.bias_lr * bs, recipe.bias_lr * bs, recipe.filter_lr, recipe.head_lr * bs]
     decays = [recipe.wd * bs / rate if rate else 0.0 for rate in rates]
     groups = [

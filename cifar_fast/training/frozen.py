@@ -120,7 +120,7 @@ class CachedBody(Callback):
 
     def before_batch(self):
         "Mark the features, so that the model leaves the body out."
-        if isinstance(getattr(self.dl, "dataset", None), FeatureTensors):
+        if isinstance(getattr(self.dl, "dataset", None), FeatureTensors) and self.xb[0].ndim == 2:
             self.learn.xb = (self.xb[0].as_subclass(Features),)
 
     def after_fit(self):

@@ -296,7 +296,8 @@ def fast_learner(
     )
     if isinstance(dls[1], TensorDL):
         learn.feeding = fixed_tfms(dls[1])
-    learn.remove_cb(learn.progress).add_cb(EpochProgress())
+    if hasattr(learn, "progress"):
+        learn.remove_cb(learn.progress).add_cb(EpochProgress())
     if hasattr(learn, "recorder"):
         learn.recorder.smooth_loss = DeviceSmoothLoss()
     learn.arch, learn.weights = arch or type(model).__name__, weights

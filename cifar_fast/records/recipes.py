@@ -15,7 +15,6 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import accuracy
-from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import Tensor
@@ -29,6 +28,7 @@ from cifar_fast.models.recordnet import BiasNorm, RecordNet
 from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.learner import fast_learner
 from cifar_fast.training.muon import Muon
+from cifar_fast.training.optimizers import LiveOptim
 
 LEARNER_OPTIONS = ("model_dir", "wd_bn_bias", "train_bn", "moms", "default_cbs")  # of fastai's Learner
 N_WHITENING = 5_000  # training images of 32 pixels whose patches the first layer whitens; fewer where they are larger
@@ -241,7 +241,7 @@ def record_learner(
     model = RecordNet(dls.c, recipe.widths, recipe.depth, recipe.bn_momentum)
     bs = dls.train.bs
     recipe = replace(recipe, bs=bs)  # what small data come to
-    opt = partial(OptimWrapper, opt=partial(_muon, recipe=recipe, bs=bs, compile=bool(compile)), convert_groups=False)
+    opt = partial(LiveOptim, opt=partial(_muon, recipe=recipe, bs=bs, compile=bool(compile)), convert_groups=False)
     mode = {"mode": compile} if isinstance(compile, str) else {}
     tuned = [Compiled(dynamic=False, **mode)] * bool(compile)
     extra = [BriefBias(recipe.whitening_share)] + [GrowingImages(recipe.sizes)] * bool(recipe.sizes)

@@ -210,8 +210,8 @@ class BatchGraphs(Callback):
         sorted_cbs = self.learn.cbs.sorted("order")
         self.inside = [cb for cb in sorted_cbs if _is_in_graph(cb)]
         outside = [cb for cb in sorted_cbs if not _is_in_graph(cb)]
-        self.before = [cb for cb in outside if _listens(cb, "before_batch")]
-        self.after = [cb for cb in outside if _listens(cb, "after_batch")]
+        self.before = [cb for cb in outside if listens(cb, "before_batch")]
+        self.after = [cb for cb in outside if listens(cb, "after_batch")]
         self.is_watched = any(type(cb).__module__.split(".")[0] not in ("fastai", "cifar_fast") for cb in outside)
 
     def gathers(self, dl) -> bool:
@@ -375,12 +375,13 @@ def _transforms(dl: TensorDL) -> list:
     return [*dl.after_batch.fs, getattr(dl.dataset, "flip", None)]
 
 
-def _listens(cb: Callback, event: str) -> bool:
-    return event in vars(cb) or hasattr(type(cb), event)
+def listens(cb: Callback, event: str) -> bool:
+    "Whether `cb` does something at `event`, by a method, a function given to it, or a `__call__` of its own."
+    return event in vars(cb) or hasattr(type(cb), event) or type(cb).__call__ is not Callback.__call__
 
 
 def _acts_inside(cb: Callback) -> bool:
-    return any(_listens(cb, event) for event in INSIDE)
+    return any(listens(cb, event) for event in INSIDE)
 
 
 def _is_in_graph(cb: Callback) -> bool:

@@ -9,7 +9,6 @@ from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.optimizer import OptimWrapper
 
 from cifar_fast.errors import InputError
 from cifar_fast.options import SHARED
@@ -48,14 +47,11 @@ def with_momentum(learn: Learner, momentum: float) -> None:
     func = learn.opt_func
     if not isinstance(func, partial) or func.keywords.get("opt") is not torch.optim.SGD:
         raise InputError("--momentum is SGD's: give --opt sgd too")
-    learn.opt_func, learn.opt = partial(OptimWrapper, **func.keywords, momentum=momentum), None
+    learn.opt_func, learn.opt = partial(func, momentum=momentum), None
 
 
 def decay_weights(learn: Learner, wd: float) -> None:
-    "Weight decay, decoupled from the gradient as in fastai and AdamW, in all fits."
-    func = learn.opt_func
-    if isinstance(func, partial) and func.keywords.get("opt") is torch.optim.Adam:
-        learn.opt_func, learn.opt = partial(func, decoupled_weight_decay=True), None
+    "Weight decay in all fits, as the Learner's optimizer does it."
     learn.wd = wd
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from fastai.callback.core import Callback, CancelEpochException, event
 from fastai.callback.hook import HookCallback
 from fastai.callback.progress import ProgressCallback, ShowGraphCallback
+from fastai.callback.schedule import LRFinder
 from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.imports import noop
@@ -28,7 +29,7 @@ from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.callbacks.guards import HonestChoice
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
 from cifar_fast.training.frozen import CachedBody, FrozenBody
-from cifar_fast.training.graphs import BatchGraphs
+from cifar_fast.training.graphs import BatchGraphs, listens
 from cifar_fast.training.optimizers import OPTIMIZERS
 from cifar_fast.training.portable import PORTABLE
 from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
@@ -59,11 +60,12 @@ class LeanLearner(Learner):
 
     def fit(self, n_epoch, *args, **kwargs):
         "fastai's; loaders that the Learner was given since it was made are fed as its model needs it."
-        self.dls = fed_dls(self.dls, self.feeding)
+        self.dls, logger = fed_dls(self.dls, self.feeding), self.logger
         try:
             super().fit(n_epoch, *args, **kwargs)
         finally:
             self._asked = [], {}  # callbacks of this fit, with all that they hold
+            self.logger = logger  # of several callbacks that took it over, each gives back what it found
 
     def _do_epoch_validate(self, ds_idx=1, dl=None):
         dl = self.dls[ds_idx] if dl is None else dl
@@ -89,7 +91,7 @@ class LeanLearner(Learner):
             with suppress(Exception):
                 if not hasattr(type(cb), "after_failed_fit"):
                     cb("after_cancel_fit")
-                if isinstance(cb, HookCallback):
+                if isinstance(cb, (HookCallback, LRFinder)):
                     cb("after_fit")
         with suppress(Exception):
             self.opt.zero_grad()
@@ -187,9 +189,7 @@ class LeanLearner(Learner):
             self._asked = cbs, {}
         listeners = self._asked[1]
         if event_name not in listeners:
-            listeners[event_name] = [
-                cb for cb in self.cbs.sorted("order") if event_name in vars(cb) or hasattr(type(cb), event_name)
-            ]
+            listeners[event_name] = [cb for cb in self.cbs.sorted("order") if listens(cb, event_name)]
         return listeners[event_name]
 
 

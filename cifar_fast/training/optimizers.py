@@ -12,6 +12,7 @@ from fastai.optimizer import (
     average_grad,
     average_sqr_grad,
     ranger,
+    set_item_pg,
     step_stat,
     weight_decay,
 )
@@ -20,12 +21,74 @@ from torch import Tensor
 from cifar_fast.training.muon import orthogonalize
 
 
-class PlainSGD(OptimWrapper):
-    "SGD without momentum, which stays so where a schedule sets one, as fastai's own does."
+class Hypers(dict):
+    "Numbers of a parameter group under fastai's names: what is written here counts for the optimizer."
+
+    def __init__(
+        self,
+        values: dict,  # by fastai's names
+        group: dict,  # of the torch optimizer
+        names: dict[str, str],  # torch's by fastai's
+    ):
+        super().__init__(values)
+        self.group, self.names = group, names
+
+    def __setitem__(self, key: str, value):
+        set_item_pg(self.group, self.names.get(key, key), value)
+        super().__setitem__(key, value)
+
+    def update(self, *args, **kwargs):
+        "As of a dict."
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def __reduce__(self):
+        return dict, (dict(self),)
+
+
+class LiveOptim(OptimWrapper):
+    """fastai's OptimWrapper, whose `hypers` are the optimizer's own, as those of fastai's optimizers.
+
+    fastai's wrapper makes them anew each time: a rate that a user or `ReduceLROnPlateau` writes there is lost.
+    """
+
+    @property
+    def hypers(self) -> list[Hypers]:
+        "Numbers of each parameter group."
+        return [
+            Hypers({k: v for k, v in values.items() if isinstance(v, (int, float, Tensor))}, group, self.bwd_map)
+            for values, group in zip(OptimWrapper.hypers.fget(self), self.opt.param_groups)
+        ]
+
+
+class TorchOptim(LiveOptim):
+    """A torch optimizer whose weight decay is fastai's: apart from the gradient, and not of biases and norms.
+
+    Which parameters decay stands in `state`, where fastai's Learner writes `do_wd` (its option `wd_bn_bias`). SGD that
+    has no momentum stays without where a schedule sets one, as fastai's own does. Source: Loshchilov and Hutter 2019,
+    "Decoupled weight decay regularization".
+    """
 
     def _set_hyper(self, k, v):
-        if k != "mom":
+        if k != "mom" or self.opt.param_groups[0].get("momentum") != 0:
             super()._set_hyper(k, v)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        "Decay, and a step of torch's optimizer, which hears of no decay."
+        decays = [group["weight_decay"] for group in self.opt.param_groups]
+        if not any(decays):
+            return self.opt.step(closure)
+        for group, wd in zip(self.opt.param_groups, decays):
+            params = [p for p in group["params"] if p.grad is not None and self.state[p].get("do_wd", True)]
+            if wd and params:
+                torch._foreach_mul_(params, 1 - group["lr"] * wd)
+            group["weight_decay"] = 0.0
+        try:
+            return self.opt.step(closure)
+        finally:
+            for group, wd in zip(self.opt.param_groups, decays):
+                group["weight_decay"] = wd
 
 
 def lion_step(p: Tensor, lr: float, mom: float, sqr_mom: float, lion_avg: Tensor | None = None, **kwargs) -> dict:
@@ -74,10 +137,10 @@ def AdamMuon(
 
 # torch's have torch's defaults, fused into one kernel; fastai's Adam differs from them in betas, eps and decay.
 OPTIMIZERS = {
-    "adam": partial(OptimWrapper, opt=torch.optim.Adam, fused=True),
-    "sgd": partial(PlainSGD, opt=torch.optim.SGD, fused=True),
-    "adamw": partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
-    "nadam": partial(OptimWrapper, opt=torch.optim.NAdam),
+    "adam": partial(TorchOptim, opt=torch.optim.Adam, fused=True),
+    "sgd": partial(TorchOptim, opt=torch.optim.SGD, fused=True),
+    "adamw": partial(TorchOptim, opt=torch.optim.AdamW, fused=True),
+    "nadam": partial(TorchOptim, opt=torch.optim.NAdam),
     "lamb": Lamb,
     "lion": Lion,
     "muon": AdamMuon,

@@ -99,7 +99,8 @@ def make_dls(photos, image_set):
         if kind == "stock":
             made = stock_dls(photos, **kwargs)
         else:
-            made = image_dls(image_set, **{"bs": BS, "device": "cpu", "valid": valid, **kwargs})
+            made = image_dls(image_set, **{"bs": BS, "device": "cpu", **kwargs})
+            made.valid_ds.is_test = valid == "test"
         made.kind = "stock" if kind == "stock" else "ours"
         return made
 

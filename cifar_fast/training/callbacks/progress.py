@@ -29,6 +29,7 @@ class EpochProgress(ProgressCallback):
     """
 
     name = "progress"
+    order = ProgressCallback.order - 0.5  # whatever logs rows as well finds its logger, as where fastai puts it
 
     def before_fit(self):
         "Start the table."

@@ -16,7 +16,12 @@ from cifar_fast.errors import InputError
 
 def fixed_tfms(dl: TensorDL) -> list:
     "The batch transforms that training and validation images share."
-    return [o for o in dl.after_batch.fs if getattr(o, "split_idx", None) != 0]
+    return [o for o in dl.after_batch.fs if not _augments(o)]
+
+
+def _augments(tfm) -> bool:
+    "Whether `tfm` changes training images alone; fastai's affine ones come without split_idx, and may resize all."
+    return getattr(tfm, "split_idx", None) == 0 or (hasattr(tfm, "before_call") and getattr(tfm, "size", None) is None)
 
 
 def fed_dl(
@@ -26,7 +31,7 @@ def fed_dl(
     "`dl`, or a loader like it that resizes and normalises by `feeding`; its augmentations stay."
     if feeding is None or not isinstance(dl, TensorDL) or _same(fixed_tfms(dl), feeding):
         return dl
-    own = [o for o in dl.after_batch.fs if getattr(o, "split_idx", None) == 0]
+    own = [o for o in dl.after_batch.fs if _augments(o)]
     return dl.new(after_batch=Pipeline([*deepcopy(feeding), *own]))
 
 

@@ -1,6 +1,6 @@
 """Batches out: fastai DataLoaders that gather whole batches from one uint8 tensor, resident on the device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from itertools import islice
 from pathlib import Path
@@ -91,7 +91,7 @@ class TensorDL(TfmdDL):
         res._types = _UNLABELLED if res.dataset.y is None else _LABELLED
         return res
 
-    def shuffle_fn(self, idxs: Tensor) -> Tensor:
+    def shuffle_fn(self, idxs: Sequence[int]) -> Tensor:
         "A permutation drawn on the images' device, or as many indices drawn by `weights`."
         generator = torch.Generator(self.device).manual_seed(self.rng.randrange(2**63))
         if getattr(self, "weights", None) is not None:  # which an older export.pkl lacks
@@ -100,8 +100,7 @@ class TensorDL(TfmdDL):
 
     def get_idxs(self) -> Tensor:
         "The order of the next pass: int64 (n,), on the CPU, where fastai's `get_preds` reorders its results."
-        idxs = torch.arange(self.n)
-        return self.shuffle_fn(idxs).cpu() if self.shuffle else idxs
+        return torch.as_tensor(self.shuffle_fn(range(self.n))).cpu() if self.shuffle else torch.arange(self.n)
 
     def __iter__(self) -> Iterator[tuple]:
         for idxs in self.slices():

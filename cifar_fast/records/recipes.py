@@ -169,6 +169,11 @@ class BriefBias(Callback):
     ):
         self.share = share
 
+    def before_train(self):
+        "Look at the network, which a user may have replaced. Raises `InputError`."
+        if not isinstance(self.model, RecordNet):
+            raise InputError("the record recipe trains a RecordNet: give another network to fast_learner")
+
     def before_batch(self):
         "Freeze it in time."
         bias = self.model.whitening.bias

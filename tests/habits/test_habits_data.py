@@ -1,0 +1,460 @@
+"""What people do with loaders, as in fastai's notebooks 02_data.load and 03_data.core."""
+
+import numpy as np
+import pytest
+import torch
+from fastai.data.core import DataLoaders, TfmdDL, show_at
+from fastai.data.load import DataLoader
+from fastai.data.transforms import IntToFloatTensor, Normalize, get_c, get_image_files
+from fastai.torch_core import TensorCategory, TensorImage
+from fastai.vision.core import PILImage
+from fasttransform import Pipeline, Transform
+from PIL import Image
+
+from habits.table import departs, fails_on_stock, is_stock
+
+
+@pytest.fixture
+def files(photos):
+    return sorted(get_image_files(photos / "valid"))
+
+
+def labels(dl) -> list[int]:
+    return [int(y) for _, yb in dl for y in yb]
+
+
+# DataLoaders
+
+
+def test_train_and_valid(dls):
+    assert dls.train is dls[0] and dls.valid is dls[1] and len(dls) >= 2
+
+
+def test_train_ds_and_valid_ds(dls):
+    assert len(dls.train_ds) == 16 and len(dls.valid_ds) == 8
+
+
+def test_vocab(dls):
+    assert list(dls.vocab) == ["bird", "cat", "dog", "frog"] and dls.vocab.o2i["dog"] == 2
+
+
+def test_number_of_classes(dls):
+    assert dls.c == get_c(dls) == 4
+
+
+def test_one_batch(dls):
+    xb, yb = dls.one_batch()
+    assert xb.shape == (8, 3, 16, 16) and yb.shape == (8,) and xb.dtype == torch.float32 and yb.dtype == torch.int64
+
+
+def test_types_of_a_batch(dls):
+    xb, yb = dls.one_batch()
+    assert isinstance(xb, TensorImage) and isinstance(yb, TensorCategory)
+
+
+def test_a_batch_is_normalised(dls):
+    xb, _ = dls.valid.one_batch()
+    assert xb.min() < 0 and xb.abs().max() < 6
+
+
+def test_batches_of_a_pass(dls):
+    assert len(dls.train) == 2 and len(list(dls.train)) == 2 and len(list(dls.valid)) == len(dls.valid) == 1
+
+
+def test_training_is_shuffled(dls):
+    assert len({tuple(labels(dls.train)) for _ in range(4)}) > 1
+
+
+def test_validation_is_in_order(dls):
+    assert labels(dls.valid) == labels(dls.valid) == [int(dls.valid_ds[i][1]) for i in range(8)]
+
+
+def test_all_images_come_once_a_pass(dls):
+    assert sorted(labels(dls.train)) == sorted([0, 1, 2, 3] * 4)
+
+
+def test_bs_of_a_loader(dls):
+    assert dls.bs == dls.train.bs == 8
+
+
+def test_another_bs_by_hand(dls):
+    dls.train.bs = 4
+    assert dls.one_batch()[0].shape[0] == 4 and len(dls.train) == 4
+
+
+def test_drop_last_by_hand(dls):
+    dls.train.bs, dls.train.drop_last = 5, True
+    assert [len(yb) for _, yb in dls.train] == [5, 5, 5]
+
+
+def test_a_last_batch_that_is_smaller(dls):
+    dls.train.bs, dls.train.drop_last = 6, False
+    assert [len(yb) for _, yb in dls.train] == [6, 6, 4]
+
+
+@departs("batch norm cannot train on a last batch of one image: it joins the batch before it")
+def test_a_last_batch_of_one(dls):
+    dls.train.bs, dls.train.drop_last = 5, False
+    assert [len(yb) for _, yb in dls.train] == ([5, 5, 5, 1] if is_stock(dls) else [5, 5, 6])
+
+
+def test_device(dls):
+    assert str(dls.device) == str(dls.train.device) == "cpu"
+
+
+def test_to_a_device(dls):
+    assert dls.to(torch.device("cpu")) is dls and dls.cpu() is dls
+
+
+def test_to_a_device_by_its_name(dls):
+    dls.to("cpu")
+    assert dls.one_batch()[0].device.type == "cpu"
+
+
+def test_iterating_over_the_loaders(dls):
+    assert [len(o.dataset) for o in dls.loaders] == [16, 8]
+
+
+def test_a_loader_put_in_place(dls):
+    dls.valid = dls.train.new(shuffle=False)
+    assert len(dls.valid_ds) == 16
+
+
+def test_path(dls, tmp_path):
+    dls.path = tmp_path
+    assert dls.path == tmp_path
+
+
+def test_n_inp(dls):
+    assert dls.n_inp == 1
+
+
+def test_new_empty(dls):
+    empty = dls.new_empty()
+    assert len(empty.train_ds) == 0 and list(empty.vocab) == list(dls.vocab)
+
+
+# DataLoader
+
+
+def test_new_with_another_bs(dls):
+    dl = dls.valid.new(bs=3)
+    assert [len(yb) for _, yb in dl] == [3, 3, 2] and dls.valid.bs != 3
+
+
+def test_new_with_shuffling(dls):
+    dl = dls.valid.new(shuffle=True)
+    assert sorted(labels(dl)) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_new_without_shuffling(dls):
+    dl = dls.train.new(shuffle=False, drop_last=False)
+    assert labels(dl) == labels(dl) == [int(dls.train_ds[i][1]) for i in range(16)]
+
+
+def test_new_without_batch_transforms(dls):
+    xb, _ = dls.valid.new(after_batch=[IntToFloatTensor]).one_batch()
+    assert 0 <= xb.min() and xb.max() <= 1
+
+
+def test_new_with_a_function_on_batches(dls):
+    dl = dls.valid.new(after_batch=Pipeline([IntToFloatTensor(), lambda x: x]))
+    assert dl.one_batch()[0].max() <= 1
+
+
+def test_new_over_another_dataset(dls):
+    assert len(dls.train.new(dataset=dls.valid_ds).dataset) == 8
+
+
+def test_indices_of_ones_own(dls):
+    dl = dls.valid.new(get_idxs=lambda: [7, 0, 3])
+    dl.n = 3
+    got = [int(y) for _, yb in dl for y in yb]
+    assert got == [int(dls.valid_ds[i][1]) for i in (7, 0, 3)]
+
+
+def test_get_idxs(dls):
+    assert list(map(int, dls.valid.get_idxs())) == list(range(8))
+
+
+def test_shuffled_indices(dls):
+    assert sorted(map(int, dls.train.get_idxs())) == list(range(16))
+
+
+def test_a_sampler_by_weights(dls):
+    wanted = [i for i in range(16) if int(dls.train_ds[i][1]) == 2]
+    dl = dls.train.new(get_idxs=lambda: (wanted * 4)[:16], shuffle=False)
+    assert set(labels(dl)) == {2}
+
+
+def test_shuffling_of_ones_own(dls):
+    dl = dls.train.new(shuffle_fn=lambda idxs: list(idxs)[::-1], shuffle=True)
+    assert labels(dl) == [int(dls.train_ds[i][1]) for i in reversed(range(16))]
+
+
+def test_the_seed_of_a_loader(dls):
+    import random
+
+    orders = []
+    for _ in range(2):
+        dls.train.rng = random.Random(3)
+        orders.append(labels(dls.train))
+    assert orders[0] == orders[1]
+
+
+def test_two_loaders_at_once(dls):
+    assert all(len(a[1]) == len(b[1]) for a, b in zip(dls.train, dls.train.new()))
+
+
+def test_first_of_a_loader(dls):
+    from fastcore.basics import first
+
+    assert first(dls.train)[0].shape == (8, 3, 16, 16)
+
+
+def test_next_of_an_iterator(dls):
+    assert next(iter(dls.train))[1].shape == (8,)
+
+
+def test_a_loader_without_batches(dls):
+    empty = dls.valid.new(dataset=dls.new_empty().valid_ds)
+    with pytest.raises(Exception):  # noqa: B017
+        empty.one_batch()
+
+
+def test_a_loader_is_a_fastai_loader(dls):
+    assert isinstance(dls.train, TfmdDL) and isinstance(dls.train, DataLoader) and isinstance(dls, DataLoaders)
+
+
+def test_workers_may_be_asked_for(make_dls, dls):
+    assert make_dls(dls.kind, num_workers=0).one_batch()[0].shape[0] == 8
+
+
+# Transforms
+
+
+def test_the_batch_transforms(dls):
+    assert any(isinstance(o, Normalize) for o in dls.valid.after_batch.fs)
+
+
+def test_a_batch_transform_by_its_name(dls):
+    assert isinstance(dls.valid.after_batch.normalize, Normalize)
+
+
+def test_add_a_batch_transform(dls):
+    class Black(Transform):
+        order = 200
+
+        def encodes(self, x: TensorImage):
+            return x * 0
+
+    dls.add_tfms([Black()], "after_batch")
+    assert not dls.one_batch()[0].any() and not dls.valid.one_batch()[0].any()
+
+
+def test_add_a_batch_transform_to_training_alone(dls):
+    class Black(Transform):
+        order = 200
+
+        def encodes(self, x: TensorImage):
+            return x * 0
+
+    dls.add_tfms([Black()], "after_batch", "train")
+    assert not dls.one_batch()[0].any() and dls.valid.one_batch()[0].any()
+
+
+def test_a_transform_with_split_idx_of_training(dls):
+    class Black(Transform):
+        order, split_idx = 200, 0
+
+        def encodes(self, x: TensorImage):
+            return x * 0
+
+    dls.add_tfms([Black()], "after_batch")
+    assert not dls.one_batch()[0].any() and dls.valid.one_batch()[0].any()
+
+
+def test_a_transform_of_labels(dls):
+    class Next(Transform):
+        def encodes(self, y: TensorCategory):
+            return (y + 1) % 4
+
+    before = labels(dls.valid)
+    dls.valid.after_batch.add(Next())
+    assert labels(dls.valid) == [(o + 1) % 4 for o in before]
+
+
+def test_decode_a_batch(dls):
+    xb, _ = dls.valid.decode(dls.valid.one_batch())
+    assert 0 <= xb.min() and 100 < xb.max() <= 255
+
+
+def test_decode_a_batch_to_items(dls):
+    items = dls.valid.decode_batch(dls.valid.one_batch(), max_n=3)
+    assert len(items) == 3 and str(items[0][1]) in dls.vocab
+
+
+def test_show_batch(dls):
+    import matplotlib.pyplot as plt
+
+    dls.show_batch(max_n=4, nrows=2, figsize=(4, 4))
+    titles = {ax.get_title() for ax in plt.gcf().axes}
+    plt.close("all")
+    assert titles <= set(dls.vocab) | {""} and titles - {""}
+
+
+def test_show_a_validation_batch(dls):
+    dls.valid.show_batch(max_n=2)
+
+
+def test_show_a_given_batch(dls):
+    dls.train.show_batch(dls.train.one_batch(), max_n=2)
+
+
+def test_show_one_image_again_and_again(dls):
+    dls.train.show_batch(unique=True, max_n=2)
+
+
+def test_show_batch_without_showing(dls):
+    x, y, items = dls.train.show_batch(show=False, max_n=2)
+    assert len(items) == 2
+
+
+@departs("batches are made whole, and have no single items to transform", "have no after_item")
+def test_item_transforms_of_a_new_loader(dls):
+    dls.train.new(after_item=lambda o: o)
+
+
+@departs("batches are made whole, and have no single items to transform", "have no before_batch")
+def test_transforms_of_lists_of_items(dls):
+    dls.train.new(before_batch=lambda o: o)
+
+
+@departs("batches are made whole, and have no single items to transform", "have no create_item")
+def test_items_of_ones_own(dls):
+    dls.train.new(create_item=lambda i: None)
+
+
+@departs("batches are made whole, and have no single items to transform", "have no after_item")
+def test_item_transforms_added(dls):
+    dls.add_tfms([Transform(lambda o: o)], "after_item")
+
+
+# Datasets
+
+
+def test_an_item(dls):
+    image, label = dls.train_ds[0]
+    assert int(label) in range(4) and np.array(image).size == 16 * 16 * 3
+
+
+def test_the_last_item(dls):
+    assert int(dls.valid_ds[-1][1]) == int(dls.valid_ds[7][1])
+
+
+def test_an_item_out_of_range(dls):
+    with pytest.raises(IndexError):
+        dls.valid_ds[8]
+
+
+def test_a_slice_of_items(dls):
+    part = dls.train_ds[3:7]
+    assert len(part) == 4
+
+
+def test_several_items(dls):
+    part = dls.train_ds[[1, 2]]
+    assert len(part) == 2 and int(part[0][1]) == int(dls.train_ds[1][1])
+
+
+def test_iterating_over_a_dataset(dls):
+    assert len([int(y) for _, y in dls.valid_ds]) == 8
+
+
+def test_show_at(dls):
+    show_at(dls.train_ds, 3)
+
+
+def test_show_an_item(dls):
+    assert dls.train_ds.show(dls.train_ds[0]).get_title() in dls.vocab
+
+
+def test_decode_an_item(dls):
+    item = dls.valid_ds[0]
+    assert str(dls.valid_ds.decode(item)[1]) in dls.vocab
+
+
+def test_the_loss_of_a_dataset(dls):
+    from fastai.losses import CrossEntropyLossFlat
+
+    assert isinstance(getattr(dls.train_ds, "loss_func", None) or dls.loss_func, CrossEntropyLossFlat)
+
+
+# test_dl
+
+
+@pytest.mark.parametrize("how", ["files", "names", "PILImages", "arrays"])
+def test_a_loader_over(dls, files, how):
+    items = {
+        "files": lambda: files,
+        "names": lambda: [str(o) for o in files],
+        "PILImages": lambda: [PILImage.create(o) for o in files],
+        "arrays": lambda: [np.array(Image.open(o)) for o in files],
+    }[how]()
+    xb = dls.test_dl(items).one_batch()[0]
+    assert torch.allclose(xb, dls.valid.one_batch()[0], atol=1e-2) or xb.shape == (8, 3, 16, 16)
+
+
+def test_a_loader_over_files_is_fed_as_validation_images(dls, files):
+    dl = dls.test_dl(files, with_labels=True)
+    wanted = {int(y): x for x, y in zip(*dls.valid.one_batch())}
+    got = {int(y): x for x, y in zip(*dl.one_batch())}
+    assert all(got[k].mean().item() == pytest.approx(wanted[k].mean().item(), abs=0.2) for k in wanted)
+
+
+def test_a_loader_over_files_has_no_labels(dls, files):
+    assert len(dls.test_dl(files).one_batch()) == 1
+
+
+def test_a_loader_over_files_with_labels(dls, files):
+    dl = dls.test_dl(files, with_labels=True)
+    assert [dls.vocab[int(o)] for o in dl.one_batch()[1]] == [o.parent.name for o in files]
+
+
+def test_a_loader_over_files_with_another_bs(dls, files):
+    assert len(dls.test_dl(files, bs=2)) == 4
+
+
+def test_a_loader_over_files_is_in_order(dls, files):
+    dl = dls.test_dl(files[::-1], with_labels=True)
+    assert [dls.vocab[int(o)] for o in dl.one_batch()[1]] == [o.parent.name for o in files[::-1]]
+
+
+def test_a_loader_over_files_is_not_augmented(dls, files):
+    dl = dls.test_dl(files)
+    assert torch.equal(dl.one_batch()[0], dl.one_batch()[0])
+
+
+@fails_on_stock("it looks at the first of its items")
+def test_a_loader_over_no_files(dls):
+    assert len(dls.test_dl([])) == 0
+
+
+@fails_on_stock("an image of PIL is none of its items; PILImage is")
+def test_a_loader_over_images_of_pil(dls, files):
+    assert dls.test_dl([Image.open(o) for o in files]).one_batch()[0].shape == (8, 3, 16, 16)
+
+
+@fails_on_stock("it takes them for images with the channels last")
+def test_a_loader_over_tensors_with_the_channels_first(dls, files):
+    tensors = [torch.from_numpy(np.array(Image.open(o))).permute(2, 0, 1) for o in files]
+    xb = dls.test_dl(tensors).one_batch()[0]
+    assert torch.allclose(xb, dls.test_dl(files).one_batch()[0], atol=1e-5)
+
+
+def test_a_label_that_there_is_not(dls, files, tmp_path):
+    (tmp_path / "horse").mkdir()
+    strange = tmp_path / "horse" / "0.png"
+    strange.write_bytes(files[0].read_bytes())
+    with pytest.raises(Exception, match="horse"):
+        dls.test_dl([strange], with_labels=True).one_batch()

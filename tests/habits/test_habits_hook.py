@@ -235,5 +235,5 @@ def test_maps_for_cam(learn):
     xb, _ = learn.dls.one_batch()
     learn.unfreeze()
     with hook_output(conv(learn)) as maps, hook_output(conv(learn), grad=True) as grads:
-        learn.model.eval()(xb)[:, 0].sum().backward()
+        learn.model.eval()(xb.as_subclass(torch.Tensor))[:, 0].sum().backward()
     assert maps.stored.shape == grads.stored[0].shape

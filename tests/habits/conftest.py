@@ -9,7 +9,7 @@ from fastai.data.transforms import GrandparentSplitter, Normalize, get_image_fil
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
-from fastai.vision.all import ImageBlock  # noqa: F401 - with it fastai's methods for images
+from fastai.vision.all import ImageBlock
 from fastai.vision.learner import default_split
 from PIL import Image
 from torch import nn
@@ -85,9 +85,7 @@ MAKERS = {
         dls, tiny_network, "none", cache=False, precision="fp32", **kwargs
     ),
     "cached": lambda dls, **kwargs: transfer_learner(dls, tiny_network, "none", precision="fp32", **kwargs),
-    "record": lambda dls, **kwargs: record_learner(
-        dls, 90, precision="fp32", widths=(4, 4, 4), sizes=(), **kwargs
-    ),
+    "record": lambda dls, **kwargs: record_learner(dls, 90, precision="fp32", widths=(4, 4, 4), sizes=(), **kwargs),
 }
 
 

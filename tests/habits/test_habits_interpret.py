@@ -6,8 +6,6 @@ import torch
 from fastai.interpret import ClassificationInterpretation, Interpretation
 from fastai.torch_core import TensorImage
 
-from habits.table import departs
-
 
 def test_interpretation_from_a_learner(learn):
     interp = Interpretation.from_learner(learn)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fastai.callback.core import Callback, GatherPredsCallback, TrainEvalCallback
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import AvgLoss, AvgMetric, Metric, Recorder, SkipToEpoch, before_batch_cb, load_learner
-from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
+from fastai.losses import LabelSmoothingCrossEntropyFlat
 from fastai.metrics import F1Score, Perplexity, RocAuc, accuracy, error_rate, top_k_accuracy
 from fastai.optimizer import SGD, Adam
 from fastai.vision.core import PILImage

@@ -11,7 +11,7 @@ from fastai.callback.training import BnFreeze, GradientAccumulation, GradientCli
 from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
 from torch import nn
 
-from habits.table import departs, fails_on_stock, only
+from habits.table import departs, fails_on_stock
 
 
 def weights(learn) -> list[torch.Tensor]:
@@ -157,7 +157,9 @@ def test_bf16_trains(learn):
     assert not same(before, weights(learn)) and all(p.dtype == torch.float32 for p in learn.model.parameters())
 
 
-@departs("fastai's mixed precision is for CUDA, and computes in fp32 elsewhere without a word; here it is whatever device")
+@departs(
+    "fastai's mixed precision is for CUDA, and computes in fp32 elsewhere without a word; here it is whatever device"
+)
 def test_bf16_computes_in_bf16(learn):
     dtypes = []
     hook = [m for m in learn.model.modules() if isinstance(m, nn.Linear)][-1].register_forward_hook(

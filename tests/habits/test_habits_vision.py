@@ -27,7 +27,7 @@ from fastai.vision.learner import create_body, create_head, default_split
 from fasttransform import Transform
 from torch import nn
 
-from habits.table import departs, fails_on_stock, is_stock, only
+from habits.table import departs, is_stock, only
 
 
 def with_tfms(make_dls, kind, tfms):

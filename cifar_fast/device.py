@@ -18,17 +18,17 @@ def parse_device(name: str) -> torch.device:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         return device
-    try:
-        return full_device(name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} does not work here: give auto or cpu") from error
+    return full_device(name)
 
 
 def full_device(
     device: torch.device | str | int,  # as torch takes it
 ) -> torch.device:
-    "`device` as tensors there name theirs: `cuda` is `cuda:0`, or the one that is current."
-    return torch.empty(0, device=device).device
+    "`device` as tensors there name theirs: `cuda` is `cuda:0`, or the one that is current. Raises `InputError`."
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {str(device)!r} does not work here: give auto or cpu") from error
 
 
 def time_when_done(

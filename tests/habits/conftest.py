@@ -22,13 +22,15 @@ from habits.table import KINDS
 
 CLASSES = ("bird", "cat", "dog", "frog")
 PIXELS, BS = 16, 8
+MARKED = {"transfer": pytest.param("transfer", marks=pytest.mark.slow)}  # as cached, but for the cache
 
 
 def pytest_generate_tests(metafunc):
     "Each row is tried on each kind that it is about."
     for name, kinds in (("learn", KINDS), ("choosing", KINDS), ("dls", ("stock", "ours"))):
         if name in metafunc.fixturenames:
-            metafunc.parametrize(name, getattr(metafunc.function, "kinds", kinds), indirect=True)
+            kinds = getattr(metafunc.function, "kinds", kinds)
+            metafunc.parametrize(name, [MARKED.get(o, o) for o in kinds], indirect=True)
 
 
 @pytest.fixture(scope="session")

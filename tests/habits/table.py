@@ -40,7 +40,7 @@ def departs(
             with pytest.raises(InputError, match=refused):
                 row(**given)
 
-        tried.departs = reason
+        tried.departs = f"`record_learner`: {reason}" if of == ("record",) else reason
         return tried
 
     return mark
@@ -89,3 +89,28 @@ def rows() -> list[Callable]:
 def title(row: Callable) -> str:
     "A row's name in plain words."
     return re.sub("_", " ", row.__name__.removeprefix("test_"))
+
+
+def counted() -> list[str]:
+    "What docs/habits.md is to say: the count, a line for each departure, and one for each failure of stock."
+    found = rows()
+    departing = _by_reason(found, "departs")
+    here = [o for o in found if getattr(o, "fails_here", False)]
+    failing = _by_reason([o for o in found if o not in here], "fails_on_stock")
+    n_departing, n_failing = (sum(map(len, o.values())) for o in (departing, failing))
+    n_holding = len(found) - n_departing - n_failing - len(here)
+    head = f"**{len(found)} habits: {n_holding} hold as on a stock Learner, {n_departing} depart knowingly, "
+    head += f"{n_failing} fail on stock and work here, {len(here)} fail on both.**"
+    return [head, *_lines(departing), *_lines(failing), *_lines(_by_reason(here, "fails_on_stock"))]
+
+
+def _by_reason(found: list[Callable], kind: str) -> dict[str, list[str]]:
+    res: dict[str, list[str]] = {}
+    for row in found:
+        if hasattr(row, kind):
+            res.setdefault(getattr(row, kind), []).append(title(row))
+    return res
+
+
+def _lines(reasons: dict[str, list[str]]) -> list[str]:
+    return [f"- {reason} (*{', '.join(names)}*)" for reason, names in sorted(reasons.items())]

@@ -96,7 +96,7 @@ def test_export_of_a_stock_learner_over_the_loaders(dls, photos):
     assert load_learner("export.pkl").predict(photos / "valid/cat/0.png")[0] in dls.vocab
 
 
-@departs("the record recipe needs images and their indices", "needs DataLoaders of this package", of=("record",))
+@departs("it needs images in memory", "needs DataLoaders of this package", of=("record",))
 def test_plain_loaders_of_torch(again, pairs):
     dls = DataLoaders(*(torch.utils.data.DataLoader(pairs, 8) for _ in range(2)))
     dls.c = 4
@@ -105,7 +105,7 @@ def test_plain_loaders_of_torch(again, pairs):
     assert learn.get_preds(dl=dls.valid)[0].shape == (16, 4) and len(learn.validate()) == 2
 
 
-@departs("the record recipe needs images and their indices", "needs DataLoaders of this package", of=("record",))
+@departs("it needs images in memory", "needs DataLoaders of this package", of=("record",))
 def test_loaders_of_fastai_over_a_dataset_of_torch(again, pairs):
     dls = DataLoaders.from_dsets(pairs, pairs, bs=8, num_workers=0, device="cpu")
     dls.c = 4
@@ -114,7 +114,7 @@ def test_loaders_of_fastai_over_a_dataset_of_torch(again, pairs):
     assert learn.get_preds()[0].shape == (16, 4)
 
 
-@departs("the record recipe needs images and their indices", "needs DataLoaders of this package", of=("record",))
+@departs("it needs images in memory", "needs DataLoaders of this package", of=("record",))
 def test_loaders_of_a_data_block(again, make_dls):
     learn = again(make_dls("stock"))
     learn.fit(1)
@@ -176,7 +176,7 @@ def test_files_of_the_items(dls):
     assert len(items) == 8 and len(dls.test_dl(items[:2], with_labels=True).one_batch()[1]) == 2
 
 
-@departs("items are images in memory, and files of those images stand in `files`")
+@departs("`items` are images in memory; their files stand in `files`")
 def test_items_are_files(dls):
     first = dls.train_ds.items[0]
     assert hasattr(first, "name") if is_stock(dls) else dls.train_ds.files[0].endswith(".png")

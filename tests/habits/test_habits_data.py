@@ -1,5 +1,7 @@
 """What people do with loaders, as in fastai's notebooks 02_data.load and 03_data.core."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,13 @@ def test_to_a_device(dls):
 def test_to_a_device_by_its_name(dls):
     dls.to("cpu")
     assert dls.one_batch()[0].device.type == "cpu"
+
+
+@departs("a device that is not here is named in one line, at once", "'cuda:77' does not work here")
+def test_a_device_that_is_not_here(dls):
+    with pytest.raises(Exception) if is_stock(dls) else nullcontext():
+        dls.to("cuda:77")
+        dls.one_batch()
 
 
 def test_iterating_over_the_loaders(dls):
@@ -316,7 +325,7 @@ def test_show_one_image_again_and_again(dls):
 
 
 def test_show_batch_without_showing(dls):
-    x, y, items = dls.train.show_batch(show=False, max_n=2)
+    _, _, items = dls.train.show_batch(show=False, max_n=2)
     assert len(items) == 2
 
 
@@ -435,17 +444,17 @@ def test_a_loader_over_files_is_not_augmented(dls, files):
     assert torch.equal(dl.one_batch()[0], dl.one_batch()[0])
 
 
-@fails_on_stock("it looks at the first of its items")
+@fails_on_stock("a loader over no items cannot be made")
 def test_a_loader_over_no_files(dls):
     assert len(dls.test_dl([])) == 0
 
 
-@fails_on_stock("an image of PIL is none of its items; PILImage is")
+@fails_on_stock("`PIL.Image` is none of its items, its own PILImage is")
 def test_a_loader_over_images_of_pil(dls, files):
     assert dls.test_dl([Image.open(o) for o in files]).one_batch()[0].shape == (8, 3, 16, 16)
 
 
-@fails_on_stock("it takes them for images with the channels last")
+@fails_on_stock("tensors are taken for images with the channels last")
 def test_a_loader_over_tensors_with_the_channels_first(dls, files):
     tensors = [torch.from_numpy(np.array(Image.open(o))).permute(2, 0, 1) for o in files]
     xb = dls.test_dl(tensors).one_batch()[0]

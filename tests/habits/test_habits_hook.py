@@ -178,7 +178,7 @@ def test_activation_stats_every_other_batch(learn):
     assert len(learn.activation_stats.stats) == 2
 
 
-@fails_on_stock("hooks stay on the model")
+@fails_on_stock("hooks of an interrupted fit stay on the model")
 def test_no_hook_stays_after_an_interrupt(learn):
     with pytest.raises(KeyboardInterrupt):
         learn.fit(1, cbs=[ActivationStats(), Stops()])

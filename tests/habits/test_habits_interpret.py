@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from fastai.interpret import ClassificationInterpretation, Interpretation
-from fastai.torch_core import TensorImage
+
+from habits.table import only
 
 
 def test_interpretation_from_a_learner(learn):
@@ -65,7 +66,7 @@ def test_top_losses(learn):
 
 
 def test_all_losses_in_order(learn):
-    losses, idxs = Interpretation.from_learner(learn).top_losses()
+    _, idxs = Interpretation.from_learner(learn).top_losses()
     assert sorted(idxs.tolist()) == list(range(8))
 
 
@@ -105,11 +106,12 @@ def test_items_of_the_greatest_losses(learn):
     assert len(items) == 2
 
 
+@only("stock", "custom", "transfer", "cached")  # the record recipe's loss smooths labels
 def test_the_greatest_loss_is_of_that_image(learn):
     interp = ClassificationInterpretation.from_learner(learn)
     losses, idxs = interp.top_losses(1)
     _, preds, targs, _, _ = interp[idxs]
-    assert -preds[0, targs[0]].log().item() == pytest.approx(losses[0].item(), rel=0.05) or learn.kind == "record"
+    assert -preds[0, targs[0]].log().item() == pytest.approx(losses[0].item(), rel=0.05)
 
 
 def test_the_vocab_of_an_interpretation(learn):
@@ -124,7 +126,3 @@ def test_an_interpretation_after_a_fit(learn):
 def test_an_interpretation_by_an_activation_of_ones_own(learn):
     interp = Interpretation.from_learner(learn, act=torch.sigmoid)
     assert (interp[[0]][1] <= 1).all()
-
-
-def test_images_of_an_interpretation_are_images(learn):
-    assert isinstance(Interpretation.from_learner(learn)[[0]][0], (TensorImage, torch.Tensor))

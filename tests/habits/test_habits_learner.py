@@ -235,7 +235,7 @@ def test_label_smoothing_as_the_loss(learn):
     assert learn.get_preds()[0].sum(1).allclose(torch.ones(8))
 
 
-@departs("the record optimizer is made for the groups of its network", "RecordNet.s 4 groups", of=("record",))
+@departs("its optimizer is for the groups of its own network", "RecordNet.s 4 groups", of=("record",))
 def test_the_model_may_be_replaced(learn):
     learn.model = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
     learn.model(learn.dls.one_batch()[0])
@@ -329,7 +329,7 @@ def test_predictions_with_their_classes(learn):
 
 
 def test_predictions_with_their_losses(learn):
-    preds, targs, losses = learn.get_preds(with_loss=True)
+    _, _, losses = learn.get_preds(with_loss=True)
     assert losses.shape == (8,) and losses.mean().item() == pytest.approx(learn.validate()[0], rel=1e-3)
 
 
@@ -413,13 +413,19 @@ def test_predict_one_image(learn, cat, how):
     assert name == learn.dls.vocab[idx] and probs.shape == (4,) and probs.argmax() == idx
 
 
-@fails_on_stock("takes none but its own PILImage")
+@fails_on_stock("`PIL.Image` is none of its items, its own PILImage is")
 def test_predict_an_image_of_pil(learn, cat):
     assert torch.allclose(learn.predict(Image.open(cat))[2], learn.predict(cat)[2], atol=1e-5)
 
 
 def test_predict_a_pilimage(learn, cat):
     assert torch.allclose(learn.predict(PILImage.create(cat))[2], learn.predict(cat)[2], atol=1e-5)
+
+
+@fails_on_stock("tensors are taken for images with the channels last")
+def test_predict_a_tensor_with_the_channels_first(learn, cat):
+    image = torch.from_numpy(np.array(Image.open(cat))).permute(2, 0, 1)
+    assert torch.allclose(learn.predict(image)[2], learn.predict(cat)[2], atol=1e-5)
 
 
 def test_predict_with_the_input(learn, cat):
@@ -539,7 +545,7 @@ def test_without_metrics(learn):
 
 def test_a_further_metric_by_adding(learn):
     learn.metrics = learn.metrics + L(AvgMetric(error_rate))
-    loss, acc, error = learn.validate()
+    _, acc, error = learn.validate()
     assert acc + error == pytest.approx(1)
 
 

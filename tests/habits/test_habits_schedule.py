@@ -210,7 +210,7 @@ def test_lr_find_leaves_no_files(learn):
     assert not list((learn.path / learn.model_dir).iterdir())
 
 
-@fails_on_stock("its batches and dropout are drawn from random numbers that it leaves moved on")
+@fails_on_stock("`lr_find` moves the random numbers on, and the fit after it is another one")
 def test_lr_find_leaves_the_random_numbers(learn):
     torch.manual_seed(1)
     wanted = torch.rand(1)
@@ -219,7 +219,7 @@ def test_lr_find_leaves_the_random_numbers(learn):
     assert torch.equal(torch.rand(1), wanted)
 
 
-@fails_on_stock("it goes on from moved random numbers")
+@fails_on_stock("`lr_find` moves the random numbers on, and the fit after it is another one")
 def test_lr_find_finds_the_same_twice(learn):
     losses = []
     for _ in range(2):
@@ -268,7 +268,7 @@ def test_a_fit_after_lr_find(learn):
     assert len(learn.recorder.values) == 1
 
 
-@fails_on_stock("weights moved, and a temporary folder in models/")
+@fails_on_stock("an interrupted `lr_find` leaves moved weights and a folder in models/")
 def test_an_interrupted_lr_find_gives_the_weights_back(learn):
     class Stops(Callback):
         def after_batch(self):

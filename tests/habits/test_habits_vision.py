@@ -161,7 +161,7 @@ def test_a_head_of_fastai(learn):
     assert learn.get_preds()[0].shape == (8, 4)
 
 
-@departs("the record recipe is for its own network", "trains a RecordNet", of=("record",))
+@departs("its recipe is for its own network", "trains a RecordNet", of=("record",))
 def test_create_a_body(learn, make_learn):
     body = create_body(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     learn.model = nn.Sequential(body, create_head(8, 4))
@@ -226,7 +226,11 @@ def test_batch_norms_of_a_frozen_body(learn):
     assert torch.equal(before, norm.running_mean) != is_stock(learn)
 
 
-@pytest.mark.parametrize("loss", [LabelSmoothingCrossEntropy(), FocalLossFlat(), CrossEntropyLossFlat(weight=torch.ones(4))], ids=["smoothing", "focal", "weights"])  # fmt: skip
+@pytest.mark.parametrize(
+    "loss",
+    [LabelSmoothingCrossEntropy(), FocalLossFlat(), CrossEntropyLossFlat(weight=torch.ones(4))],
+    ids=["smoothing", "focal", "weights"],
+)
 def test_losses_of_fastai(learn, loss):
     learn.loss_func = loss
     learn.fit(1)

@@ -1,0 +1,117 @@
+"""Loaders, keywords and heads that a Learner is handed. What holds of stock Learners too stands in tests/habits."""
+
+import pytest
+import torch
+from fastai.data.core import DataLoaders
+from fastai.losses import CrossEntropyLossFlat
+from fastai.optimizer import Adam
+from torch import nn
+
+import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Learner
+from cifar_fast.data.loaders import image_dls
+from cifar_fast.errors import InputError
+from cifar_fast.records.recipes import record_learner
+from cifar_fast.training.learner import custom_learner, fast_learner, transfer_learner
+
+SMALL = dict(width=4, dense_width=8)
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    return digits.fewer(160, 60)
+
+
+@pytest.fixture
+def dls(few):
+    return image_dls(few, bs=16, device="cpu", flip="random")
+
+
+def fit(learn, n=1, **kwargs):
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(n, **kwargs)
+    return learn
+
+
+# Loaders that a Learner is handed
+
+
+def custom_at_16(dls):
+    return custom_learner(dls, size=16, **SMALL)
+
+
+def transfer_at_16(dls):
+    return transfer_learner(dls, size=16, weights="none")
+
+
+@pytest.mark.parametrize("make", [custom_at_16, transfer_at_16])
+def test_the_callers_own_loaders_are_fed_as_the_model_needs_it(dls, make):
+    learn = fit(make(dls))
+    with learn.no_bar():
+        wanted, preds = list(learn.validate()), learn.get_preds()[0]
+        assert list(learn.validate(dl=dls.valid)) == pytest.approx(wanted)
+        assert torch.allclose(learn.get_preds(dl=dls.test_dl(dls.valid_ds, with_labels=True))[0], preds, atol=1e-5)
+
+
+def test_dls_put_in_place_of_the_learners_are_fed_so_too(few, dls):
+    learn = custom_learner(dls, size=16, **SMALL)
+    learn.dls = image_dls(few, bs=16, device="cpu", size=48)
+    fit(learn)
+    assert learn.dls.one_batch()[0].shape[-1] == 16
+
+
+def test_folds_by_hand_are_augmented(dls):
+    part = dls.train.new(dataset=dls.train_ds.subset(torch.arange(100)))
+    assert part.dataset.split_idx == 0
+    torch.manual_seed(0)
+    part = part.new(shuffle=False)
+    assert not torch.equal(*(part.one_batch()[0] for _ in range(2)))
+
+
+def test_plain_torch_loaders_are_enough():
+    data = [(torch.rand(3, 32, 32), i % 10) for i in range(40)]
+    loaders = [torch.utils.data.DataLoader(data, 8) for _ in range(2)]
+    dls = DataLoaders(*loaders)
+    dls.c = 10
+    for learn in (custom_learner(dls, **SMALL), fast_learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)))):
+        fit(learn)
+    with pytest.raises(InputError, match="plain DataLoaders"):
+        custom_learner(dls, size=16)
+
+
+# Optimizers and keywords
+
+
+def test_keywords_of_fastais_learner(dls):
+    kwargs = dict(wd_bn_bias=True, train_bn=True, moms=(0.9, 0.8, 0.9), model_dir="kept")
+    loss = CrossEntropyLossFlat(label_smoothing=0.1)
+    learns = [
+        custom_learner(dls, loss_func=loss, opt_func=Adam, wd=0.1, **kwargs, **SMALL),
+        transfer_learner(dls, weights="none", loss_func=loss, opt_func=Adam, wd=0.1, **kwargs),
+        record_learner(dls, 90, **kwargs),
+    ]
+    for learn in learns:
+        assert learn.model_dir == "kept" and learn.moms == (0.9, 0.8, 0.9)
+    assert fit(learns[0]).opt.hypers[0]["wd"] == 0.1 and learns[0].loss_func is loss
+
+
+# Heads
+
+
+class GeM(nn.Module):
+    "Generalised mean pooling, whose exponent trains."
+
+    def __init__(self):
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor([3.0]))
+
+    def forward(self, x):
+        return x.clamp(min=1e-6).pow(self.p).mean((2, 3), keepdim=True).pow(1 / self.p)
+
+
+def test_a_pooling_that_trains_is_trained(dls):
+    learn = transfer_learner(dls, weights="none")
+    learn.model[1][0] = GeM()
+    learn.create_opt()
+    learn.freeze()
+    fit(learn, lr=1e-2)
+    assert learn.model[1][0].p.item() != 3

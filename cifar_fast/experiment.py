@@ -287,7 +287,7 @@ def load_file(
         is_other = taken is not None and Path(getattr(taken, "__file__", None) or "").resolve() != file
         name = f"experiments_of_{file.stem}" if is_other else file.stem
         spec = spec_from_file_location(name, file)
-        module = sys.modules[name] = module_from_spec(spec)
+        module = sys.modules[name] = module_from_spec(spec)  # fastcore's load_mod does not: classes would not pickle
         if str(file.parent) not in sys.path:
             sys.path.insert(0, str(file.parent))  # what it imports lies beside it
         try:

@@ -35,7 +35,7 @@ def bare_disk(monkeypatch):
     sync = os.fsync
 
     def no_lock(*args):
-        raise OSError(errno.ENOSYS, "Function not implemented")
+        raise OSError(errno.ENOTSUP, "Operation not supported")  # where flock is missing, filelock has its own way
 
     def no_folder_sync(handle):
         if stat.S_ISDIR(os.fstat(handle).st_mode):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from fastai.interpret import ClassificationInterpretation
+from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 
 
@@ -48,10 +49,9 @@ class Predictions:
 
     def per_class(self) -> dict[str, "ClassScores"]:
         "Precision, recall and F1 of each class; NaN where nothing was predicted as it, or nothing is of it."
-        counts = self.confusion_matrix()
-        hits, n_true, n_said = counts.diagonal(), counts.sum(1), counts.sum(0)
-        with np.errstate(invalid="ignore"):
-            columns = hits / n_said, hits / n_true, 2 * hits / (n_true + n_said), n_true
+        columns = precision_recall_fscore_support(
+            self.targs.numpy(), self.decoded.numpy(), labels=range(len(self.vocab)), zero_division=np.nan
+        )
         return {name: ClassScores(*row) for name, row in zip(self.vocab, zip(*(o.tolist() for o in columns)))}
 
     def reliability(self, n_bins: int = 15) -> "Reliability":

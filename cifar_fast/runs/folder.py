@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
+from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -132,7 +133,7 @@ class Run(EpochRows):
     def release(self) -> None:
         "Let other processes have the folder."
         (self.folder / LOCK).unlink(missing_ok=True)
-        self.lock.close()
+        self.lock.release()
 
     def write_json(self, name: str, content: dict) -> None:
         "Write `content` as `name`, whole or not at all."
@@ -251,16 +252,12 @@ def check_begun(
             raise InputError(f"{what} was begun with {name} {before[name]}, and now it is {value}: {advice}")
 
 
-def lock_folder(folder: Path):
-    "The open lock file of `folder`, held while the process lives. Raises `InputError` where another process has it."
-    file = (folder / LOCK).open("a")
+def lock_folder(folder: Path) -> FileLock:
+    "The lock of `folder`, held while the process lives. Raises `InputError` where another process has it."
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        import fcntl  # which Windows lacks
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass
-    except BlockingIOError as error:
+        lock.acquire()
+    except Timeout as error:
         raise InputError(
             f"{folder} is being written by another process: wait for it, or give another folder"
         ) from error
@@ -268,7 +265,7 @@ def lock_folder(folder: Path):
         if not is_not_offered(error):
             raise
         warn_once(f"this disk locks no files ({error.strerror}): let no other process write into {folder}")
-    return file
+    return lock
 
 
 class HistoryLogger(Callback):
@@ -341,7 +338,7 @@ def memory_after_imports() -> float:
 
 
 def peak_memory_mb() -> float:
-    "MiB that this process has had resident at most."
+    "MiB that this process has had resident at most, which psutil tells on Windows alone."
     status = Path("/proc/self/status")
     if status.exists():  # on Linux `ru_maxrss` starts from what the parent process had
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10

@@ -1,7 +1,6 @@
 """What a speedrun races against: airbench's scripts from a checkout, or its recipe in a plain loop on a CPU."""
 
 import contextlib
-import importlib.util
 import io
 import os
 import sys
@@ -10,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
+from fastcore.xtras import load_mod
 from torch import Tensor
 
 from cifar_fast.data.formats import ImageSet
@@ -55,7 +54,7 @@ class AirbenchScript:
         self.name, self.folder = self.script.stem, tempfile.TemporaryDirectory()
         write_airbench_data(images, Path(self.folder.name) / "cifar10")
         with self._at_home():
-            self.module = load_script(self.script)
+            self.module = load_mod(self.script.stem, self.script)
         self.models = self._models()
 
     def warm_up(self) -> None:
@@ -101,14 +100,6 @@ class AirbenchScript:
         finally:
             os.chdir(there)
             sys.argv = argv
-
-
-def load_script(path: Path) -> ModuleType:
-    "A script as a module: what it does as a program is left out."
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_airbench_data(images: ImageSet, folder: Path) -> None:

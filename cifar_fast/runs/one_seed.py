@@ -1,5 +1,6 @@
 """One training, from options to a run folder: choosing on held-out images, each stage, and one test."""
 
+import json
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from cifar_fast.runs.checkpoint import Checkpoint, read_checkpoint
 from cifar_fast.runs.facts import images_hash, model_metrics, run_facts
 from cifar_fast.runs.folder import HistoryLogger, Run, SilentRun
 from cifar_fast.runs.report import write_report
-from cifar_fast.runs.trackers import make_trackers
+from cifar_fast.runs.trackers import TrackedFit, make_trackers, numbers
 from cifar_fast.training.callbacks.guards import Interruptible, StopOnNaN
 from cifar_fast.training.callbacks.measure import Stopwatch, TrainAccuracy
 
@@ -255,7 +256,7 @@ class OneSeed:
             state, self.state = self.state, None
         checkpoint = Checkpoint(self.run, stage, state, self.carried)
         logger = HistoryLogger(self.run, stage)
-        tracking = [cb for tracker in self.trackers for cb in tracker.cbs(stage)]
+        tracking = [TrackedFit(tracker, stage) for tracker in self.trackers]
         cbs = [self.stopwatch, TrainAccuracy(), logger, StopOnNaN(), checkpoint, self.interruptible]
         return L([*cbs, *tracking, *extra])
 
@@ -322,8 +323,9 @@ class OneSeed:
         })  # fmt: skip
         self.run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)
         write_report(self.run.folder)
+        config = json.loads((self.run.folder / "config.json").read_text())
         for tracker in self.trackers:
-            tracker.finish(metrics, sorted(self.run.folder.glob("*.png")))
+            tracker.finish(numbers(metrics), config, sorted(self.run.folder.glob("*.png")))
         done = f"interrupted after {len(trained)} epochs, " if self.interrupted else ""
         print(
             f"{facts['title']}: {done}test accuracy {metrics['accuracy']:.2%} after {seconds:.0f} s of training "

@@ -1,10 +1,13 @@
 """Trackers: a run's curves, numbers and figures in TensorBoard, Weights & Biases or MLflow, beside its own csv files.
 
-Each tracker has `cbs`, for every fit of the run, and `finish`, for what is there when the run is done.
+Each has `log`, called by one callback in every fit, and `finish`, for what is there when the run is done. fastai's
+TensorBoardCallback and WandbCallback would each need patching: they log settings that are no numbers, and read
+attributes that some Learners lack; for MLflow fastai has none. accelerate.tracking logs only where accelerate's process
+state stands, and that is set up within each fit, by fastai's `distrib_ctx`.
 """
 
-import json
 import os
+from functools import cache
 from pathlib import Path
 
 import matplotlib.image
@@ -12,100 +15,103 @@ from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
 from cifar_fast.errors import InputError, MissingExtra
+from cifar_fast.runs.folder import plain
 
 HYPERS = ("lr", "mom")  # of the optimizer: those that schedules move
 
 
+class TrackedFit(Callback):
+    "Tells a tracker each epoch's row, and each batch's loss with what schedules move."
+
+    order, needs_images = Recorder.order + 1, False
+
+    def __init__(
+        self,
+        tracker,  # one of TRACKERS
+        stage: str,  # of the run
+    ):
+        self.tracker, self.stage = tracker, stage
+
+    def after_batch(self):
+        "Log the smoothed training loss, and what schedules move, by layer group."
+        if self.training and self.tracker.logs_batches:
+            moved = {f"{k}_{i}": float(h[k]) for i, h in enumerate(self.opt.hypers) for k in HYPERS if k in h}
+            self.tracker.log({"train_loss": float(self.smooth_loss), **moved}, self)
+
+    def after_epoch(self):
+        "Log the row that the Recorder has just completed."
+        row = numbers(dict(zip(self.recorder.metric_names, map(plain, self.recorder.log))))
+        known = {"epoch", "train_loss"} if self.tracker.logs_batches else {"epoch"}
+        self.tracker.log({k: v for k, v in row.items() if k not in known}, self)
+
+
 class TensorBoardTracker:
-    "Event files in the run's folder `tensorboard`, through fastai's TensorBoardCallback."
+    "Event files in the run's folder `tensorboard`, with a folder for each of the run's fits."
+
+    logs_batches = True
 
     def __init__(
         self,
         folder: Path,  # of the run
     ):
-        try:
-            from fastai.callback.tensorboard import TensorBoardCallback
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtra("tensorboard", "--track tensorboard") from error
+        from torch.utils.tensorboard import SummaryWriter
 
-        class ScheduledHypers(TensorBoardCallback):
-            "fastai's also logs settings of torch's optimizers that are no numbers, which TensorBoard refuses."
+        self.writer = cache(lambda name: SummaryWriter(folder / "tensorboard" / name))
 
-            needs_images = False
+    def log(self, values: dict[str, float], fit: TrackedFit) -> None:
+        "Log values at the point that the fit has reached."
+        for name, value in values.items():
+            self.writer(fit.stage).add_scalar(name, value, fit.train_iter)
+        if not fit.training:  # an epoch is over
+            self.writer(fit.stage).flush()
 
-            def after_batch(self):
-                "Log the training loss and what schedules move."
-                if self.training:
-                    self.writer.add_scalar("train_loss", self.smooth_loss, self.train_iter)
-                    for name, value in moving_hypers(self.opt).items():
-                        self.writer.add_scalar(name, value, self.train_iter)
-
-        self.folder, self.callback, self.writer = folder / "tensorboard", ScheduledHypers, SummaryWriter
-
-    def cbs(self, stage: str) -> list[Callback]:
-        "fastai's callback, with a folder for each of the run's fits."
-        return [self.callback(self.folder / stage, trace_model=False, log_preds=False)]
-
-    def finish(self, metrics: dict, figures: list[Path]) -> None:
-        "Log the metrics and the report's figures."
-        with self.writer(self.folder / "result") as writer:
-            for name, value in numbers(metrics).items():
-                writer.add_scalar(name, value)
-            for path in figures:
-                writer.add_image(path.stem, matplotlib.image.imread(path)[..., :3], dataformats="HWC")
+    def finish(self, metrics: dict[str, float], config: dict, figures: list[Path]) -> None:
+        "Log the metrics and the report's figures, and close the run."
+        for name, value in metrics.items():
+            self.writer("result").add_scalar(name, value)
+        for path in figures:
+            self.writer("result").add_image(path.stem, matplotlib.image.imread(path)[..., :3], dataformats="HWC")
+        self.writer("result").flush()
 
 
 class WandbTracker:
-    "A Weights & Biases run, through fastai's WandbCallback; WANDB_MODE=offline keeps it in the run's folder."
+    "A Weights & Biases run; WANDB_MODE=offline keeps it in the run's folder."
+
+    logs_batches = True
 
     def __init__(
         self,
         folder: Path,  # of the run
     ):
-        try:
-            import wandb
-            from fastai.callback.wandb import WandbCallback
-        except ImportError as error:
-            raise MissingExtra("wandb", "--track wandb") from error
+        import wandb
 
-        class BlindWandbCallback(WandbCallback):
-            "fastai's; its `before_fit` asks all of the Learner's arguments for their attributes, which some lack."
-
-            needs_images = False
-
-            def before_fit(self):
-                "Count on from what has been logged."
-                self.run = not hasattr(self.learn, "lr_finder")
-                self._wandb_step, self._wandb_epoch = wandb.run.step - 1, 0
-
-        self.wandb, self.callback, self.folder = wandb, BlindWandbCallback, folder
+        self.image = wandb.Image
         self.run = wandb.init(project="cifar_fast", name=folder.name, dir=str(folder), settings={"silent": True})
 
-    def cbs(self, stage: str) -> list[Callback]:
-        "fastai's callback."
-        return [self.callback(log_preds=False)]
+    def log(self, values: dict[str, float], fit: TrackedFit) -> None:
+        "Log values at the point that the fit has reached."
+        self.run.log({"epoch": fit.epoch, **values})
 
-    def finish(self, metrics: dict, figures: list[Path]) -> None:
+    def finish(self, metrics: dict[str, float], config: dict, figures: list[Path]) -> None:
         "Log the metrics and the report's figures, and close the run."
-        self.run.config.update(json.loads((self.folder / "config.json").read_text()))
-        self.run.summary.update(numbers(metrics))
-        self.run.log({path.stem: self.wandb.Image(str(path)) for path in figures})
+        self.run.config.update(config)
+        self.run.summary.update(metrics)
+        self.run.log({path.stem: self.image(str(path)) for path in figures})
         self.run.finish()
 
 
 class MLflowTracker:
     "An MLflow run; without MLFLOW_TRACKING_URI in the run's folder `mlflow.db`."
 
+    logs_batches = False  # each would be a transaction of its database
+
     def __init__(
         self,
         folder: Path,  # of the run
     ):
-        try:
-            import mlflow
-        except ImportError as error:
-            raise MissingExtra("mlflow", "--track mlflow") from error
-        self.mlflow, self.folder, own = mlflow, folder, folder.absolute()
+        import mlflow
+
+        self.mlflow, own = mlflow, folder.absolute()
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             mlflow.set_tracking_uri(f"sqlite:///{own / 'mlflow.db'}")
             if mlflow.get_experiment_by_name("cifar_fast") is None:
@@ -113,37 +119,17 @@ class MLflowTracker:
         mlflow.set_experiment("cifar_fast")
         mlflow.start_run(run_name=folder.name)
 
-    def cbs(self, stage: str) -> list[Callback]:
-        "A callback that logs each epoch's row."
-        return [MLflowCallback(self.mlflow, stage)]
+    def log(self, values: dict[str, float], fit: TrackedFit) -> None:
+        "Log values at the point that the fit has reached."
+        self.mlflow.log_metrics({f"{fit.stage}/{k}": v for k, v in values.items()}, step=fit.epoch)
 
-    def finish(self, metrics: dict, figures: list[Path]) -> None:
+    def finish(self, metrics: dict[str, float], config: dict, figures: list[Path]) -> None:
         "Log the metrics and the report's figures, and close the run."
-        config = json.loads((self.folder / "config.json").read_text())
         self.mlflow.log_params({k: v for k, v in config.items() if k != "asked"})
-        self.mlflow.log_metrics(numbers(metrics))
+        self.mlflow.log_metrics(metrics)
         for path in figures:
             self.mlflow.log_artifact(str(path))
         self.mlflow.end_run()
-
-
-class MLflowCallback(Callback):
-    "Logs each epoch's row to the active MLflow run; fastai has no such callback."
-
-    order, needs_images = Recorder.order + 1, False
-
-    def __init__(
-        self,
-        mlflow,  # the package
-        stage: str,  # of the run
-    ):
-        self.mlflow, self.stage = mlflow, stage
-
-    def after_epoch(self):
-        "Log the row that the Recorder has just completed."
-        row = dict(zip(self.recorder.metric_names, self.recorder.log))
-        values = {f"{self.stage}/{k}": float(v) for k, v in row.items() if isinstance(v, float)}
-        self.mlflow.log_metrics(values, step=self.epoch)
 
 
 TRACKERS = {"tensorboard": TensorBoardTracker, "wandb": WandbTracker, "mlflow": MLflowTracker}
@@ -157,14 +143,15 @@ def make_trackers(
     asked = [o for o in names.split(",") if o and o != "csv"]
     if unknown := set(asked) - set(TRACKERS):
         raise InputError(f"there is no tracker {unknown.pop()!r}: give some of csv, {', '.join(TRACKERS)}")
-    return [TRACKERS[o](folder) for o in asked]
+    found = []
+    for name in asked:
+        try:
+            found.append(TRACKERS[name](folder))
+        except ImportError as error:
+            raise MissingExtra(name, f"--track {name}") from error
+    return found
 
 
-def moving_hypers(opt) -> dict[str, float]:
-    "What schedules move, by name and layer group."
-    return {f"{k}_{i}": float(h[k]) for i, h in enumerate(opt.hypers) for k in HYPERS if k in h}
-
-
-def numbers(metrics: dict) -> dict[str, float]:
-    "The entries of metrics.json that are plain numbers."
-    return {k: float(v) for k, v in json.loads(json.dumps(metrics, default=str)).items() if type(v) in (int, float)}
+def numbers(values: dict) -> dict[str, float]:
+    "The entries that are plain numbers."
+    return {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}

@@ -48,6 +48,7 @@ def test_tensorboard_has_curves_numbers_and_the_reports_figures_and_learns_the_s
     assert result.Scalars("accuracy")[0].value == pytest.approx(accuracy, abs=1e-6)
     assert {"curves", "confusion"} <= set(result.Tags()["images"])
     assert outcome(folder) == outcome(plain)
+    assert load_safe(folder / "model").card.data == "part of digits"  # shipped as any other
 
 
 def test_quiet_says_the_result_alone_and_learns_the_same(plain, tmp_path, capsys):
@@ -75,19 +76,14 @@ def test_only_numbers_are_logged_as_numbers():
     assert numbers({"a": 1, "b": 0.5, "c": True, "d": None, "e": "x", "f": [1]}) == {"a": 1.0, "b": 0.5}
 
 
-def test_a_tracked_model_is_shipped_as_any_other(tmp_path):
-    pytest.importorskip("tensorboard")
-    assert load_safe(train(tmp_path / "run", track="tensorboard") / "model").card.data == "part of digits"
-
-
 @pytest.mark.slow
 def test_wandb_works_offline_in_the_runs_folder(plain, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = train(tmp_path / "run", track="wandb")
-    assert list(folder.glob("wandb/offline-run-*/*.wandb")) and list(
-        folder.glob("wandb/offline-run-*/files/media/images/*")
-    )
+    [logged] = folder.glob("wandb/offline-run-*/*.wandb")
+    assert all(o in logged.read_bytes() for o in (b"train_loss", b"lr_0", b"valid_loss", b"calibration_error"))
+    assert list(folder.glob("wandb/offline-run-*/files/media/images/curves*"))
     assert outcome(folder) == outcome(plain)
 
 
@@ -99,5 +95,6 @@ def test_mlflow_keeps_numbers_and_figures_in_the_runs_folder(plain, tmp_path, mo
     found = mlflow.search_runs(experiment_names=["cifar_fast"])
     accuracy = json.loads((folder / "metrics.json").read_text())["accuracy"]
     assert found["metrics.accuracy"].tolist() == [pytest.approx(accuracy)] and found["params.width"].tolist() == ["8"]
-    assert list(folder.glob("mlruns/*/artifacts/curves.png"))
+    losses = mlflow.MlflowClient().get_metric_history(found["run_id"][0], "train/valid_loss")
+    assert [o.step for o in losses] == [0, 1] and list(folder.glob("mlruns/*/artifacts/curves.png"))
     assert outcome(folder) == outcome(plain)

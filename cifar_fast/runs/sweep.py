@@ -263,6 +263,7 @@ class Sweep:
                 run_config=tune.RunConfig(
                     name="ray", storage_path=str(self.run.folder.absolute()), verbose=0,
                     callbacks=[KeepTrials(self.folder)],
+                    failure_config=tune.FailureConfig(max_failures=1),  # where a node of the cluster is lost
                 ),
             )  # fmt: skip
             errors = tuner.fit().errors

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -248,3 +249,39 @@ def test_nothing_to_search_and_another_search_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"param .*give the same"):
         Sweep(custom, options("lr=uniform(0.1,0.3)", resume=str(tmp_path))).execute()
     assert (tmp_path / "config.json").exists()
+
+
+@pytest.fixture
+def two_nodes():
+    "A Ray cluster of two nodes of one core each, both on this machine, and the second of them."
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield cluster, cluster.add_node(num_cpus=1)
+    cluster.shutdown()
+
+
+def trains(raylet):
+    "Whether a trial is under way on a node."
+    return any("train" in " ".join(o.cmdline()[:1]) for o in psutil.Process(raylet).children())
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_sweep_on_a_cluster_outlives_the_loss_of_a_node(two_nodes, tmp_path):
+    cluster, node = two_nodes
+    raylet, lost = node.all_processes["raylet"][0].process.pid, threading.Event()
+
+    def lose_node():
+        "In the middle of a trial on it."
+        while not trains(raylet):
+            time.sleep(0.1)
+        cluster.remove_node(node, allow_graceful=False)
+        lost.set()
+
+    threading.Thread(target=lose_node, daemon=True).start()
+    params = ["lr=loguniform(1e-4,1e-2)", "epochs=4", "width=4", "images=600", "test_images=60", "device=cpu"]
+    asked = options(*params, address=cluster.address, trials=4, run=str(tmp_path / "run"))
+    assert Sweep(custom, asked).execute() == 0
+    assert lost.is_set() and len(list((tmp_path / "run/trials").glob("*.json"))) == 4
+    assert FinishedRun.read(tmp_path / "run/winner").config["lr"] > 0

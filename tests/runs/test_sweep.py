@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from cifar_fast.analysis.charts import plot_sweep
 from cifar_fast.baselines import custom, transfer
 from cifar_fast.data.sources import load_images
 from cifar_fast.errors import InputError
+from cifar_fast.experiment import load_experiment
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.results import FinishedRun
-from cifar_fast.runs.sweep import Param, Sweep, train_trial
+from cifar_fast.runs.sweep import Param, Sweep, of_sweep, train_trial
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 ROOT = Path(__file__).parents[2]
@@ -235,6 +237,18 @@ def test_a_sweep_goes_on_with_the_options_it_was_begun_with(tmp_path):
     assert Sweep(custom, alone).options.trials == 5
     with pytest.raises(InputError, match="no sweep to go on with"):
         Sweep(custom, options(resume=str(tmp_path / "nowhere")))
+
+
+def test_a_sweep_of_version_0_1_goes_on(tmp_path, capsys):
+    folder = shutil.copytree(ROOT / "tests/kept/sweep-0.1.0", tmp_path / "run")
+    kept = {o.name: o.read_text() for o in (folder / "trials").iterdir()}
+    alone = options(resume=str(folder), trials=None)
+    alone.param = None
+    assert Sweep(load_experiment(of_sweep(str(folder))), alone).execute() == 0
+    assert "Finished already: 2 of 2 trials" in capsys.readouterr().out
+    assert {o.name: o.read_text() for o in (folder / "trials").iterdir()} == kept
+    winner = FinishedRun.read(folder / "winner").config
+    assert winner["bn"] and winner["lr"] == pytest.approx(1.2296e-3, abs=1e-7)
 
 
 def test_nothing_to_search_and_another_search_are_refused(tmp_path):

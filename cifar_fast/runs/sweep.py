@@ -3,8 +3,8 @@
 Optuna proposes, ASHA ends early what lags behind. Every finished trial is a file in the sweep's folder, from which a
 sweep that was killed goes on; the winner is trained on all training images, and tested, once.
 
-Optuna's JournalStorage loses no finished trial in a kill either (none of 194 in 9 kills), but one damaged line makes all
-of it unreadable, and a lock that a kill has left makes the next start wait for 30 s: a file for each trial has neither.
+Optuna's JournalStorage loses no finished trial in a kill either (none of 194 in 9 kills), but one damaged line makes
+all of it unreadable, and a lock that a kill has left makes the next start wait for 30 s. Files have neither fault.
 """
 
 import csv
@@ -137,6 +137,11 @@ def train_trial(
             fit_stage(learn, stage, o, o.lr, cbs)
 
 
+def trial_resources(n_gpus: int, per_gpu: int) -> dict[str, float]:
+    "What a trial occupies: a core, and where there are GPUs its share of one."
+    return {"cpu": 1, "gpu": 1 / per_gpu if n_gpus else 0}
+
+
 class KeepTrials(tune.Callback):
     "Writes each finished trial, in full or ended by ASHA, as a file."
 
@@ -241,7 +246,6 @@ class Sweep:
     def search(self, done: list[dict]) -> None:
         "Run the trials that are missing."
         o = self.options
-        gpus = torch.cuda.device_count()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is said below, in one line
         ray.init(address=o.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -258,7 +262,7 @@ class Sweep:
             )
             trainable = tune.with_parameters(train_trial, experiment=self.experiment, fixed=self.fixed)
             tuner = tune.Tuner(
-                tune.with_resources(trainable, {"cpu": 1, "gpu": min(1, gpus) / o.per_gpu if gpus else 0}),
+                tune.with_resources(trainable, trial_resources(torch.cuda.device_count(), o.per_gpu)),
                 param_space={p.name: p.space() for p in self.searched},
                 tune_config=tune.TuneConfig(
                     metric="accuracy", mode="max", num_samples=o.trials - len(done), search_alg=search,

@@ -24,7 +24,7 @@ from cifar_fast.errors import InputError
 from cifar_fast.experiment import load_experiment
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.results import FinishedRun
-from cifar_fast.runs.sweep import Param, Sweep, of_sweep, train_trial
+from cifar_fast.runs.sweep import Param, Sweep, of_sweep, train_trial, trial_resources
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 ROOT = Path(__file__).parents[2]
@@ -57,6 +57,13 @@ def test_what_cannot_be_searched_is_one_clear_line(text, wanted):
     with pytest.raises(InputError, match=wanted) as caught:
         Param.parse(text, custom)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "n_gpus, per_gpu, wanted", [(0, 1, 0), (0, 2, 0), (1, 1, 1), (1, 2, 0.5), (4, 1, 1), (4, 4, 0.25)]
+)
+def test_trials_share_a_gpu_as_asked(n_gpus, per_gpu, wanted):
+    assert trial_resources(n_gpus, per_gpu) == {"cpu": 1, "gpu": wanted}
 
 
 def test_the_picture_shows_every_parameter():

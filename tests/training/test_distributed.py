@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.soak import outcome
 from cifar_fast.runs.results import FinishedRun
 from processes import launched
 
@@ -171,6 +172,29 @@ def long_training(tmp_path):
         time.sleep(0.2)
     children = psutil.Process(process.pid).children(recursive=True)
     return process, [o for o in children if "custom.py" in " ".join(o.cmdline())]
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_killed_go_on_as_if_nothing_had_happened(tmp_path):
+    from psutil import Process
+
+    # no dropout: its numbers are not kept for the second process
+    args = ["--data", "digits", "--epochs", "8", "--width", "8", "--dropout", "0", "--logit-dropout", "0",
+            "--images", "600", "--device", "cpu", "--run"]  # fmt: skip
+    whole = launched(ROOT / "experiments/custom.py", *args, tmp_path / "whole")
+    assert whole.wait(timeout=300) == 0, whole.stderr.read()
+    process = launched(ROOT / "experiments/custom.py", *args, tmp_path / "run")
+    while not (tmp_path / "run/checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    for o in [*Process(process.pid).children(recursive=True), process]:
+        o.kill()
+    process.wait()
+    assert not (tmp_path / "run/metrics.json").exists()
+    second = launched(ROOT / "experiments/custom.py", "--resume", tmp_path / "run")
+    out, err = second.communicate(timeout=300)
+    assert second.returncode == 0 and "Going on after" in out, err
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
 @pytest.mark.slow

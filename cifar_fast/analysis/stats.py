@@ -7,6 +7,7 @@ from html import escape
 from math import inf, isnan, sqrt
 from statistics import fmean, stdev, variance
 
+import numpy as np
 from torch import Tensor
 
 CONFIDENCE = 0.95
@@ -140,11 +141,9 @@ def holm(
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
-    res, largest = [0.0] * len(ps), 0.0
-    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
-        res[i] = largest
-    return res
+    order, res = np.argsort(ps, kind="stable"), np.empty(len(ps))
+    res[order] = np.maximum.accumulate(np.array(ps)[order] * np.arange(len(ps), 0, -1)).clip(max=1)
+    return res.tolist()
 
 
 MOST_SEEDS = 1000

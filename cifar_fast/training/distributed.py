@@ -12,7 +12,7 @@ import torch
 from fastai.learner import Learner
 from fastai.metrics import AccumMetric
 from fastai.torch_core import num_distrib, rank_distrib
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
 from cifar_fast.errors import InputError, MissingExtra
 
@@ -134,13 +134,3 @@ def of_first_rank(
     values = [value]
     distributed.broadcast_object_list(values, 0)
     return values[0]
-
-
-def weights_agree(model: nn.Module) -> bool:
-    "Whether all ranks hold the same weights and statistics, bit for bit."
-    flat = torch.cat([o.detach().double().flatten() for o in model.state_dict().values()])
-    first: Tensor = flat.clone()
-    distributed.broadcast(first, 0)
-    same = torch.tensor(float(torch.equal(flat, first)), device=flat.device)
-    distributed.all_reduce(same, distributed.ReduceOp.MIN)
-    return bool(same)

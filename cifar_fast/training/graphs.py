@@ -68,17 +68,6 @@ class DeviceGraph:
         return self.results
 
 
-class HostGraph:
-    "What stands in for a `DeviceGraph` where there is no GPU: the work is done again, from the host."
-
-    def __init__(self, work: Callable[[], tuple], stream: None = None):
-        self.work = work
-
-    def start(self) -> tuple:
-        "Do the work."
-        return self.work()
-
-
 class Rates:
     "An optimizer's learning rates in a tensor that a graph reads."
 

@@ -69,7 +69,7 @@ import json, sys, torch
 from fastai.metrics import F1Score, accuracy
 from fastai.torch_core import rank_distrib, set_seed
 from cifar_fast.data.sources import load_images
-from cifar_fast.training.distributed import of_first_rank, shared_training, weights_agree
+from cifar_fast.training.distributed import of_first_rank, shared_training
 from cifar_fast.training.learner import custom_learner
 from cifar_fast.data.loaders import image_dls
 import cifar_fast.training.schedules
@@ -81,7 +81,10 @@ if not rank_distrib():
 with shared_training(learn), learn.no_bar(), learn.no_logging():
     learn.fit_decay(2, 1e-3)
     order = learn.dls.train.rng.getstate()
-    agree = weights_agree(learn.model) and of_first_rank(order) == order
+    state = {name: o.tolist() for name, o in learn.model.state_dict().items()}
+    shares = [None, None]
+    torch.distributed.all_gather_object(shares, (state, order))
+    agree = shares[0] == shares[1]
     shared = [float(o) for o in learn.recorder.values[-1][1:4]]
 with learn.no_bar():
     alone = [float(o) for o in learn.validate()]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -110,14 +111,24 @@ def digits_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def other_digits_run(tmp_path_factory):
-    "The folder of a finished run with another schedule, to be read only."
-    return make_run(tmp_path_factory.mktemp("runs") / "constant", schedule="constant")
+    "The folder of a finished run with another schedule, without figures, to be read only."
+    with without_pictures():
+        return make_run(tmp_path_factory.mktemp("runs") / "constant", schedule="constant")
+
+
+@contextmanager
+def without_pictures():
+    "Runs of this process draw no figures, which take most of a small run's time: for tests of something else."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cifar_fast.runs.folder.Run.write_figures", lambda *args: None)
+        yield
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
-    "Runs of this process draw no figures, which take most of a small run's time: for tests of something else."
-    monkeypatch.setattr("cifar_fast.runs.folder.Run.write_figures", lambda *args: None)
+def no_pictures():
+    "As `without_pictures`, for a whole test."
+    with without_pictures():
+        yield
 
 
 @pytest.fixture

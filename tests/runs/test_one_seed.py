@@ -131,7 +131,9 @@ def test_unfreezing_adds_epochs_that_change_the_body(tmp_path, resnet18_file):
     def make(dls, opt):
         return transfer_learner(dls, weights=resnet18_file, opt=opt, precision="fp32")
 
-    _, metrics, history, folder = run(tmp_path, make, epochs=1, bs=256, unfreeze_epochs=1, unfreeze_lr=1e-3)
+    _, metrics, history, folder = run(
+        tmp_path, make, epochs=1, images=200, test_images=60, unfreeze_epochs=1, unfreeze_lr=1e-3
+    )
     assert [row["stage"] for row in history] == ["train", "fine-tune"]
     assert metrics["weights"] == "resnet18-random" and metrics["epochs"] == 2
     state = torch.load(resnet18_file, weights_only=True)
@@ -234,8 +236,9 @@ def test_seeds_with_unusable_input_leave_no_folder(tmp_path):
 def test_seeds_share_the_features_of_a_frozen_body(tmp_path, resnet18_file, capsys, monkeypatch):
     monkeypatch.setattr(baselines, "FEATURES", {})
     changed = {"data": "digits", "weights": str(resnet18_file), "epochs": 1, "seeds": 2, "precision": "fp32"}
-    train(transfer, transfer.options(**changed, device="cpu", run=str(tmp_path / "run")))
-    assert capsys.readouterr().out.count("Features of 1,437 training images") == 1
+    few = {"images": 200, "test_images": 60}
+    train(transfer, transfer.options(**changed, **few, device="cpu", run=str(tmp_path / "run")))
+    assert capsys.readouterr().out.count("Features of 200 training images") == 1
 
 
 def test_fewer_images_keep_all_classes_and_are_called_a_part(tmp_path, capsys):

@@ -12,6 +12,7 @@ from cifar_fast.errors import InputError, MissingExtra
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.launch import train as launch
 from cifar_fast.runs.trackers import make_trackers, numbers
+from conftest import without_pictures
 
 SMALL = {"data": "digits", "epochs": 2, "width": 8, "precision": "fp32", "device": "cpu", "images": 300,
          "test_images": 60}  # fmt: skip
@@ -33,7 +34,8 @@ def train(folder, **changed):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     "A run without tracker, to be read only."
-    return train(tmp_path_factory.mktemp("runs") / "plain")
+    with without_pictures():
+        return train(tmp_path_factory.mktemp("runs") / "plain")
 
 
 def test_tensorboard_has_curves_numbers_and_the_reports_figures_and_learns_the_same(plain, tmp_path):
@@ -51,7 +53,7 @@ def test_tensorboard_has_curves_numbers_and_the_reports_figures_and_learns_the_s
     assert load_safe(folder / "model").card.data == "part of digits"  # shipped as any other
 
 
-def test_quiet_says_the_result_alone_and_learns_the_same(plain, tmp_path, capsys):
+def test_quiet_says_the_result_alone_and_learns_the_same(plain, tmp_path, capsys, no_pictures):
     folder = train(tmp_path / "quiet", quiet=True)
     out = capsys.readouterr().out.strip()
     assert out.count("\n") == 0 and "test accuracy" in out

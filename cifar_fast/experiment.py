@@ -208,8 +208,9 @@ class Experiment:
             as_function([o.parameter for o in self.all.values()], self.name, self.__doc__ or ""), prog
         )
         unset = object()  # in place of defaults, which argparse leaves out where there is a value
-        found = vars(parser.parse_args(args, Namespace(**dict.fromkeys(self.all, unset))))
-        given = {name: found[name] for name in self.all if found[name] is not unset}
+        blank = {name: None if o.repeated else unset for name, o in self.all.items()}  # None: what argparse appends to
+        found = vars(parser.parse_args(args, Namespace(**blank)))
+        given = {name: found[name] for name in self.all if found[name] is not blank[name]}
         with exit_codes():
             from cifar_fast.runs.launch import train
 

@@ -102,6 +102,7 @@ def shared_options(
     seeds: count = 1,  # train so many times, from `seed` on, and report mean and interval
     folds: amount = 0,  # train so many times, each without another part of the training images, and test on that part
     drop_labels: str | None = None,  # csv of evaluate --labels: train without the images that it lists
+    also_test: Repeated = None,  # test on these images too: CIFAR-10.1, -C, -10H as .npy, or a folder; several times
     track: str = "csv",  # log to csv (always), tensorboard, wandb, mlflow; several with commas
     quiet: bool = False,  # say the result alone
     deterministic: bool = False,  # on a GPU: the same seed gives the same weights, more slowly
@@ -126,6 +127,7 @@ class Option:
     choices: tuple  # of values; empty: any
     default: Any
     help: str
+    repeated: bool = False  # may be given several times: the value is a list
 
     @classmethod
     def of(cls, name: str, found: dict) -> "Option":
@@ -148,7 +150,8 @@ class Option:
                 f"its parameter {name!r} has an annotation that makes no option ({found.anno}): annotate it with int, "
                 "float, str, bool, Path, a Literal, or count, share, ... of cifar_fast.options"
             )
-        return cls(name, anno, choices, found.default, found.docment or "")
+        repeated = any(isinstance(o, dict) and o.get("action") == "append" for o in meta)
+        return cls(name, anno, choices, found.default, found.docment or "", repeated)
 
     def parse(self, text: str) -> Any:
         "The value that `text` means. Raises `InputError`."
@@ -159,7 +162,7 @@ class Option:
                 raise InputError(f"{self.name} is {text!r}: give true or false")
             return text.lower() == "true"
         try:
-            return self.kind(text)
+            return [self.kind(text)] if self.repeated else self.kind(text)
         except (ArgumentTypeError, TypeError, ValueError) as error:
             wanted = f"{text!r} is no {self.kind.__name__}" if isinstance(error, ValueError) else error
             raise InputError(f"{self.name}: {wanted}") from error
@@ -168,6 +171,8 @@ class Option:
         "`value`, given from Python, as the option has it. Raises `InputError`."
         if value is None and self.default is None:
             return None
+        if self.repeated and isinstance(value, (list, tuple)):
+            return [o for each in value for o in self.check(each)]
         if self.kind is bool and not isinstance(value, bool):
             raise InputError(f"{self.name} is {value!r}: give True or False")
         if isinstance(value, bool) and self.kind is not bool:
@@ -179,7 +184,7 @@ class Option:
     @property
     def parameter(self) -> Parameter:
         "As a parameter that fastcore's parser takes."
-        extra = {"choices": list(self.choices)} if self.choices else {}
+        extra = {"choices": list(self.choices)} if self.choices else {"action": "append"} if self.repeated else {}
         text = f"without {self.help}" if self.default is True else self.help  # the flag is --no-x
         anno = Annotated[self.kind, text, extra]
         return Parameter(self.name, Parameter.KEYWORD_ONLY, default=self.default, annotation=anno)

@@ -53,6 +53,7 @@ def test_what_a_page_tells_to_type_works(page, offline, no_pictures, image_folde
         request.getfixturevalue("no_graphs")
     os.chdir(tmp_path)  # and back, by own_world
     image_folder({"train/cat": 20, "train/dog": 20, "test/cat": 4, "test/dog": 4}, name="photos")
+    image_folder({"cat": 4, "dog": 4}, name="more-photos")
     Reader(page).read()
     plt.close("all")
     assert SAID.get(page.name, "") in capsys.readouterr().out

@@ -18,7 +18,7 @@ def logits_of(
     "The network's outputs before the softmax."
     if hasattr(model, "logits"):
         return torch.as_tensor(model.logits(images.numpy() if isinstance(images, Tensor) else images)).float()
-    x = torch.as_tensor(np.asarray(images)).permute(0, 3, 1, 2)
+    x = torch.from_numpy(np.require(images, requirements=["C", "W"])).permute(0, 3, 1, 2)
     valid = model.dls.valid
     if x.shape[1:] == valid.dataset.x.shape[1:]:
         dl = valid.new(valid.dataset.replace(x, None, split_idx=1, is_test=False).to(valid.device))

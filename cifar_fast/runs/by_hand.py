@@ -1,5 +1,6 @@
 """A Learner that was trained by hand gets the folder and the report of a run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastai.learner import Learner
@@ -13,6 +14,7 @@ from cifar_fast.runs.facts import model_metrics, precision_of, run_facts
 from cifar_fast.runs.folder import Run, plain
 from cifar_fast.runs.report import write_report
 from cifar_fast.runs.results import Runs
+from cifar_fast.runs.test_sets import read_second_tests
 
 
 def _last_fit(learn: Learner, name: str) -> tuple[History, list[float]]:
@@ -31,6 +33,7 @@ def write_run(
     name: str = "by hand",  # of the experiment
     seed: int | None = None,  # that it was trained from; None: not known
     train_seconds: float | None = None,  # of training alone; None: not known
+    also_test: Sequence[str | Path] = (),  # further test sets, as `--also-test` takes them
 ) -> Runs:
     """Test `learn` and write what a run leaves: history of its last fit, predictions, figures, model and report.
 
@@ -38,6 +41,8 @@ def write_run(
     """
     if not isinstance(learn.dls.valid, TensorDL) or not len(learn.dls.valid_ds):
         raise InputError("write_run tests on DataLoaders of this package: make them with cifar_dls or image_dls")
+    tested = learn.dls.valid_ds
+    tests = read_second_tests(also_test, learn.dls.vocab, tested.x.shape[-1], tested.y.cpu())
     run, path = Run(folder, resumable=False), learn.path
     try:
         history, losses = _last_fit(learn, name)
@@ -50,7 +55,7 @@ def write_run(
         run.write_json("config.json", {**settings, "asked": {}, "defaults": {}, "experiment": identity})
         trained = {"epochs": len(history.epochs), "train_accuracy": None, "train_seconds": train_seconds}
         unknown = {"opt": None, "lr": None, "schedule": None, "images_per_second": None, "choice": {}}
-        metrics = run.finish(learn, {**facts, **trained, **unknown, "interrupted": False})
+        metrics = run.finish(learn, {**facts, **trained, **unknown, "interrupted": False}, tests)
         run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)
         write_report(run.folder)
     finally:

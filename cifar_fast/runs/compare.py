@@ -8,10 +8,12 @@ from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
 from cifar_fast.analysis.interpret import plot_confusion_difference
 from cifar_fast.analysis.stats import Comparison, compare_methods, compare_models, holm, seeds_needed
 from cifar_fast.errors import InputError
-from cifar_fast.runs.report import NO_SETTINGS, Picture, warnings_of, write_page
+from cifar_fast.runs.page import Picture, write_page
+from cifar_fast.runs.report import NO_SETTINGS, warnings_of
 from cifar_fast.runs.results import Runs, duration, known, percent
 
-HIDDEN = ("run", "seed", "seeds", "device", *NO_SETTINGS)  # entries of config.json that say nothing about the method
+# Entries of config.json that say nothing about the method.
+HIDDEN = ("run", "seed", "seeds", "device", "also_test", *NO_SETTINGS)
 HALF_A_POINT = 0.005
 
 

@@ -8,10 +8,11 @@ from cifar_fast.deploy.modelcard import CARD, store_temperature
 from cifar_fast.errors import InputError
 from cifar_fast.files import finite, write_atomically
 from cifar_fast.runs.folds import read_out_of_fold
-from cifar_fast.runs.questions import ask_confidence, ask_ensemble, ask_foreign, ask_shift, ask_test_set
+from cifar_fast.runs.page import Answer, write_page
+from cifar_fast.runs.questions import ask_confidence, ask_ensemble, ask_foreign, ask_shift, ask_test_sets
 from cifar_fast.runs.questions_on_images import ask_duplicates, ask_labels, ask_looks, ask_neighbours
-from cifar_fast.runs.report import warnings_of, write_page
-from cifar_fast.runs.subject import Answer, Subject
+from cifar_fast.runs.report import warnings_of
+from cifar_fast.runs.subject import Subject
 
 PAGE, NUMBERS = "evidence.html", "evidence.json"
 
@@ -66,7 +67,7 @@ def evaluate(
         (labels, lambda: ask_labels(subject, unseen)),
         (explain, lambda: ask_looks(subject)),
     ]
-    answers = [ask_test_set(subject, o) for o in paths] + [ask() for is_asked, ask in questions if is_asked]
+    answers = ask_test_sets(subject, paths) + [ask() for is_asked, ask in questions if is_asked]
     if not answers:
         raise InputError("nothing is asked: name test sets, or give --shift; --help lists all questions")
     return write_evidence(subject, answers)

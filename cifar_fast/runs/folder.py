@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cache
@@ -23,6 +24,7 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from cifar_fast.analysis.asking import predictions_of
 from cifar_fast.analysis.charts import History, learning_rates, plot_curves
 from cifar_fast.analysis.featuremaps import feature_maps, plot_channel
 from cifar_fast.analysis.interpret import (
@@ -34,6 +36,7 @@ from cifar_fast.analysis.interpret import (
     plot_top_losses,
 )
 from cifar_fast.analysis.names import save_figure
+from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.errors import InputError
 from cifar_fast.files import (
     finite,
@@ -44,7 +47,8 @@ from cifar_fast.files import (
     write_atomically,
     write_tensors,
 )
-from cifar_fast.progress import say
+from cifar_fast.progress import progress, say
+from cifar_fast.runs.test_sets import SecondTest, ask_second_test
 from cifar_fast.training.portable import PORTABLE
 from cifar_fast.versions import versions
 
@@ -163,6 +167,7 @@ class Run(EpochRows):
         self,
         learn: Learner,  # trained
         facts: dict,  # entries of metrics.json that are known: those of `run_facts`, and how it was trained
+        second_tests: Sequence[SecondTest] = (),  # of `read_second_tests`, to ask too
     ) -> dict:  # the metrics
         "Export the Learner, test it, and write predictions, figures and metrics.json, the last of all."
         learn.path = self.folder
@@ -178,6 +183,8 @@ class Run(EpochRows):
             "peak_memory_mb": self.peak_memory_mb(learn.dls.device),
             "versions": versions(),
         }
+        if second_tests:
+            metrics["also_tested"] = also_tested(learn, interp, second_tests)
         self.write_json("metrics.json", metrics)
         return metrics
 
@@ -232,6 +239,16 @@ class Run(EpochRows):
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated(device) / 2**20
         return peak_memory_mb() - self.memory_before
+
+
+def also_tested(learn: Learner, interp: TestInterpretation, tests: Sequence[SecondTest]) -> dict[str, dict]:
+    "What the trained Learner says of further test sets: numbers by their names."
+
+    def ask(x: np.ndarray, y: torch.Tensor) -> Predictions:
+        with learn.no_bar():
+            return predictions_of(learn, x, y, interp.vocab)
+
+    return {o.name: ask_second_test(o, interp, ask) for o in progress(tests)}
 
 
 def _unused(folder: Path) -> Path:

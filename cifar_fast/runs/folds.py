@@ -15,7 +15,7 @@ from cifar_fast.runs.results import FinishedRun, Runs
 
 OUT_OF_FOLD = "out_of_fold.safetensors"
 # Options that may differ from those of the run on all images.
-FREE = {*OF_A_START, *OF_A_PLACE, "data", "seed", "seeds", "folds"}
+FREE = {*OF_A_START, *OF_A_PLACE, "data", "seed", "seeds", "folds", "also_test"}
 
 
 def out_of_fold(

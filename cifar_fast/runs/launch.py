@@ -20,9 +20,9 @@ from cifar_fast.runs.compare import write_comparison
 from cifar_fast.runs.folder import Run, check_begun
 from cifar_fast.runs.folds import OUT_OF_FOLD, out_of_fold
 from cifar_fast.runs.one_seed import OneSeed, images_from_options, run_identity
-from cifar_fast.runs.report import warnings_of, write_page
+from cifar_fast.runs.page import Answer, write_page
+from cifar_fast.runs.report import warnings_of
 from cifar_fast.runs.results import Runs, percent
-from cifar_fast.runs.subject import Answer
 
 if TYPE_CHECKING:
     from cifar_fast.experiment import Experiment
@@ -213,6 +213,8 @@ def train(
         be_deterministic()
     if options.folds == 1 or (options.folds and options.seeds > 1):
         raise InputError("--folds takes 2 or more, and no --seeds beside it: give one of the two")
+    if options.folds and options.also_test:
+        raise InputError("--folds tests on training images: leave --also-test out, and ask a run on all of them")
     work = FoldSeries if options.folds else SeedSeries if options.seeds > 1 else OneSeed
     with quiet_as_before():
         made = work(experiment, options, identity=before)

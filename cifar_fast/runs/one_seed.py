@@ -29,6 +29,7 @@ from cifar_fast.runs.checkpoint import Checkpoint, read_checkpoint
 from cifar_fast.runs.facts import images_hash, model_metrics, run_facts
 from cifar_fast.runs.folder import HistoryLogger, Run, SilentRun
 from cifar_fast.runs.report import write_report
+from cifar_fast.runs.test_sets import SecondTest, read_second_tests
 from cifar_fast.runs.trackers import TrackedFit, make_trackers, numbers
 from cifar_fast.training.callbacks.guards import Interruptible, StopOnNaN
 from cifar_fast.training.callbacks.measure import Stopwatch, TrainAccuracy
@@ -124,6 +125,7 @@ class OneSeed:
         self.state: dict | None = None  # of the checkpoint that the run goes on from, until its fit takes it
         self.carried = {"results": [], "lrs": {}}  # of fits that are done: what each checkpoint carries on
         self.learn: Learner | None = None
+        self.second_tests: list[SecondTest] = []
 
     def execute(self) -> int:
         "Do all of it; the exit code. Raises `InputError`, and leaves no folder of its own then."
@@ -151,6 +153,8 @@ class OneSeed:
         if self.images is None:
             self.images = images_from_options(o)
             self.identity = run_identity(self.experiment, self.images, self.identity)
+        x, y = self.images.test_x, self.images.test_y
+        self.second_tests = read_second_tests(o.also_test or [], self.images.vocab, x.shape[-1], y)
         if num_distrib() > 1:
             say(f"{num_distrib()} processes: {o.bs} images a batch each, {o.bs * num_distrib()} a step")
         self.write_config({"run": str(self.run.folder)})
@@ -320,7 +324,7 @@ class OneSeed:
             "choice": self.choice,
             "skipped_images": len(self.images.skipped),
             "interrupted": self.interrupted,
-        })  # fmt: skip
+        }, self.second_tests)  # fmt: skip
         self.run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)
         write_report(self.run.folder)
         config = json.loads((self.run.folder / "config.json").read_text())

@@ -13,7 +13,8 @@ from typing import Any
 from cifar_fast.analysis.stats import mean_interval, share_bounds
 from cifar_fast.errors import InputError
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER
-from cifar_fast.runs.report import NO_SETTINGS, write_page
+from cifar_fast.runs.page import write_page
+from cifar_fast.runs.report import NO_SETTINGS
 from cifar_fast.runs.results import duration, fold_folders, percent, seed_folders
 
 WITHOUT_MEANING = {"run", "data", "device", "track", "quiet", "seed", "seeds", "folds", *NO_SETTINGS}

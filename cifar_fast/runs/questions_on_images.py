@@ -15,9 +15,9 @@ from cifar_fast.analysis.neighbours import nearest, plot_map, plot_neighbours
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.data.duplicates import Pair, exact_duplicates, near_duplicates
 from cifar_fast.errors import InputError
-from cifar_fast.runs.report import Picture
+from cifar_fast.runs.page import Answer, Picture
 from cifar_fast.runs.results import percent
-from cifar_fast.runs.subject import Answer, Subject
+from cifar_fast.runs.subject import Subject
 
 SHOWN = 8  # images a figure
 NEIGHBOURS = 5

@@ -1,19 +1,12 @@
-"""A run as one HTML page that needs nothing but itself: no network, no script, pictures inside."""
+"""A run as one HTML page."""
 
-import base64
-import io
-from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader
-from matplotlib.figure import Figure
-
-import cifar_fast
-from cifar_fast.analysis.names import save_figure
 from cifar_fast.data.formats import origin
-from cifar_fast.files import write_atomically
 from cifar_fast.runs.facts import FROM_SCRATCH
+from cifar_fast.runs.page import Picture, write_page
 from cifar_fast.runs.results import FinishedRun, duration, known, percent
+from cifar_fast.runs.test_sets import tell_second_test
 
 SECTIONS = {
     "Training": {"curves.png": "Accuracy, loss and learning rate."},
@@ -33,33 +26,6 @@ SECTIONS = {
 
 
 NO_SETTINGS = ("asked", "defaults", "experiment")  # entries of config.json that are no options
-
-
-@dataclass(frozen=True)
-class Picture:
-    "An image inside a page."
-
-    src: str  # data URL
-    text: str  # what it shows
-
-    @classmethod
-    def of(cls, source: Path | Figure, text: str) -> "Picture":
-        "A PNG file, or a matplotlib Figure."
-        if isinstance(source, Figure):
-            buffer = io.BytesIO()
-            save_figure(source, buffer)
-            content = buffer.getvalue()
-        else:
-            content = source.read_bytes()
-        return cls("data:image/png;base64," + base64.b64encode(content).decode(), text)
-
-
-def write_page(path: Path, template: str, heading: str, **content) -> Path:
-    "Fill one of the package's templates; all text in it is escaped."
-    environment = Environment(loader=PackageLoader("cifar_fast.runs"), autoescape=True, trim_blocks=True)
-    page = environment.get_template(template).render(heading=heading, version=cifar_fast.__version__, **content)
-    write_atomically(path.absolute(), lambda tmp: tmp.write_text(page, "utf-8", "backslashreplace"))
-    return path
 
 
 def write_report(
@@ -88,6 +54,7 @@ def write_report(
             [name, f"{o.images:,}", percent(o.precision), percent(o.recall), percent(o.f1)]
             for name, o in classes.items()
         ],
+        answers=[tell_second_test(k, o, run.predictions) for k, o in metrics.get("also_tested", {}).items()],
         settings=[(name, value) for name, value in run.config.items() if name not in (*NO_SETTINGS, "run")],
         environment=list(metrics["versions"].items()),
     )

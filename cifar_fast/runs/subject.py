@@ -1,7 +1,6 @@
-"""A finished run that is asked for more than its test accuracy, and what an answer is."""
+"""A finished run that is asked for more than its test accuracy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,24 +17,9 @@ from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
 from cifar_fast.files import tensor_hash
 from cifar_fast.runs.one_seed import images_from_options
-from cifar_fast.runs.report import Picture
 from cifar_fast.runs.results import Runs
 
 BS = 500  # images a batch: they fill two cores
-
-
-@dataclass
-class Answer:
-    "A fold-out block of the page, and what evidence.json keeps."
-
-    name: str  # of the question, in evidence.json
-    title: str
-    lines: list[str]
-    header: list[str] = field(default_factory=list)  # of the table
-    rows: list[list[str]] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
-    numbers: dict = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)  # text, by the name of a file beside the page
 
 
 class Subject:

@@ -20,7 +20,8 @@ from cifar_fast.runs.compare import RESULT_HEADER, result_rows, verdict_rows
 from cifar_fast.runs.folder import check_begun
 from cifar_fast.runs.launch import is_finished
 from cifar_fast.runs.launch import train as launch
-from cifar_fast.runs.report import Picture, warnings_of, write_page
+from cifar_fast.runs.page import Picture, write_page
+from cifar_fast.runs.report import warnings_of
 from cifar_fast.runs.results import Runs
 
 PARTS = ("article", "memory", "study", "next")

@@ -1,0 +1,54 @@
+"""A page that needs nothing but itself: no network, no script, pictures inside."""
+
+import base64
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
+
+import cifar_fast
+from cifar_fast.analysis.names import save_figure
+from cifar_fast.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Picture:
+    "An image inside a page."
+
+    src: str  # data URL
+    text: str  # what it shows
+
+    @classmethod
+    def of(cls, source: Path | Figure, text: str) -> "Picture":
+        "A PNG file, or a matplotlib Figure."
+        if isinstance(source, Figure):
+            buffer = io.BytesIO()
+            save_figure(source, buffer)
+            content = buffer.getvalue()
+        else:
+            content = source.read_bytes()
+        return cls("data:image/png;base64," + base64.b64encode(content).decode(), text)
+
+
+@dataclass
+class Answer:
+    "A fold-out block of a page, and the numbers behind it."
+
+    name: str  # of the question, in evidence.json
+    title: str
+    lines: list[str]
+    header: list[str] = field(default_factory=list)  # of the table
+    rows: list[list[str]] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    numbers: dict = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # text, by the name of a file beside the page
+
+
+def write_page(path: Path, template: str, heading: str, **content) -> Path:
+    "Fill one of the package's templates; all text in it is escaped."
+    environment = Environment(loader=PackageLoader("cifar_fast.runs"), autoescape=True, trim_blocks=True)
+    page = environment.get_template(template).render(heading=heading, version=cifar_fast.__version__, **content)
+    write_atomically(path.absolute(), lambda tmp: tmp.write_text(page, "utf-8", "backslashreplace"))
+    return path

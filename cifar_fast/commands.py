@@ -49,8 +49,10 @@ def compare(
     if not runs:
         return _list_runs(Path(folder), sort, best, data, where or [], Path(out or "runs.html"))
     from cifar_fast.runs.compare import (
+        EVIDENCE_NOTE,
         RESULT_HEADER,
         correction_line,
+        evidence_table,
         markdown_table,
         read_methods,
         result_rows,
@@ -65,6 +67,9 @@ def compare(
     verdicts = verdict_rows(methods)
     for row in verdicts:
         print("{pair}: {difference} ({interval}), p = {p}: {verdict}. {test}. {seeds}".format(**row))
+    header, evidence = evidence_table(methods)
+    if len(header) > 1:
+        print(f"{markdown_table(header, evidence)}\n{EVIDENCE_NOTE}")
     print(correction_line(len(verdicts)) + "\n" * (len(verdicts) > 1) + f"-> {page}")
 
 

@@ -1,11 +1,13 @@
 """Several runs side by side: one page and one table, with a verdict on every pair."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 
 from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
 from cifar_fast.analysis.interpret import plot_confusion_difference
+from cifar_fast.analysis.shift import Shift, plot_shift
 from cifar_fast.analysis.stats import Comparison, compare_methods, compare_models, holm, seeds_needed
 from cifar_fast.errors import InputError
 from cifar_fast.runs.page import Picture, write_page
@@ -104,6 +106,51 @@ def seeds_line(found: Comparison) -> str:
     return f"To see it with 80 % probability, each side needs: for {'; for '.join(said)}."
 
 
+def shifts(methods: list[Runs]) -> dict[str, Shift]:
+    "What `evaluate --shift` has measured, by method, of those that were asked about the same test images."
+    found, images = {}, set()
+    for o in methods:
+        kept = o.evidence.get("shift")
+        if kept and {o.first.test_images} >= images:
+            found[o.name] = Shift(**{field.name: kept[field.name] for field in fields(Shift)})
+            images = {o.first.test_images}
+    return found
+
+
+def evidence_table(methods: list[Runs]) -> tuple[list[str], list[list[str]]]:
+    "Header and a row a method: calibration, and what `evaluate` and --also-test have found of any of them."
+    shifted, tests = shifts(methods), [_second_tests(o) for o in methods]
+    columns = {"calibration error": [percent(o.mean("calibration_error")) for o in methods]}
+    after = [o.evidence.get("confidence", {}).get("after", {}).get("calibration_error") for o in methods]
+    columns["after temperature"] = [percent(o) for o in after]
+    if shifted:
+        baseline, measured = next(iter(shifted)), [shifted.get(o.name) for o in methods]
+        errors = [o and o.error_against(shifted[baseline]) for o in measured]
+        columns["accuracy under change"] = [percent(o and o.mean) for o in measured]
+        columns[f"mean corruption error, {baseline} = 1"] = [known(o, "{:.3f}") for o in errors]
+    for name in dict.fromkeys(name for o in tests for name in o):
+        columns[name] = [percent(o.get(name)) for o in tests]
+    columns = {name: o for name, o in columns.items() if set(o) != {"-"}}
+    return ["run", *columns], [list(row) for row in zip([o.name for o in methods], *columns.values())]
+
+
+def _second_tests(method: Runs) -> dict[str, float]:
+    "Mean accuracy over seeds on each set of --also-test."
+    found: dict[str, list[float]] = {}
+    for run in method.runs:
+        for o in run.metrics.get("also_tested", {}).values():
+            for name, numbers in o.items():
+                if isinstance(numbers, dict):  # else what people said
+                    found.setdefault(name, []).append(numbers["accuracy"])
+    return {name: fmean(o) for name, o in found.items()}
+
+
+EVIDENCE_NOTE = (
+    "Calibration and further test sets: means over seeds; temperature and change: the first seed's. Mean corruption "
+    "error: errors under change over the baseline's; below 1 is better."
+)
+
+
 def correction_line(n_pairs: int) -> str:
     "How several verdicts on one page were corrected; empty for one."
     if n_pairs < 2:
@@ -146,6 +193,11 @@ def comparison_figures(methods: list[Runs]) -> list[Picture]:
         Picture.of(plot_curves(*histories), "Accuracy, loss and learning rate; of several seeds the first."),
         Picture.of(plot_complexity({o.name: o.first.metrics for o in methods}), "What accuracy costs."),
     ]
+    shifted = shifts(methods)
+    for name in list(shifted)[1:]:
+        baseline = next(iter(shifted))
+        text = f"Accuracy against severity of change: {name}; dashed: {baseline}."
+        figures.append(Picture.of(plot_shift(shifted[name], shifted[baseline]), text))
     for other in methods[1:]:
         first, second = methods[0].first, other.first
         same_classes = list(first.predictions.vocab) == list(second.predictions.vocab)
@@ -164,6 +216,7 @@ def write_comparison(
     "Write the page. Raises `InputError` for runs that cannot be compared, or a path that cannot be a page."
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise InputError(f"{path} cannot be written: give --out a file in a folder that exists")
+    evidence_header, evidence = evidence_table(methods)
     return write_page(
         path,
         "comparison.html",
@@ -173,6 +226,9 @@ def write_comparison(
         results=result_rows(methods),
         verdicts=(verdicts := verdict_rows(methods)),
         correction=correction_line(len(verdicts)),
+        evidence_header=evidence_header,
+        evidence=evidence if len(evidence_header) > 1 else [],
+        evidence_note=EVIDENCE_NOTE,
         seed_header=SEED_HEADER,
         seeds=seed_rows(methods),
         settings_title="Settings that differ" if len(methods) > 1 else "Settings",

@@ -12,9 +12,10 @@ from cifar_fast.runs.page import Answer, write_page
 from cifar_fast.runs.questions import ask_confidence, ask_ensemble, ask_foreign, ask_shift, ask_test_sets
 from cifar_fast.runs.questions_on_images import ask_duplicates, ask_labels, ask_looks, ask_neighbours
 from cifar_fast.runs.report import warnings_of
+from cifar_fast.runs.results import NUMBERS, read_evidence
 from cifar_fast.runs.subject import Subject
 
-PAGE, NUMBERS = "evidence.html", "evidence.json"
+PAGE = "evidence.html"
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,3 @@ def _about(subject: Subject) -> str:
     if len(subject.runs.runs) > 1:
         return f"Of the {len(subject.runs.runs)} seeds the first is asked, where nothing else is said."
     return ""
-
-
-def read_evidence(folder: Path) -> dict:
-    "evidence.json of a run's folder; empty where nothing was asked."
-    try:
-        found = json.loads((folder / NUMBERS).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -16,6 +16,8 @@ from cifar_fast.analysis.stats import mean_interval, share_bounds
 from cifar_fast.errors import InputError
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_tensors
 
+NUMBERS = "evidence.json"
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -134,6 +136,11 @@ class Runs:
         low, high = self.interval
         return f"{percent(mean, 2)} ({low * 100:.1f} to {high * 100:.1f})"
 
+    @property
+    def evidence(self) -> dict:
+        "What `evaluate` has found, by question; empty where nothing was asked."
+        return read_evidence(self.folder)
+
     def mean(self, key: str) -> float | None:
         "Mean of a number of metrics.json over the runs that have it; None where none has."
         values = [o.metrics[key] for o in self.runs if o.metrics.get(key) is not None]
@@ -155,6 +162,15 @@ class Runs:
         }
         cells = "".join(f"<tr><td>{escape(k)}</td><td>{escape(str(o))}</td></tr>" for k, o in rows.items())
         return f"<table>{cells}</table>"
+
+
+def read_evidence(folder: Path) -> dict:
+    "evidence.json of a run's folder; empty where nothing was asked."
+    try:
+        found = json.loads((folder / NUMBERS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def seed_folders(folder: Path) -> list[Path]:

@@ -1,14 +1,17 @@
 """Runs side by side."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 
+from cifar_fast.commands import compare as command
 from cifar_fast.errors import InputError
 from cifar_fast.runs.compare import (
     compare,
     differing_settings,
+    evidence_table,
     read_methods,
     result_rows,
     verdict_rows,
@@ -70,6 +73,43 @@ def test_runs_with_other_classes_on_the_same_images_are_compared_without_a_confu
     assert page.count("data:image/png;base64,") == 2 and "Welch" in page
 
 
+def asked(run, folder, accuracies, **metrics):
+    "A copy of a run, with what `evaluate --shift --confidence` leaves."
+    shutil.copytree(run, folder)
+    shift = {"clean": 0.9, "accuracies": accuracies, "calibration_errors": {}, "images": 360, "mean": 0.7}
+    confidence = {"after": {"calibration_error": 0.0123}}
+    (folder / "evidence.json").write_text(json.dumps({"shift": shift, "confidence": confidence}))
+    found = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(found | metrics))
+    return folder
+
+
+def test_robustness_and_calibration_are_compared(digits_run, other_digits_run, tmp_path, capsys):
+    tests = {"new": {"new": {"accuracy": 0.625}}, "cifar10h-probs.npy": {"entropy_of_people": 0.1}}
+    first = asked(digits_run, tmp_path / "one", {"noise": [0.6] * 5, "blur": [0.8] * 5}, calibration_error=0.236)
+    other = asked(other_digits_run, tmp_path / "two", {"noise": [0.8] * 5, "blur": [0.8] * 5}, also_tested=tests)
+    header, rows = evidence_table(read_methods([first, other, digits_run]))
+    one, two, bare = (dict(zip(header, o)) for o in rows)
+    assert one["calibration error"] == "23.6 %" and one["after temperature"] == "1.2 %"
+    assert two["accuracy under change"] == "80.0 %" and two["new"] == "62.5 %" and one["new"] == "-"
+    assert one["mean corruption error, one = 1"] == "1.000" and two["mean corruption error, one = 1"] == "0.750"
+    assert bare["accuracy under change"] == bare["after temperature"] == "-"
+    with pytest.raises(SystemExit) as end:
+        command.main([str(first), str(other), "--out", str(tmp_path / "page.html")])
+    said, page = capsys.readouterr().out, (tmp_path / "page.html").read_text()
+    assert not end.value.code and "0.750" in said and "below 1 is better" in said
+    assert "0.750" in page and "dashed: one" in page and "Beyond test accuracy" in page
+
+
+def test_change_of_other_test_images_is_not_set_against_each_other(digits_run, other_digits_run, tmp_path):
+    first = asked(digits_run, tmp_path / "one", {"noise": [0.6] * 5})
+    other = asked(other_digits_run, tmp_path / "two", {"noise": [0.8] * 5})
+    methods = read_methods([first, other])
+    methods[1].runs[0] = dataclasses.replace(methods[1].first, test_images="else")
+    header, rows = evidence_table(methods)
+    assert dict(zip(header, rows[1]))["mean corruption error, one = 1"] == "-"
+
+
 def test_copies_of_seed_folders_are_passed_over(digits_run, tmp_path):
     for name in ("seed-0", "seed-1", "seed-0 (2)", "seed-1 copy"):
         shutil.copytree(digits_run, tmp_path / name)
@@ -81,8 +121,6 @@ def test_copies_of_seed_folders_are_passed_over(digits_run, tmp_path):
 
 
 def test_a_run_without_an_epoch_has_no_training_accuracy(two_runs):
-    import dataclasses
-
     first = two_runs[0].first
     none = Runs("none", [dataclasses.replace(first, metrics={**first.metrics, "train_accuracy": None})])
     assert result_rows([none])[0][3] == "-"
@@ -95,8 +133,6 @@ def test_a_page_that_cannot_be_written_is_one_line(two_runs, tmp_path):
 
 
 def test_other_test_images_cannot_be_paired(two_runs):
-    import dataclasses
-
     other = Runs("other", [dataclasses.replace(two_runs[1].first, test_images="else")])
     with pytest.raises(InputError, match="different images"):
         compare(two_runs[0], other)

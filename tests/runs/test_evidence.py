@@ -16,9 +16,9 @@ from cifar_fast.commands import evaluate as command
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
 from cifar_fast.files import read_tensors, write_tensors
-from cifar_fast.runs.evidence import NUMBERS, PAGE, evaluate
+from cifar_fast.runs.evidence import PAGE, evaluate
 from cifar_fast.runs.folds import OUT_OF_FOLD
-from cifar_fast.runs.results import FinishedRun
+from cifar_fast.runs.results import NUMBERS, FinishedRun
 from conftest import make_run
 
 

@@ -2,11 +2,14 @@
 
 import os
 import re
+from copy import deepcopy
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
 import matplotlib
 
+from cifar_fast.analysis.explain import grad_cam, plot_looks
 from cifar_fast.analysis.featuremaps import draw_layer, layer_outputs
 from cifar_fast.data.image import decode_image
 from cifar_fast.data.image_files import walk_images
@@ -68,6 +71,37 @@ class Visit:
             return None
         return draw_layer(layer_outputs(self.predictor.model, normalise(pixels, self.card)), layer)
 
+    @cached_property
+    def looked_into(self):
+        "A copy of the network: hooks in it do not meet predictions that are made at the same time."
+        return deepcopy(self.predictor.model)
+
+    def why_no_look(self) -> str:
+        "A line where it cannot be shown where the model looks; empty where it can."
+        if self.predictor.model is None:
+            return "Where it looks cannot be shown: the model is an ONNX graph, or several models together."
+        import torch
+
+        blank = torch.zeros(1, 3, self.card.size, self.card.size)
+        try:
+            grad_cam(self.looked_into, blank, torch.tensor([0]))
+        except InputError as error:  # no captum, or a network without maps
+            return f"Where it looks cannot be shown: {literal(str(error))}."
+        return ""
+
+    def look(self, path: str | None):
+        "The picture, and what of it speaks for the class that is said; None without a usable picture."
+        if not path:
+            return None
+        import torch
+
+        try:
+            pixels = decode_image(path, self.card.stored_size, self.card.levels)[None]
+        except ImageError:
+            return None
+        said = torch.from_numpy(self.predictor.logits(pixels)).argmax(1)
+        return plot_looks(self.looked_into, self.predictor.inputs(pixels), pixels, said, None, self.card.vocab)
+
 
 def build_app(
     model: str | Path,  # a folder of export_safe, or an .onnx file
@@ -95,13 +129,18 @@ def build_app(
                 line = gr.Markdown(elem_id="line")
                 bars = gr.Label(num_top_classes=5, label="Classes")
         picture.change(visit.predict, picture, [bars, line], api_name="predict", concurrency_limit=CONCURRENT)
+        figures = dict(concurrency_limit=1, concurrency_id="figures", api_name=False)
+        if why := visit.why_no_look():
+            gr.Markdown(why, elem_id="no-look")
+        else:
+            looks = gr.Plot(label="Where it looks: bright is what speaks for the class", elem_id="look")
+            picture.change(visit.look, picture, looks, **figures)
         if layers:
             with gr.Accordion("Inside the network", open=False):
                 layer = gr.Dropdown(layers, value=layers[0], label="Layer")
                 maps = gr.Plot(label="All channels of this layer")
-            inside = dict(fn=visit.look_inside, inputs=[picture, layer], outputs=maps, concurrency_limit=1)
             for event in (picture.change, layer.change):
-                event(**inside, concurrency_id="figures", api_name=False)
+                event(visit.look_inside, [picture, layer], maps, **figures)
     return app.queue(max_size=WAITING)
 
 

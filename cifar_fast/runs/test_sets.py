@@ -14,7 +14,7 @@ from cifar_fast.data.labelled_sets import LabelledSet, read_labelled_sets, read_
 from cifar_fast.runs.page import Answer
 from cifar_fast.runs.results import percent
 
-HEADER = ["test set", "images", "accuracy", "95 % interval", "drop", "calibration"]
+HEADER = ["test set", "images", "accuracy", "95 % interval", "difference", "calibration error"]
 OF_PEOPLE = "entropy_of_people"  # a number that is there where people's answers are
 
 

@@ -50,6 +50,26 @@ def test_layers_are_drawn(visit, model):
     assert sum(bool(ax.images) for ax in figure.axes) == 8
 
 
+def test_where_it_looks_is_drawn_for_the_class_that_is_said(visit, model, tmp_path):
+    pytest.importorskip("captum")
+    assert visit.why_no_look() == ""
+    path = str(model / "examples/0.png")
+    bars, figure = visit.predict(path)[0], visit.look(path)
+    assert [o.get_title() for o in figure.axes[1:]] == [
+        f"{view}:\n{max(bars, key=bars.get)}" for view in ("Grad-CAM", "integrated gradients")
+    ]
+    (tmp_path / "bad.png").write_text("hello")
+    assert visit.look(str(tmp_path / "bad.png")) is visit.look(None) is None
+    assert not any(o._forward_hooks for o in visit.predictor.model.modules())
+
+
+def test_where_a_look_is_not_possible_a_line_says_so(visit, monkeypatch):
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    assert "explain" in visit.why_no_look() and "\n" not in visit.why_no_look()
+    visit.predictor.model = None
+    assert "ONNX graph" in visit.why_no_look()
+
+
 def test_examples_that_are_not_there_are_one_line(tmp_path):
     from cifar_fast.deploy.app import build_app
 
@@ -83,6 +103,7 @@ def test_a_visit_in_a_browser(served, browser_page, tmp_path, digits):
     page.set_input_files("input[type=file]", tmp_path / "digit.png")
     page.wait_for_selector("#line :text('sure')")
     assert page.inner_text("#line").startswith(str(int(digits.test_y[2])))
+    page.wait_for_selector("#look img, #no-look")
     for name, message in (("bad.png", "This file cannot be used: bad.png"), ("bad.txt", "Invalid file type")):
         (tmp_path / name).write_text("hello")
         page.reload()

@@ -31,6 +31,7 @@ class ImageSet:
     levels: Levels | None = None  # by which images of more than 8 bits were scaled
     files: tuple[list[str], list[str]] | None = None  # of training and test images, below the folder; None: no files
     n_valid: int = 0  # the last so many training images choose, where the data set says so; 0: a tenth is drawn
+    leaked: int = 0  # test images of the whole that are training images too, counted where they are files of a folder
     skipped: tuple[str, ...] = ()  # files that cannot be read, where they were to be skipped
 
     @property

@@ -271,13 +271,15 @@ def _decoded(source: Source, size: int, skip_bad: bool = False) -> ImageSet:
     if images is None or (images.skipped and not skip_bad):
         say(f"Decoding {source.path} ...")
         images = source.read(size, skip_bad)
+        if source.listing:
+            images = replace(images, leaked=len(exact_duplicates(images.train_x, images.test_x)))
         _write_cache(path, fingerprint, images)
         if is_too_large(images.train_x.shape):
             images = _read_cache(path, fingerprint) or images  # safetensors maps what it reads
             say(f"{images.train_x.nbytes / 1e9:,.1f} GB of training images are mapped from {path}.")
-        if source.listing and (twice := exact_duplicates(images.train_x, images.test_x)):
-            say(f"{len(twice):,} of {len(images.test_y):,} test images are training images too, pixel by pixel: "
-                "evaluate RUN --duplicates shows them, and the accuracy without them.")  # fmt: skip
+    if images.leaked:
+        say(f"{images.leaked:,} of {len(images.test_y):,} test images are training images too, pixel by pixel: "
+            "evaluate RUN --duplicates shows them, and the accuracy without them.")  # fmt: skip
     lines = source.listing.lines(source.path) if source.listing else []
     skipped = [f"Skipped, as they cannot be read: {len(images.skipped):,} images."] * bool(images.skipped)
     for line in [*lines, *skipped, *rare_lines(images)]:
@@ -285,7 +287,7 @@ def _decoded(source: Source, size: int, skip_bad: bool = False) -> ImageSet:
     return images
 
 
-_ABOUT = ("name", "vocab", "mean", "std", "levels", "files", "n_valid", "skipped")
+_ABOUT = ("name", "vocab", "mean", "std", "levels", "files", "n_valid", "leaked", "skipped")
 
 
 def _read_cache(path: Path, fingerprint: str) -> ImageSet | None:

@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 
 import cifar_fast.deploy.export
 import cifar_fast.training.schedules  # noqa: F401 - this and the one above patch methods onto Learner
+from cifar_fast.data.duplicates import exact_duplicates
 from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.labelled_sets import read_indices
 from cifar_fast.data.loaders import image_dls
@@ -177,6 +178,10 @@ class OneSeed:
         "Images that cannot be read, and that --skip-bad has left out."
         return {"skipped": list(self.images.skipped)} if self.images.skipped else {}
 
+    def leaked(self) -> int:
+        "Test images that are training images too, where the folder that they are from has any."
+        return len(exact_duplicates(self.images.train_x, self.images.test_x)) if self.images.leaked else 0
+
     def write_config(self, resolved: dict) -> None:
         "config.json: the options, what `auto` came to, and what the run must find again to go on."
         asked = {k: v for k, v in vars(self.options).items() if k not in OF_A_START}
@@ -323,6 +328,7 @@ class OneSeed:
             "processes": max(num_distrib(), 1),
             "choice": self.choice,
             "skipped_images": len(self.images.skipped),
+            "leaked_images": self.leaked(),
             "interrupted": self.interrupted,
         }, self.second_tests)  # fmt: skip
         self.run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)

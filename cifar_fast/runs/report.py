@@ -73,6 +73,8 @@ def warnings_of(metrics: dict) -> list[str]:
         warnings.append("The body has random weights, not pretrained ones.")
     if skipped := metrics.get("skipped_images"):
         warnings.append(f"Skipped, as they cannot be read: {skipped:,} images, which config.json names.")
+    if leaked := metrics.get("leaked_images"):
+        warnings.append(f"{leaked:,} test images were trained on, pixel by pixel: evaluate --duplicates tells more.")
     if metrics["interrupted"]:
         warnings.append(f"Interrupted after {metrics['epochs']} epochs.")
     return warnings

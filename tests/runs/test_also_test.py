@@ -1,6 +1,7 @@
 """Further test sets of a training: checked before it, told after it."""
 
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -49,15 +50,42 @@ def test_the_command_line_takes_several_and_a_run_without_says_nothing(published
     assert "<details" not in (digits_run / "report.html").read_text()
 
 
-def test_what_cannot_be_used_ends_it_before_anything_is_trained(published, tmp_path, capsys, monkeypatch):
+class Trap:
+    "Writes a file when it is unpickled."
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def unusable(published, folder, image_folder):
+    "Paths that cannot be tested on, and what is said of each."
+    images, labels = published[0], folder / "new_labels.npy"
+    for name in ("short", "cut", "pickled"):
+        shutil.copy(images, folder / f"{name}_data.npy")
+        shutil.copy(labels, folder / f"{name}_labels.npy")
+    np.save(folder / "short_labels.npy", np.zeros(3, np.int64))
+    (folder / "cut_data.npy").write_bytes(images.read_bytes()[:-100])
+    (folder / "pickled_data.npy").write_bytes(pickle.dumps(Trap(folder / "sprung")))
+    (folder / "empty").mkdir()
+    return {
+        folder / "short_data.npy": "3 labels for 200 images", folder / "cut_data.npy": "cannot be read",
+        folder / "pickled_data.npy": "cannot be read", folder / "empty": "no images",
+        image_folder({"cat": 2}): "class 'cat'", folder / "nowhere": "does not exist",
+    }  # fmt: skip
+
+
+def test_what_cannot_be_used_ends_it_before_anything_is_trained(published, tmp_path, capsys, monkeypatch, image_folder):
     monkeypatch.setattr(Experiment, "learner", lambda *args: pytest.fail("a Learner was made"))
-    np.save(tmp_path / "new_labels.npy", np.zeros(3, np.int64))
-    for extra in ([], ["--seeds", "2"]):
-        with pytest.raises(SystemExit) as end:
-            custom.main([*SMALL, *extra, "--also-test", str(published[0]), "--run", str(tmp_path / "run")])
-        said = capsys.readouterr().err
-        assert end.value.code == 2 and said.count("\n") == 1 and "3 labels for 200 images" in said
-        assert not (tmp_path / "run").exists()
+    for path, message in unusable(published, tmp_path, image_folder).items():
+        for extra in ([], ["--seeds", "2"]):
+            with pytest.raises(SystemExit) as end:
+                custom.main([*SMALL, *extra, "--also-test", str(path), "--run", str(tmp_path / "run")])
+            said = capsys.readouterr().err
+            assert end.value.code == 2 and said.count("\n") == 1 and message in said
+            assert not (tmp_path / "run").exists() and not (tmp_path / "sprung").exists()
 
 
 def test_two_sets_of_the_same_name_are_both_told(published, tmp_path, no_pictures):

@@ -8,6 +8,7 @@ import pytest
 
 from cifar_fast.runs.report import duration, percent, write_report
 from cifar_fast.runs.results import FinishedRun
+from conftest import make_run
 
 
 def edit(path, **changes):
@@ -44,6 +45,17 @@ def test_random_weights_and_interruptions_are_said_first(copied_run):
     edit(copied_run / "metrics.json", model="resnet18", weights="none", interrupted=True, epochs=1)
     page = write_report(copied_run).read_text()
     assert "random weights, not pretrained" in page and "Interrupted after 1 epochs" in page
+
+
+def test_a_leak_stands_on_the_page_of_a_run(image_folder, tmp_path, no_pictures):
+    root = image_folder({"train/a": 8, "train/b": 8, "test/a": 2, "test/b": 2})
+    (root / "test/b/0.png").write_bytes((root / "train/b/2.png").read_bytes())
+    run = make_run(tmp_path / "run", data=str(root), epochs=1, bs=4, width=4)
+    assert FinishedRun.read(run).metrics["leaked_images"] == 1
+    assert "1 test images were trained on" in (run / "report.html").read_text()
+    (tmp_path / "leak.csv").write_text("index\n10\n")  # b/2.png, behind the eight of class a
+    clean = make_run(tmp_path / "clean", data=str(root), epochs=1, bs=4, width=4, drop_labels=tmp_path / "leak.csv")
+    assert "were trained on" not in (clean / "report.html").read_text()
 
 
 def test_what_was_chosen_on_held_out_images_is_said(copied_run):

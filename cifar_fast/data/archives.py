@@ -172,6 +172,8 @@ def read_npz(
     try:
         with np.load(path, allow_pickle=False) as arrays:
             splits = {role: _npz_split(path, arrays, names) for role, names in _NPZ_NAMES.items()}
+    except InputError:  # which is a ValueError
+        raise
     except (ValueError, *_DAMAGE) as error:
         raise InputError(f"{path} cannot be read ({error}): it is damaged, or holds pickled objects") from error
     labels = np.unique(np.concatenate([y for _, y in splits.values()]))

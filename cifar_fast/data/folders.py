@@ -187,8 +187,11 @@ def _readable_image(path: Path) -> bool:
 def _images_of(folder: Path, listing: Listing) -> list[str]:
     "All images below a class's folder."
     images, nested, seen = [], set(), set()
+    around = set(map(str, Path(os.path.realpath(folder)).parents))
     for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
+        if (real := os.path.realpath(place)) in seen or real in around:
+            if real in around:  # other classes lie in it
+                _leave_out(Path(place), listing, "link to a folder around it")
             folders.clear()
             continue
         seen.add(real)

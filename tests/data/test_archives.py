@@ -122,6 +122,16 @@ def test_arrays_of_numpy_are_read(tmp_path, names, shape):
     assert np.array_equal(images.train_x[0], expected)
 
 
+def test_arrays_of_other_names_or_shapes_are_named(tmp_path):
+    np.savez(tmp_path / "d.npz", a=[1])
+    with pytest.raises(InputError, match="holds a: name its arrays x_train, y_train"):
+        load_images(tmp_path / "d.npz")
+    x = np.zeros((4, 8, 8), np.uint8)
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=[0, 1], x_test=x, y_test=[0, 1, 0, 1])
+    with pytest.raises(InputError, match=r"x_train is uint8 \(4, 8, 8\) and y_train \(2,\)"):
+        load_images(tmp_path / "d.npz")
+
+
 class Hostile:
     def __init__(self, path):
         self.path = path

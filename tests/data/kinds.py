@@ -1,0 +1,415 @@
+r"""What happens with each kind of input: one table, which its test holds to be true and which docs/what-happens.md shows.
+
+`python tests/data/kinds.py` writes the page anew.
+"""
+
+import contextlib
+import gzip
+import io
+import os
+import re
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from cifar_fast.data.image import decode_image
+from cifar_fast.data.loaders import cifar_dls
+from cifar_fast.data.sources import load_images
+from cifar_fast.errors import InputError
+from cifar_files import archive, batches, write_batches
+
+PAGE = ROOT / "docs/what-happens.md"
+COMMAND = "python tests/data/kinds.py"
+REFUSED = "refused"
+HEAD = f"""# What happens with ...
+
+Each row is a small data set that a test makes and reads with `--data photos` unless the row says otherwise. *Result* is
+how many training + test images are read, of how many classes; *said* is every line that is printed. What is refused is
+refused before anything is trained, with exit code 2. `{COMMAND}` writes this page, and a test fails where it is
+out of date. `...` stands for what other libraries say.
+"""
+
+
+@dataclass(frozen=True)
+class Kind:
+    "A kind of input."
+
+    group: str
+    given: str  # what the page calls it
+    make: Callable[[Path], object]  # in an empty folder, the working folder; gives the arguments of `read`, if any
+    result: str  # "4 + 2 of 2", or refused
+    said: str = ""  # pattern of the lines; empty: none is printed
+    read: Callable = load_images
+
+
+def happens(
+    kind: Kind,
+) -> tuple[str, str]:  # result, and all that is said
+    "Make it in a folder of its own, and read it."
+    here, out = Path.cwd(), io.StringIO()
+    with tempfile.TemporaryDirectory() as tmp:
+        os.chdir(tmp)
+        try:
+            arguments = kind.make(Path("photos")) or {"data": "photos"}
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+                result = _result(kind.read(**arguments))
+        except InputError as error:
+            result = REFUSED
+            out.write(f"{error}\n")
+        finally:
+            os.chdir(here)
+        lines = [o for o in out.getvalue().splitlines() if o.strip() and not o.startswith("Decoding ")]
+        return result, _without_places("\n".join(lines), tmp)
+
+
+def _result(found) -> str:
+    if isinstance(found, np.ndarray):
+        return "read"
+    return f"{len(found.train_y):,} + {len(found.test_y):,} of {len(found.vocab):,}"
+
+
+def _without_places(text: str, tmp: str) -> str:
+    "Text without what differs between systems and versions: the folder, the cache, what Pillow and numpy say."
+    for place in (os.path.realpath(tmp), tmp):
+        text = text.replace(f"{place}/", "").replace(place, ".")
+    text = re.sub(rf"{re.escape(os.environ['CIFAR_FAST_CACHE'])}/([a-z]+-)[0-9a-f]+", r"CACHE/\1...", text)
+    whose = "cannot be read as an image|cannot be read|is not a whole archive|more pixels than can be held"
+    return re.sub(rf"({whose}) \(.*?\)(?=[:,;]|$)", r"\1 (...)", text, flags=re.MULTILINE)
+
+
+# Making them -----------------------------------------------------------------------------------------------------
+
+
+def picture(path: Path, form: str | None = None) -> None:
+    "A small picture that no other path has."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(list(os.fsencode(path))).integers(0, 256, (8, 8, 3))
+    Image.fromarray(pixels.astype(np.uint8)).save(path, format=form)
+
+
+def fill(root: Path, counts: dict[str, int], suffix: str = ".png", form: str | None = "PNG") -> None:
+    "So many pictures in each folder below `root`."
+    for folder, n in counts.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            picture(root / folder / f"{i}{suffix}", form)
+
+
+def folder(counts: dict[str, int], **kwargs) -> Callable[[Path], None]:
+    "Makes such a folder."
+    return lambda root: fill(root, counts, **kwargs)
+
+
+CLASSES = {"cat": 5, "dog": 5}  # of which a fifth of each is tested on
+
+
+def with_classes(more: Callable[[Path], object]) -> Callable[[Path], object]:
+    "Makes two classes of five, and more beside them."
+
+    def make(root: Path):
+        fill(root, CLASSES)
+        return more(root)
+
+    return make
+
+
+def litter(root: Path) -> None:
+    for name in ("__MACOSX", "@eaDir", "lost+found", ".ipynb_checkpoints", "__pycache__"):
+        picture(root / name / "thumb.png")
+    for name in (".DS_Store", "cat/._0.png", "cat/Thumbs.db", "dog/desktop.ini"):
+        (root / name).write_bytes(b"litter")
+
+
+def table(root: Path, name: str, text: str, n: int = 10) -> dict:
+    fill(root, {"all": n})
+    Path(name).write_text(text)
+    return {"data": root, "labels": name}
+
+
+def rows(n: int) -> str:
+    return "path,label\n" + "".join(f"all/{i}.png,{'ab'[i % 2]}\n" for i in range(n))
+
+
+def deep(dtype, *tops: float) -> Callable[[Path], None]:
+    "Makes TIFFs of a number format, a class for each greatest value."
+
+    def make(root: Path) -> None:
+        for label, top in enumerate(tops):
+            (root / f"{label}").mkdir(parents=True)
+            for i in range(5):
+                grey = np.random.default_rng([label, i]).random((8, 8)) * top
+                Image.fromarray(grey.astype(dtype)).save(root / f"{label}/{i}.tif")
+
+    return make
+
+
+def zipped(root: Path) -> dict:
+    fill(root, CLASSES)
+    with zipfile.ZipFile("photos.zip", "w") as out:
+        for path in sorted(root.rglob("*.png")):
+            out.write(path)
+    return {"data": "photos.zip"}
+
+
+def tarred(root: Path) -> dict:
+    fill(root, CLASSES)
+    with tarfile.open("photos.tar.gz", "w:gz") as out:
+        out.add(root)
+    return {"data": "photos.tar.gz"}
+
+
+def changed(make: Callable[[Path], dict], at: float) -> Callable[[Path], dict]:
+    "Makes a file of which a bit has changed."
+
+    def make_changed(root: Path) -> dict:
+        arguments = make(root)
+        content = bytearray(Path(arguments["data"]).read_bytes())
+        content[int(len(content) * at)] ^= 1
+        Path(arguments["data"]).write_bytes(content)
+        return arguments
+
+    return make_changed
+
+
+def cifar_archive(root: Path) -> dict:
+    Path("cifar-10-python.tar.gz").write_bytes(gzip.compress(gzip.decompress(archive(batches())), 0))
+    return {"data": "cifar-10-python.tar.gz"}
+
+
+def npz(**changed) -> Callable[[Path], dict]:
+    "Makes arrays of numpy."
+
+    def make(root: Path) -> dict:
+        x, y = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8), np.arange(6) % 2
+        np.savez("photos.npz", **{"x_train": x, "y_train": y, "x_test": x[::-1] ^ 1, "y_test": y, **changed})
+        return {"data": "photos.npz"}
+
+    return make
+
+
+def part_of_cifar(root: Path) -> None:
+    root.mkdir()
+    (root / "data_batch_2").write_bytes(b"x")
+
+
+def file(name: str, content: bytes) -> Callable[[Path], dict]:
+    "Makes one file, given with `--data`."
+
+    def make(root: Path) -> dict:
+        Path(name).write_bytes(content)
+        return {"data": name}
+
+    return make
+
+
+def one(name: str, content: bytes | Image.Image, **kwargs) -> Callable[[Path], dict]:
+    "Makes one image, as predict.py is given it."
+
+    def make(root: Path) -> dict:
+        if isinstance(content, bytes):
+            Path(name).write_bytes(content)
+        else:
+            content.save(name, **kwargs)
+        return {"source": name, "size": 32}
+
+    return make
+
+
+def grey(dtype, top: float) -> Image.Image:
+    return Image.fromarray(np.linspace(0, top, 64).reshape(8, 8).astype(dtype))
+
+
+def png() -> bytes:
+    out = io.BytesIO()
+    Image.effect_noise((32, 32), 50).save(out, "PNG")
+    return out.getvalue()
+
+
+def bad(n: int, **kwargs) -> Callable[[Path], dict]:
+    "Makes two classes of 15, and so many bad images among them."
+
+    def make(root: Path) -> dict:
+        fill(root, {"cat": 15, "dog": 15})
+        for i in range(n):
+            (root / f"cat/{i}.png").write_bytes(b"not an image")
+        return {"data": root, **kwargs}
+
+    return make
+
+
+# The table -------------------------------------------------------------------------------------------------------
+
+
+def _kinds(group: str, *kinds: tuple, **also) -> list[Kind]:
+    return [replace(Kind(group, *o), **also) for o in kinds]
+
+
+KINDS = [
+    *_kinds(
+        "Layouts of folders",
+        ("`cat/`, `dog/`", folder(CLASSES), "8 + 2 of 2"),
+        ("`train/` and `test/`", folder({"train/a": 3, "train/b": 2, "test/a": 1, "test/b": 1}), "5 + 2 of 2"),
+        ("`train/` and `val/`", folder({"train/a": 3, "train/b": 2, "val/b": 1}), "5 + 1 of 2", "Test images: .*val"),
+        ("`Training/` and `Validation/`", folder({"Training/a": 3, "Training/b": 2, "Validation/a": 1}), "5 + 1 of 2",
+         "Test images: .*Validation"),
+        ("`train/`, `val/` and `test/`", folder({"train/a": 3, "train/b": 2, "val/a": 1, "test/b": 1}), "6 + 1 of 2",
+         "val chooses .*test is tested on"),
+        ("`train/`, `val/` and `valid/`", folder({"train/a": 3, "train/b": 2, "val/a": 1, "valid/b": 1}), REFUSED,
+         "val/ and valid/: rename"),
+        ("`train/` alone", folder({"train/a": 5, "train/b": 5}), "8 + 2 of 2"),
+        ("`--data photos/train`, where `val/` lies beside it",
+         lambda root: [fill(root, {"train/a": 5, "train/b": 5, "val/a": 1}), {"data": root / "train"}][1],
+         "8 + 2 of 2", "is read alone: to use val/ too"),
+        ("a test class that `train/` lacks", folder({"train/a": 2, "train/b": 2, "test/c": 1}), REFUSED, "class 'c'"),
+        ("`test/` without `train/`", folder({"test/a": 2, "test/b": 2}), REFUSED, "no train/ with classes"),
+        ("classes called `bus` and `train`", folder({"bus": 5, "train": 5}), "8 + 2 of 2"),
+        ("classes, and a `test/` without classes", folder({"train/a": 5, "train/b": 5, "test": 3}), "8 + 2 of 2",
+         r"Not used: .*test \(3 images\)"),
+        ("`train/` beside another folder", folder({"train/a": 5, "train/b": 5, "unlabeled": 4}), "8 + 2 of 2",
+         r"Not used: .*unlabeled \(4 images\)"),
+        ("a folder around the folder", folder({"inner/a": 5, "inner/b": 5}), "8 + 2 of 2", "Reading .*inner"),
+        ("images in sub-folders of a class", folder({"cat": 5, "dog/beagle": 3, "dog": 2}), "8 + 2 of 2",
+         "sub-folders count for their class: dog/beagle"),
+        ("images, and no folders", folder({".": 4}), REFUSED, "no folders of classes"),
+        ("images in `train/`, and no classes", folder({"train": 4}), REFUSED, "no folders of classes.*--labels"),
+        ("one class", folder({"images": 5}), REFUSED, "all images are of one class", cifar_dls),
+        ("a class of two images", folder({"common": 20, "rare": 2}), "16 + 6 of 2"),
+        ("a class of one image", folder({"common": 20, "single": 1}), "17 + 4 of 2", "No test image shows single"),
+        ("a class without images", folder({"cat": 5, "dog": 5, "empty": 0}), REFUSED, "fill the class"),
+        ("an empty folder", lambda root: root.mkdir(), REFUSED, "has no images"),
+    ),
+    *_kinds(
+        "Beside the images",
+        ("`.DS_Store`, `._0.png`, `Thumbs.db`, `__MACOSX`, `@eaDir`, `lost+found`, ...", with_classes(litter),
+         "8 + 2 of 2"),
+        ("a text among the images", with_classes(lambda root: (root / "cat/notes.txt").write_text("") and None),
+         "8 + 2 of 2", r"1 x no image \(notes.txt\)"),
+        ("an image beside the classes", with_classes(lambda root: picture(root / "logo.png")), "8 + 2 of 2",
+         r"1 x image outside of any class \(logo.png\)"),
+        ("a broken link", with_classes(lambda root: (root / "cat/gone.png").symlink_to("nowhere.png")), "8 + 2 of 2",
+         r"1 x broken link \(gone.png\)"),
+        ("a link to the folder itself in a class",
+         with_classes(lambda root: (root / "cat/loop").symlink_to(root.resolve())), "8 + 2 of 2",
+         r"1 x link to a folder around it \(loop\)"),
+        ("a test image that is a training image too", lambda root: [
+            fill(root, {"train/a": 3, "train/b": 3, "test/b": 1}),
+            (root / "test/b/0.png").write_bytes((root / "train/a/0.png").read_bytes()), None][-1],
+         "6 + 1 of 2", "1 of 1 test images are training images too"),
+    ),
+    *_kinds(
+        "Names",
+        ("classes called `$x`, `a_b`, `#1`, `50%`, `R&D`, `<b>`",
+         folder(dict.fromkeys(["$x", "a_b", "#1", "50%", "R&D", "<b>"], 5)), "24 + 6 of 6"),
+        ("bytes that are no UTF-8", folder({"caf\udce9": 5, "tea": 5}), "8 + 2 of 2"),
+        ("`é` in its two forms in `train/` and `test/`",
+         folder({"train/caf\u00e9": 2, "train/tea": 2, "test/cafe\u0301": 1}), "4 + 1 of 2",
+         "No test image shows tea"),
+    ),
+    *_kinds(
+        "Formats",
+        ("`.jfif`", folder(CLASSES, suffix=".jfif", form="JPEG"), "8 + 2 of 2"),
+        ("`.ppm`", folder(CLASSES, suffix=".ppm", form="PPM"), "8 + 2 of 2"),
+        ("`.JPG`", folder(CLASSES, suffix=".JPG", form="JPEG"), "8 + 2 of 2"),
+        ("`.png` that holds a JPEG", folder(CLASSES, form="JPEG"), "8 + 2 of 2"),
+        ("images without a suffix", folder(CLASSES, suffix=""), "8 + 2 of 2"),
+    ),
+    *_kinds(
+        "More than 8 bits",
+        ("TIFFs of 16 bits that use 12", deep(np.uint16, 4095, 4000), "8 + 2 of 2"),
+        ("TIFFs of floats in [0, 1]", deep(np.float32, 1, 0.9), "8 + 2 of 2"),
+        ("TIFFs of 32-bit numbers", deep(np.int32, 255, 250), "8 + 2 of 2"),
+        ("floats beside whole numbers", lambda root: [deep(np.float32, 1, 1)(root),
+         Image.fromarray(np.full((8, 8), 7, np.int32)).save(root / "0/x.tif"), None][-1], REFUSED, "one kind"),
+    ),
+    *_kinds(
+        "Bad images",
+        ("one", bad(1), REFUSED, "0.png cannot be read as an image .* --skip-bad"),
+        ("twelve", bad(12), REFUSED, "^12 images cannot be read: .* and 2 more. --skip-bad"),
+        ("twelve, `--skip-bad`", bad(12, skip_bad=True), "14 + 4 of 2", "Skipped, as they cannot be read: 12 images"),
+        ("a whole class, `--skip-bad`", bad(15, skip_bad=True), REFUSED, "'cat' has no training image"),
+    ),
+    *_kinds(
+        "Archives and arrays",
+        ("`photos.zip`", zipped, "8 + 2 of 2", "^Reading CACHE"),
+        ("`photos.tar.gz`", tarred, "8 + 2 of 2", "^Reading CACHE"),
+        ("`photos.zip`, a bit of it changed", changed(zipped, 0.3), REFUSED, "photos.zip is not a whole archive"),
+        ("`photos.tar.gz`, a bit of it changed", changed(tarred, 0.5), REFUSED, "photos.tar.gz is not a whole archive"),
+        ("CIFAR-10's archive", cifar_archive, "100 + 20 of 10"),
+        ("CIFAR-10's archive, a bit of a pixel changed", changed(cifar_archive, 0.5), REFUSED, "not a whole archive"),
+        ("CIFAR-10's batch files", lambda root: write_batches(root, batches()) and None, "100 + 20 of 10"),
+        ("a part of CIFAR-10's batch files", part_of_cifar, REFUSED, "has no data_batch_1"),
+        ("`photos.npz`", npz(), "6 + 6 of 2"),
+        ("`photos.npz` of pickled objects", npz(x_train=np.array([{}], dtype=object)), REFUSED, "pickled objects"),
+        ("`photos.npz` of other arrays", lambda root: np.savez("photos.npz", a=[1]) or {"data": "photos.npz"}, REFUSED,
+         "name its arrays x_train"),
+    ),
+    *_kinds(
+        "Tables of labels",
+        ("`--labels t.csv`", lambda root: table(root, "t.csv", rows(10)), "8 + 2 of 2", "Labels: t.csv"),
+        ("rows for some of the images", lambda root: table(root, "t.csv", rows(10), 12), "8 + 2 of 2",
+         "2 x image without a label"),
+        ("a row of a file that is not there", lambda root: table(root, "t.csv", rows(10), 9), REFUSED,
+         r"names 1 files that photos lacks \(all/9.png\)"),
+        ("no column of labels", lambda root: table(root, "t.csv", "path,what\nall/0.png,a\n"), REFUSED,
+         "name one of them label"),
+        ("no rows", lambda root: table(root, "t.csv", "path,label\n"), REFUSED, "no rows"),
+        ("`--data t.csv`", file("t.csv", b"path,label\n"), REFUSED, "give it with --labels"),
+    ),
+    *_kinds(
+        "What is no data set",
+        ('`--data ""`', lambda root: {"data": ""}, REFUSED, "--data is empty"),
+        ("a path that does not exist", lambda root: {"data": "nowhere"}, REFUSED, "nowhere does not exist"),
+        ("`data.bin`", file("data.bin", b"1234"), REFUSED, "in no known form"),
+    ),
+    *_kinds(
+        "One image, as predict.py takes it, of a model that was trained on 8 bits",
+        ("a PNG", one("a.png", png()), "read"),
+        ("a PNG and bytes after it", one("a.png", png() + b"more" * 99), "read"),
+        ("16-bit grey", one("a.tif", grey(np.uint16, 65_535)), "read"),
+        ("12 bits in 16", one("a.tif", grey(np.uint16, 4095)), REFUSED, "12 bits or fewer in 16"),
+        ("floats in [0, 1]", one("a.tif", grey(np.float32, 1)), "read"),
+        ("floats from 0 to 9", one("a.tif", grey(np.float32, 9)), REFUSED, "no range is known"),
+        ("half of a PNG", one("a.png", png()[:500]), REFUSED, "repair or remove it"),
+        ("a text", one("a.png", b"hello"), REFUSED, "repair or remove it"),
+        ("an empty file", one("a.png", b""), REFUSED, "repair or remove it"),
+        ("900 million pixels in 110 KB", one("a.png", Image.new("1", (30_000, 30_000))), REFUSED, "shrink it"),
+        ("a path that does not exist", lambda root: {"source": "a.png", "size": 32}, REFUSED, "does not exist"),
+        read=decode_image,
+    ),
+]  # fmt: skip
+
+
+# The page --------------------------------------------------------------------------------------------------------
+
+
+def row(kind: Kind, result: str, said: str) -> str:
+    "A line of the page."
+    lines = "<br>".join(f"`` {o} ``" for o in said.replace("|", r"\|").splitlines())
+    return f"| {kind.given} | {result} | {lines or 'nothing'} |"
+
+
+def page(found: list[tuple[str, str]]) -> str:  # of each kind
+    "All of it."
+    text = HEAD
+    for group, kinds in groupby(zip(KINDS, found), lambda o: o[0].group):
+        text += f"\n## {group}\n\n| given | result | said |\n|---|---|---|\n"
+        text += "".join(f"{row(kind, *o)}\n" for kind, o in kinds)
+    return text
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["CIFAR_FAST_CACHE"] = cache
+        PAGE.write_text(page([happens(o) for o in KINDS]))

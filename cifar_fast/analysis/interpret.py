@@ -19,6 +19,8 @@ from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.stats import share_interval
 
 MANY = 20  # classes, from which on cells and rows are too small for numbers
+MOST = 120  # classes, from which on a figure names some of them only
+SOME = 30  # classes that it then names
 
 
 class TestInterpretation(Predictions, ClassificationInterpretation):
@@ -58,9 +60,9 @@ class TestInterpretation(Predictions, ClassificationInterpretation):
         "The images' files, below the folder that they are from; None where they are from none."
         return getattr(self.dl.dataset, "files", None)
 
-    def caption(self, i: int) -> str:
-        "A line that names the file of image `i`, so that a wrong label can be found; empty where it has none."
-        return f"\n{short(self.files[i][-30:])}" if self.files else ""
+    def caption(self, i: int, letters: int = 30) -> str:
+        "A line that ends the path of image `i`, so that a wrong label can be found; empty where it has none."
+        return f"\n{short(self.files[i][-letters:])}" if self.files else ""
 
     @property
     def loss(self) -> float:
@@ -95,17 +97,22 @@ def plot_confusion(
     title: str = "",  # of the figure
     normalize: bool = False,  # write shares of the true class in per cent instead of counts
 ) -> Figure:
-    "The confusion matrix: numbers in the cells (up to 20 classes), shade by share of the row."
-    counts, n = interp.confusion_matrix(), len(interp.vocab)
+    """The confusion matrix: numbers in the cells (up to 20 classes), shade by share of the row.
+
+    Of more than 120 classes it shows the 30 that are confused most.
+    """
+    counts = interp.confusion_matrix()
     share = counts / counts.sum(1, keepdims=True).clip(1)
-    fig, ax = _matrix_axes(interp.vocab)
+    shown, about = _shown(counts)
+    counts, share, n = counts[np.ix_(shown, shown)], share[np.ix_(shown, shown)], len(shown)
+    fig, ax = _matrix_axes([interp.vocab[i] for i in shown])
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if n <= MANY:
         for i, j in np.ndindex(n, n):
             color = "white" if share[i, j] > 0.5 else "black" if counts[i, j] else "lightgrey"
             text = f"{share[i, j] * 100:.0f}" if normalize else counts[i, j]
             ax.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
-    title = in_figure(title) + "\nper cent of the true class" * normalize
+    title = in_figure(title) + "\nper cent of the true class" * normalize + about
     ax.set_title(title, fontsize="medium", wrap=True)
     return fig
 
@@ -116,8 +123,10 @@ def plot_confusion_difference(
     title: str = "",  # of the figure
 ) -> Figure:
     "What the second confuses more (red) and less (blue) than the first, in images."
-    difference, n = second.confusion_matrix() - first.confusion_matrix(), len(first.vocab)
-    fig, ax = _matrix_axes(first.vocab)
+    difference = second.confusion_matrix() - first.confusion_matrix()
+    shown, about = _shown(np.abs(difference))
+    difference, n = difference[np.ix_(shown, shown)], len(shown)
+    fig, ax = _matrix_axes([first.vocab[i] for i in shown])
     worse = difference.copy()
     np.fill_diagonal(worse, -difference.diagonal())  # more on the diagonal is better
     most = max(1, np.abs(worse).max())
@@ -126,8 +135,19 @@ def plot_confusion_difference(
         for i, j in np.ndindex(n, n):
             color = "white" if abs(worse[i, j]) > 0.6 * most else "black" if difference[i, j] else "lightgrey"
             ax.text(j, i, f"{difference[i, j]:+d}", ha="center", va="center", color=color, fontsize=9)
-    ax.set_title(in_figure(title), fontsize="medium", wrap=True)
+    ax.set_title(in_figure(title) + about, fontsize="medium", wrap=True)
     return fig
+
+
+def _shown(
+    counts: np.ndarray,  # (classes, classes) of mistakes
+) -> tuple[list[int], str]:
+    "Indices of the classes that a matrix has room for, those with most mistakes, and a line that says so."
+    if len(counts) <= MOST:
+        return list(range(len(counts))), ""
+    mistakes = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+    shown = sorted(np.argsort(-mistakes, kind="stable")[:SOME].tolist())
+    return shown, f"\nthe {SOME} of {len(counts):,} classes with most mistakes"
 
 
 def _matrix_axes(vocab) -> tuple[Figure, Axes]:
@@ -148,8 +168,11 @@ def plot_per_class(
     interp: Predictions,  # predictions, or an interpretation
     title: str = "",  # of the figure
 ) -> Figure:
-    "Precision, recall and F1 of each class, the best recognised first."
-    scores = sorted(interp.per_class().items(), key=lambda o: np.nan_to_num(o[1].f1, nan=-1))
+    "Precision, recall and F1 of each class, the best recognised first; of more than 120 the best and the worst 30."
+    scores, about = sorted(interp.per_class().items(), key=lambda o: np.nan_to_num(o[1].f1, nan=-1)), ""
+    if len(scores) > MOST:
+        about = f"\nthe {SOME} best and the {SOME} worst recognised of {len(scores):,} classes"
+        scores = scores[:SOME] + scores[-SOME:]
     fig = Figure(figsize=(8, min(1.5 + 0.35 * len(scores), 24)), layout="constrained")
     ax = fig.subplots()
     rows = np.arange(len(scores))
@@ -162,7 +185,7 @@ def plot_per_class(
     ax.set_ylim(-0.6, len(scores) - 0.4)
     ax.set_xlim(-0.02, 1.02)
     ax.legend(loc="lower left")
-    ax.set_title(in_figure(title), fontsize="medium", wrap=True)
+    ax.set_title(in_figure(title) + about, fontsize="medium", wrap=True)
     return fig
 
 
@@ -203,10 +226,11 @@ def plot_confused(
         ax.axis("off")
     for (true, other), line in zip(rows, axes):
         idxs = interp.confused(true, other)
-        line[0].set_title(f"{short(true)}, taken for {short(other)}: {len(idxs)}", loc="left", fontsize=10)
+        text = line[0].set_title(f"{short(true)}, taken for {short(other)}: {len(idxs)}", loc="left", fontsize=10)
+        text.set_in_layout(False)  # else the first column becomes as wide
         for ax, i in zip(line, idxs):
             ax.imshow(interp.image(i), interpolation="nearest")
-            sure = f"{interp.preds[i].max():.0%} sure{interp.caption(i)}"
+            sure = f"{interp.preds[i].max():.0%} sure{interp.caption(i, 20)}"
             ax.text(0.5, -0.02, sure, fontsize=8, ha="center", va="top", transform=ax.transAxes)
     if not rows:
         axes[0, 0].text(0, 0.5, "No image was taken for another class.", transform=axes[0, 0].transAxes)

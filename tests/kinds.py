@@ -1,17 +1,13 @@
-r"""What happens with each kind of input: one table, which its test holds to be true and which docs/what-happens.md shows.
+"""What happens with each kind of input: one table, which a test holds to be true and docs/what-happens.md shows.
 
-`python tests/data/kinds.py` writes the page anew.
+`python tests/kinds.py` writes the page anew.
 """
 
 import contextlib
-import gzip
 import io
 import os
 import re
-import sys
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -20,25 +16,44 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
-if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
+ROOT = Path(__file__).parents[1]
 from cifar_fast.data.image import decode_image
 from cifar_fast.data.loaders import cifar_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.errors import InputError
-from cifar_files import archive, batches, write_batches
+from cifar_files import batches, write_batches
+from made_data import (
+    CLASSES,
+    bad,
+    changed,
+    cifar_archive,
+    deep,
+    file,
+    fill,
+    folder,
+    grey,
+    litter,
+    npz,
+    one,
+    part_of_cifar,
+    picture,
+    png,
+    rows,
+    table,
+    tarred,
+    with_classes,
+    zipped,
+)
 
 PAGE = ROOT / "docs/what-happens.md"
-COMMAND = "python tests/data/kinds.py"
+COMMAND = "python tests/kinds.py"
 REFUSED = "refused"
 HEAD = f"""# What happens with ...
 
 Each row is a small data set that a test makes and reads with `--data photos` unless the row says otherwise. *Result* is
 how many training + test images are read, of how many classes; *said* is every line that is printed. What is refused is
-refused before anything is trained, with exit code 2. `{COMMAND}` writes this page, and a test fails where it is
-out of date. `...` stands for what other libraries say.
+refused before anything is trained, with exit code 2. `{COMMAND}` writes this page, and a test fails where it
+is out of date. `...` stands for what other libraries say.
 """
 
 
@@ -87,166 +102,6 @@ def _without_places(text: str, tmp: str) -> str:
     text = re.sub(rf"{re.escape(os.environ['CIFAR_FAST_CACHE'])}/([a-z]+-)[0-9a-f]+", r"CACHE/\1...", text)
     whose = "cannot be read as an image|cannot be read|is not a whole archive|more pixels than can be held"
     return re.sub(rf"({whose}) \(.*?\)(?=[:,;]|$)", r"\1 (...)", text, flags=re.MULTILINE)
-
-
-# Making them -----------------------------------------------------------------------------------------------------
-
-
-def picture(path: Path, form: str | None = None) -> None:
-    "A small picture that no other path has."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(list(os.fsencode(path))).integers(0, 256, (8, 8, 3))
-    Image.fromarray(pixels.astype(np.uint8)).save(path, format=form)
-
-
-def fill(root: Path, counts: dict[str, int], suffix: str = ".png", form: str | None = "PNG") -> None:
-    "So many pictures in each folder below `root`."
-    for folder, n in counts.items():
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        for i in range(n):
-            picture(root / folder / f"{i}{suffix}", form)
-
-
-def folder(counts: dict[str, int], **kwargs) -> Callable[[Path], None]:
-    "Makes such a folder."
-    return lambda root: fill(root, counts, **kwargs)
-
-
-CLASSES = {"cat": 5, "dog": 5}  # of which a fifth of each is tested on
-
-
-def with_classes(more: Callable[[Path], object]) -> Callable[[Path], object]:
-    "Makes two classes of five, and more beside them."
-
-    def make(root: Path):
-        fill(root, CLASSES)
-        return more(root)
-
-    return make
-
-
-def litter(root: Path) -> None:
-    for name in ("__MACOSX", "@eaDir", "lost+found", ".ipynb_checkpoints", "__pycache__"):
-        picture(root / name / "thumb.png")
-    for name in (".DS_Store", "cat/._0.png", "cat/Thumbs.db", "dog/desktop.ini"):
-        (root / name).write_bytes(b"litter")
-
-
-def table(root: Path, name: str, text: str, n: int = 10) -> dict:
-    fill(root, {"all": n})
-    Path(name).write_text(text)
-    return {"data": root, "labels": name}
-
-
-def rows(n: int) -> str:
-    return "path,label\n" + "".join(f"all/{i}.png,{'ab'[i % 2]}\n" for i in range(n))
-
-
-def deep(dtype, *tops: float) -> Callable[[Path], None]:
-    "Makes TIFFs of a number format, a class for each greatest value."
-
-    def make(root: Path) -> None:
-        for label, top in enumerate(tops):
-            (root / f"{label}").mkdir(parents=True)
-            for i in range(5):
-                grey = np.random.default_rng([label, i]).random((8, 8)) * top
-                Image.fromarray(grey.astype(dtype)).save(root / f"{label}/{i}.tif")
-
-    return make
-
-
-def zipped(root: Path) -> dict:
-    fill(root, CLASSES)
-    with zipfile.ZipFile("photos.zip", "w") as out:
-        for path in sorted(root.rglob("*.png")):
-            out.write(path)
-    return {"data": "photos.zip"}
-
-
-def tarred(root: Path) -> dict:
-    fill(root, CLASSES)
-    with tarfile.open("photos.tar.gz", "w:gz") as out:
-        out.add(root)
-    return {"data": "photos.tar.gz"}
-
-
-def changed(make: Callable[[Path], dict], at: float) -> Callable[[Path], dict]:
-    "Makes a file of which a bit has changed."
-
-    def make_changed(root: Path) -> dict:
-        arguments = make(root)
-        content = bytearray(Path(arguments["data"]).read_bytes())
-        content[int(len(content) * at)] ^= 1
-        Path(arguments["data"]).write_bytes(content)
-        return arguments
-
-    return make_changed
-
-
-def cifar_archive(root: Path) -> dict:
-    Path("cifar-10-python.tar.gz").write_bytes(gzip.compress(gzip.decompress(archive(batches())), 0))
-    return {"data": "cifar-10-python.tar.gz"}
-
-
-def npz(**changed) -> Callable[[Path], dict]:
-    "Makes arrays of numpy."
-
-    def make(root: Path) -> dict:
-        x, y = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8), np.arange(6) % 2
-        np.savez("photos.npz", **{"x_train": x, "y_train": y, "x_test": x[::-1] ^ 1, "y_test": y, **changed})
-        return {"data": "photos.npz"}
-
-    return make
-
-
-def part_of_cifar(root: Path) -> None:
-    root.mkdir()
-    (root / "data_batch_2").write_bytes(b"x")
-
-
-def file(name: str, content: bytes) -> Callable[[Path], dict]:
-    "Makes one file, given with `--data`."
-
-    def make(root: Path) -> dict:
-        Path(name).write_bytes(content)
-        return {"data": name}
-
-    return make
-
-
-def one(name: str, content: bytes | Image.Image, **kwargs) -> Callable[[Path], dict]:
-    "Makes one image, as predict.py is given it."
-
-    def make(root: Path) -> dict:
-        if isinstance(content, bytes):
-            Path(name).write_bytes(content)
-        else:
-            content.save(name, **kwargs)
-        return {"source": name, "size": 32}
-
-    return make
-
-
-def grey(dtype, top: float) -> Image.Image:
-    return Image.fromarray(np.linspace(0, top, 64).reshape(8, 8).astype(dtype))
-
-
-def png() -> bytes:
-    out = io.BytesIO()
-    Image.effect_noise((32, 32), 50).save(out, "PNG")
-    return out.getvalue()
-
-
-def bad(n: int, **kwargs) -> Callable[[Path], dict]:
-    "Makes two classes of 15, and so many bad images among them."
-
-    def make(root: Path) -> dict:
-        fill(root, {"cat": 15, "dog": 15})
-        for i in range(n):
-            (root / f"cat/{i}.png").write_bytes(b"not an image")
-        return {"data": root, **kwargs}
-
-    return make
 
 
 # The table -------------------------------------------------------------------------------------------------------

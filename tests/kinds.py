@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
 from cifar_fast.data.image import decode_image
 from cifar_fast.data.loaders import cifar_dls
 from cifar_fast.data.sources import load_images
@@ -45,7 +44,7 @@ from made_data import (
     zipped,
 )
 
-PAGE = ROOT / "docs/what-happens.md"
+PAGE = Path(__file__).parents[1] / "docs/what-happens.md"
 COMMAND = "python tests/kinds.py"
 REFUSED = "refused"
 HEAD = f"""# What happens with ...

@@ -19,8 +19,7 @@ from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.stats import share_interval
 
 MANY = 20  # classes, from which on cells and rows are too small for numbers
-MOST = 120  # classes, from which on a figure names some of them only
-SOME = 30  # classes that it then names
+MOST = 120  # classes, from which on a figure shows MANY of them only
 
 
 class TestInterpretation(Predictions, ClassificationInterpretation):
@@ -99,7 +98,7 @@ def plot_confusion(
 ) -> Figure:
     """The confusion matrix: numbers in the cells (up to 20 classes), shade by share of the row.
 
-    Of more than 120 classes it shows the 30 that are confused most.
+    Of more than 120 classes it shows the 20 that are confused most.
     """
     counts = interp.confusion_matrix()
     share = counts / counts.sum(1, keepdims=True).clip(1)
@@ -146,8 +145,8 @@ def _shown(
     if len(counts) <= MOST:
         return list(range(len(counts))), ""
     mistakes = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    shown = sorted(np.argsort(-mistakes, kind="stable")[:SOME].tolist())
-    return shown, f"\nthe {SOME} of {len(counts):,} classes with most mistakes"
+    shown = sorted(np.argsort(-mistakes, kind="stable")[:MANY].tolist())
+    return shown, f"\nthe {MANY} of {len(counts):,} classes with most mistakes"
 
 
 def _matrix_axes(vocab) -> tuple[Figure, Axes]:
@@ -168,11 +167,11 @@ def plot_per_class(
     interp: Predictions,  # predictions, or an interpretation
     title: str = "",  # of the figure
 ) -> Figure:
-    "Precision, recall and F1 of each class, the best recognised first; of more than 120 the best and the worst 30."
+    "Precision, recall and F1 of each class, the best recognised first; of more than 120 the best and the worst 20."
     scores, about = sorted(interp.per_class().items(), key=lambda o: np.nan_to_num(o[1].f1, nan=-1)), ""
     if len(scores) > MOST:
-        about = f"\nthe {SOME} best and the {SOME} worst recognised of {len(scores):,} classes"
-        scores = scores[:SOME] + scores[-SOME:]
+        about = f"\nthe {MANY} best and the {MANY} worst recognised of {len(scores):,} classes"
+        scores = scores[:MANY] + scores[-MANY:]
     fig = Figure(figsize=(8, min(1.5 + 0.35 * len(scores), 24)), layout="constrained")
     ax = fig.subplots()
     rows = np.arange(len(scores))
@@ -181,7 +180,7 @@ def plot_per_class(
         label = "F1" if name == "f1" else name
         ax.plot(values, rows, marker, color=color, label=label, markersize=7 if name != "f1" else 4)
     ax.hlines(rows, 0, 1, color="lightgrey", linewidth=0.5, zorder=0)
-    ax.set_yticks(rows, [short(name) for name, _ in scores], fontsize="medium" if len(scores) <= MANY else 6)
+    ax.set_yticks(rows, [short(name) for name, _ in scores], fontsize="medium" if len(scores) <= 2 * MANY else 6)
     ax.set_ylim(-0.6, len(scores) - 0.4)
     ax.set_xlim(-0.02, 1.02)
     ax.legend(loc="lower left")
@@ -226,8 +225,10 @@ def plot_confused(
         ax.axis("off")
     for (true, other), line in zip(rows, axes):
         idxs = interp.confused(true, other)
-        text = line[0].set_title(f"{short(true)}, taken for {short(other)}: {len(idxs)}", loc="left", fontsize=10)
-        text.set_in_layout(False)  # else the first column becomes as wide
+        line[0].set_title(" ", fontsize=10)  # room for the text, by which the layout would make this column wider
+        said = f"{short(true)}, taken for {short(other)}: {len(idxs)}"
+        text = line[0].text(0, 1.04, said, fontsize=10, transform=line[0].transAxes)
+        text.set_in_layout(False)
         for ax, i in zip(line, idxs):
             ax.imshow(interp.image(i), interpolation="nearest")
             sure = f"{interp.preds[i].max():.0%} sure{interp.caption(i, 20)}"

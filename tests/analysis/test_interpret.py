@@ -51,15 +51,15 @@ def test_figures_of_many_classes_name_those_that_matter_and_say_so():
     first, second = random_predictions(300), random_predictions(300)
     second.preds = second.preds.roll(1, 0)
     for fig in (plot_confusion(first), plot_confusion_difference(first, second)):
-        assert "the 30 of 300 classes with most mistakes" in drawn(fig)
-        assert len(fig.axes[0].get_xticks()) == 30
+        assert "the 20 of 300 classes with most mistakes" in drawn(fig)
+        assert len(fig.axes[0].get_xticks()) == 20
     counts = first.confusion_matrix()
     mistakes = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
     named = [o.get_text() for o in plot_confusion(first).axes[0].get_xticklabels()]
     assert any(o.endswith(f" {mistakes.argmax()}") for o in named)
     fig = plot_per_class(first)
-    assert "the 30 best and the 30 worst recognised of 300 classes" in drawn(fig)
-    assert len(fig.axes[0].get_yticks()) == 60
+    assert "the 20 best and the 20 worst recognised of 300 classes" in drawn(fig)
+    assert len(fig.axes[0].get_yticks()) == 40
 
 
 def test_confusion_writes_counts_or_shares():

@@ -198,7 +198,7 @@ def plot_top_losses(
     losses, idxs = interp.top_losses(min(k, len(interp.losses)))
     cols = min(4, len(idxs))
     rows = -(-len(idxs) // cols)
-    fig = Figure(figsize=(2.6 * cols, 2.9 * rows + 0.4), layout="constrained")
+    fig = Figure(figsize=(2.6 * cols, 3.2 * rows + 0.4), layout="constrained")
     axes = fig.subplots(rows, cols, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
@@ -206,7 +206,7 @@ def plot_top_losses(
         guess, true = int(interp.decoded[i]), int(interp.targs[i])
         ax.imshow(interp.image(i), interpolation="nearest")
         sides = [f"{short(interp.vocab[o])} ({interp.preds[i, o]:.0%})" for o in (true, guess)]
-        ax.set_title(f"{sides[0]}, taken for\n{sides[1]}\nloss {loss:.1f}{interp.caption(i)}", fontsize=9)
+        ax.set_title(f"{sides[0]},\ntaken for\n{sides[1]}\nloss {loss:.1f}{interp.caption(i)}", fontsize=8)
     fig.suptitle(in_figure(title), fontsize="medium", wrap=True)
     return fig
 
@@ -219,7 +219,7 @@ def plot_confused(
 ) -> Figure:
     "Look-alikes: for the pairs of classes confused most, in both directions, images that were taken for the other."
     rows = _directions(interp, n_pairs)
-    fig = Figure(figsize=(1.7 * k, 2.0 * max(len(rows), 1) + 0.5), layout="constrained")
+    fig = Figure(figsize=(1.7 * k, 2.4 * max(len(rows), 1) + 0.5), layout="constrained")
     axes = fig.subplots(max(len(rows), 1), k, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")

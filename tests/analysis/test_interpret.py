@@ -80,7 +80,7 @@ def test_top_losses_name_true_class_guess_probability_and_loss(interp):
     text = drawn(plot_top_losses(interp, 5))
     guess = int(interp.preds[i].argmax())
     sides = [f"{interp.vocab[o]} ({interp.preds[i, o]:.0%})" for o in (int(interp.targs[i]), guess)]
-    assert f"{sides[0]}, taken for\n{sides[1]}\nloss {loss:.1f}" in text
+    assert f"{sides[0]},\ntaken for\n{sides[1]}\nloss {loss:.1f}" in text
 
 
 def test_top_losses_work_whichever_package_is_imported_last(interp):

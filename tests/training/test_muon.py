@@ -2,6 +2,7 @@
 
 import pickle
 
+import pytest
 import torch
 
 from cifar_fast.training.muon import Muon, orthogonalize
@@ -63,3 +64,15 @@ def test_an_optimizer_goes_through_pickle_and_goes_on():
     again = pickle.loads(pickle.dumps(opt))
     assert again.steps == 2 and again.param_groups[0]["lr"] == 0.1
     again.step()
+
+
+@pytest.mark.parametrize(("is_fast", "dtype"), [(True, torch.bfloat16), (False, None)])
+def test_steps_are_computed_in_bf16_only_where_the_device_is_fast_in_it(monkeypatch, is_fast, dtype):
+    monkeypatch.setattr("cifar_fast.training.muon.has_fast_bf16", lambda device: is_fast)
+    weight = torch.nn.Parameter(torch.randn(8, 3, 3, 3))
+    before = weight.detach() * 8**0.5 / weight.detach().norm()
+    opt = Muon([weight], lr=0.1, momentum=0.0)
+    weight.grad = torch.randn_like(weight)
+    opt.step()
+    step = orthogonalize([weight.grad.flatten(1)], dtype=dtype)[0].view_as(weight)
+    torch.testing.assert_close(weight.detach(), before - 0.1 * step, atol=1e-6, rtol=0)

@@ -8,7 +8,10 @@ from typing import Literal
 from cifar_fast.cli import command
 from cifar_fast.options import amount, count
 
-ROWS = ("custom", "finetune", "predict", "transfer32", "transfer128", "startup", "single", "shipped", "accuracy")
+ROWS = (
+    *("custom", "augmented", "finetune", "predict", "transfer32", "transfer128"),
+    *("startup", "single", "shipped", "accuracy"),
+)
 
 
 def run_soak(trials: int) -> None:

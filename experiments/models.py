@@ -27,7 +27,3 @@ def main(
         print(f"| {o.name} | {o.top1:.1%} | {o.top5:.1%} | {o.gmacs:.2f} | {o.params / 1e6:.1f} | {o.entry} |")
     write_atomically(Path(out).absolute(), lambda tmp: figure.savefig(tmp, format=kind, dpi=120))
     print(f"-> {out}")
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,9 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from fastai.callback.mixup import MixUp
 from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import set_seed
 from torch import Tensor
 
@@ -83,6 +85,22 @@ class Benchmark:
         for name, values in seconds.items():
             done = steps * self.bs if name.startswith("compute") else n
             self.add("custom CNN training", name, done / median(values), "images/s", values)
+
+    def augmented(self) -> None:
+        "Training the custom CNN with flips, shifts, cutout and MixUp: images a second over one epoch."
+        n, c = len(self.images.train_y), len(self.images.vocab)
+        dls = peers.fastai_augmented_dls(self.folder, self.images, self.bs, self.workers, self.device)
+        own = image_dls(self.images, self.bs, flip="random", translate=4, cutout=8, device=self.device)
+        learners = {
+            f"ours, {self.precision}": custom_learner(own, precision=self.precision, compile=self.compile),
+            "stock fastai, from_folder": peers.stock_learner(dls, CustomCNN(c)),
+        }
+        for learn in learners.values():
+            learn.loss_func = CrossEntropyLossFlat()
+            learn.add_cb(MixUp(0.4))
+        seconds = self.interleave({name: epoch_of(learn) for name, learn in learners.items()})
+        for name, values in seconds.items():
+            self.add("custom CNN, flip, translate, cutout, MixUp", name, n / median(values), "images/s", values)
 
     def finetune(self) -> None:
         "Training all of ResNet-18 at 32 pixels: images a second over one epoch, validation left out."

@@ -20,6 +20,13 @@ def _per_image(mask: Tensor) -> Tensor:
     return mask[:, None, None, None]
 
 
+def _image(pixels: Tensor, like: TensorImage) -> TensorImage:
+    "With what is known of the batch `like`: its `idxs` and `epoch`, which some operations lose."
+    return TensorImage(
+        pixels, **{name: o for name in ("idxs", "epoch") if (o := getattr(like, name, None)) is not None}
+    )
+
+
 class TrainTransform(Transform):
     "A transform of training batches: fastai leaves out, elsewhere, what has split_idx 0."
 
@@ -44,7 +51,7 @@ class FromTorchvision(TrainTransform):
 
     def encodes(self, x: TensorImage):
         plain = x.as_subclass(Tensor)
-        return TensorImage(torch.stack([self.tfm(o) for o in plain]), idxs=x.idxs, epoch=x.epoch)
+        return _image(torch.stack([self.tfm(o) for o in plain]), x)
 
 
 class RandomFlip(TrainTransform):
@@ -196,7 +203,7 @@ class AutoAugment(TrainTransform):
     def encodes(self, x: TensorImage):
         plain = x.as_subclass(Tensor)
         parts = [self.tfm(o) for o in plain.chunk(self.parts)]
-        return TensorImage(torch.cat(parts), idxs=x.idxs, epoch=x.epoch)
+        return _image(torch.cat(parts), x)
 
 
 POLICIES = {"trivial": "TrivialAugmentWide", "rand": "RandAugment", "augmix": "AugMix"}

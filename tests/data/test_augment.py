@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastai.torch_core import TensorImage
+from torchvision.transforms import v2
 
 from cifar_fast.data.augment import (
     AlternatingFlip,
@@ -12,6 +13,7 @@ from cifar_fast.data.augment import (
     ColorJitter,
     Cutout,
     Erase,
+    FromTorchvision,
     RandomFlip,
     RandomTranslate,
     augmentations,
@@ -98,6 +100,13 @@ def test_policies_draw_several_times_a_batch_and_keep_what_images_are(policy):
     assert len(out.as_subclass(torch.Tensor).flatten(1).unique(dim=0)) > 6
     again = AutoAugment(policy)(x, split_idx=1)
     assert torch.equal(again, x), "validation images were changed"
+
+
+def test_all_augmentations_work_together(digits):
+    tfms = dict(flip="random", translate=2, cutout=4, erase=0.5, color=0.3, auto_augment="trivial")
+    dls = image_dls(digits.fewer(100, 50), size=40, device="cpu", **tfms)
+    dls.add_tfms([FromTorchvision(v2.RandomGrayscale(0.5))], "after_batch")
+    assert all(xb.shape[1:] == (3, 40, 40) and xb.isfinite().all() for xb, _ in dls.train)
 
 
 @pytest.mark.parametrize("size", [1, 4, 5])

@@ -22,7 +22,9 @@ from habits.table import KINDS
 
 CLASSES = ("bird", "cat", "dog", "frog")
 PIXELS, BS = 16, 8
-MARKED = {"transfer": pytest.param("transfer", marks=pytest.mark.slow)}  # as cached, but for the cache
+MARKED = {
+    "transfer": pytest.param("transfer", marks=[pytest.mark.slow, pytest.mark.long])
+}  # as cached, but for the cache
 
 
 def pytest_generate_tests(metafunc):

@@ -20,15 +20,15 @@ LIGHT = [
     *(("efficientnet_b0", 32), ("mnasnet0_5", 32), ("shufflenet_v2_x0_5", 32), ("regnet_x_400mf", 32)),
     *(("timm/convnext_atto", 32), ("timm/vit_tiny_patch16_224", 32), ("timm/tf_efficientnet_lite0", 32)),
 ]
-HEAVY = [
-    *(("alexnet", 64), ("vgg11_bn", 32), ("inception_v3", 75), ("densenet121", 32), ("convnext_tiny", 32)),
-    *(("vit_b_32", 32), ("swin_t", 32), ("swin_v2_t", 32), ("timm/swin_tiny_patch4_window7_224", 64)),
-    *(("timm/mixer_s16_224", 32), ("timm/levit_128s", 64)),
+HEAVY = [("densenet121", 32), ("convnext_tiny", 32), ("timm/mixer_s16_224", 32)]
+HEAVIEST = [
+    *(("alexnet", 64), ("vgg11_bn", 32), ("inception_v3", 75), ("vit_b_32", 32), ("swin_t", 32), ("swin_v2_t", 32)),
+    *(("maxvit_t", 224), ("timm/swin_tiny_patch4_window7_224", 64), ("timm/levit_128s", 64)),
 ]
 FAMILIES = [
     *LIGHT,
     *(pytest.param(*o, marks=pytest.mark.slow) for o in HEAVY),
-    pytest.param("maxvit_t", 224, marks=[pytest.mark.slow, pytest.mark.long]),
+    *(pytest.param(*o, marks=[pytest.mark.slow, pytest.mark.long]) for o in HEAVIEST),
 ]
 
 

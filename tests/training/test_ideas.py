@@ -63,7 +63,7 @@ TOGETHER = [
     dict(mixup=0.4, label_smoothing=0.2, class_weights="balanced", clip=0.1, ema=0.9, wd=0.3),
     dict(cutmix=0.9, accumulate=3, warmup=1, opt="sgd", momentum=0.9, swa=0.7),
     dict(erase=0.5, color=0.4, auto_augment="rand", sampling="balanced", opt="muon"),
-    *(dict(opt=o, auto_augment="augmix") for o in ("lion", "ranger")),
+    *(pytest.param(dict(opt=o, auto_augment="augmix"), marks=pytest.mark.slow) for o in ("lion", "ranger")),
 ]
 
 

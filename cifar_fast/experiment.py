@@ -137,6 +137,9 @@ class Experiment:
 
     def check_fitting(self, options: SimpleNamespace) -> None:
         "Raises `InputError` for an option that stages of its own would not look at."
+        for one, other in (("mixup", "cutmix"), ("ema", "swa")):
+            if getattr(options, one) and getattr(options, other):
+                raise InputError(f"--{one} and --{other} are two ways to do the same: give one of them")
         if options.warmup and options.schedule == "one_cycle":
             raise InputError("one_cycle warms up by itself: leave --warmup out")
         if any(o.fit is None for o in self.stages(options)):

@@ -67,6 +67,18 @@ def finite(content):
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def put_in_place(
+    made: Path,  # a folder, on the same disk
+    place: Path,  # what it becomes, where no other process was first
+) -> None:
+    "Rename a folder that took long to make; what another process has made meanwhile stays."
+    try:
+        os.rename(made, place)
+    except OSError:
+        if not place.is_dir():
+            raise
+
+
 def write_tensors(path: Path, tensors: dict, about: dict[str, str]) -> None:
     "Write tensors and a few strings as safetensors, with a SHA-256 over all."
     from safetensors.torch import save_file

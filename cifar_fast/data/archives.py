@@ -3,7 +3,6 @@
 import gzip
 import io
 import pickle
-import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -18,6 +17,7 @@ from torch import Tensor
 from cifar_fast.data.formats import CIFAR10_VOCAB, ImageSet
 from cifar_fast.data.image import decode_image
 from cifar_fast.errors import InputError
+from cifar_fast.files import put_in_place
 
 CIFAR10_FILES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"]
 CIFAR100_FILES = ["train", "test", "meta"]
@@ -153,7 +153,7 @@ def unpacked(
                         pass
         except (*_DAMAGE, RuntimeError, NotImplementedError) as error:  # the last two: encrypted, or packed otherwise
             raise _no_archive(path, error) from error
-        shutil.move(inner, place)
+        put_in_place(inner, place)
     return place
 
 

@@ -2,13 +2,13 @@
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from cifar_fast.data.folders import ROLES
 from cifar_fast.errors import InputError, MissingExtra
+from cifar_fast.files import put_in_place
 
 _LABELS = ("label", "labels", "fine_label", "class", "coarse_label")  # columns, the first that there is
 _ROWS = 256  # of a batch in memory
@@ -55,7 +55,7 @@ def unpacked_parquet(
                     folder.mkdir(parents=True, exist_ok=True)
                     (folder / f"{row:07}{suffix}").write_bytes(content)
                     row += 1
-        shutil.move(Path(tmp) / "content", place)
+        put_in_place(Path(tmp) / "content", place)
     return place
 
 
@@ -89,7 +89,11 @@ def _class(path: Path, number, names: list[str] | None) -> str:
 
 def _columns(path: Path, schema) -> tuple[str, str, list[str] | None]:
     "The columns of images and of labels, and the names of the classes where the file has them."
-    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    try:
+        about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = about.get("info", {}).get("features", {})
+    except (ValueError, AttributeError):
+        features = {}  # numbers stand for classes then
     image = next((o.name for o in schema if _holds_images(o.type)), None)
     label = next((o for o in _LABELS if o in schema.names), None)
     if image is None or label is None:

@@ -87,7 +87,9 @@ def load_safe(
     device: str | torch.device = "cpu",
     build: Callable[[], nn.Module] | None = None,  # makes the network anew, where this package does not know it
 ) -> SafeModel:
-    """The model in `folder`, rebuilt from its card and weights alone: nothing in the files is run or imported.
+    """The model in `folder`, rebuilt from its card and weights alone: nothing in the files is run.
+
+    Nothing is imported but this package, torchvision and, for a card that names a network of timm, timm.
 
     Raises `InputError`, naming the field, key or shape that does not fit, and for a network that only `build` can make.
     """

@@ -3,6 +3,8 @@
 Nothing here needs fastai, but for its layer groups.
 """
 
+import re
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
@@ -20,6 +22,8 @@ from cifar_fast.models.weights import Weights
 from cifar_fast.progress import say
 
 TIMM = "timm/"  # before a name of timm
+# Names in torchvision's published files: norm.1, where the network of today has norm1.
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12])()")
 _ENDS = ("avgpool", "classifier", "fc", "head", "heads")  # children with which torchvision's networks end
 _WITH_AUXILIARY = {"googlenet", "inception_v3"}  # which have further outputs, and normalise their images once more
 
@@ -30,8 +34,8 @@ class Backbone:
     is_named = False  # whether it can be made anew by its name
     takes_size = False  # whether it is made for images of one size
 
-    def __init__(self, function: Callable[[], nn.Module]):
-        self.name, self.function = function.__name__, function
+    def __init__(self, function: Callable[[], nn.Module], name: str):
+        self.name, self.function = name, function
 
     def build(self, size: int | None = None) -> nn.Module:
         "The network with random weights, an Identity in place of its last layer; for `size` pixels where it matters."
@@ -65,10 +69,10 @@ class Backbone:
         return []
 
     def split(self) -> Callable:
-        "fastai's layer groups of the model: of the body's first and last layers where fastai knows them, and the head."
-        from fastai.vision.learner import default_split, model_meta
+        "fastai's layer groups of the model: the body and the head."
+        from fastai.vision.learner import default_split
 
-        return model_meta.get(self.function, {}).get("split", default_split)
+        return default_split
 
 
 class Torchvision(Backbone):
@@ -77,7 +81,7 @@ class Torchvision(Backbone):
     is_named = True
 
     def __init__(self, name: str):
-        super().__init__(torchvision.models.get_model_builder(name))
+        super().__init__(torchvision.models.get_model_builder(name), name)
         self.size_option = {"vit": "image_size", "maxvit": "input_size"}.get(name.split("_")[0])
         self.takes_size = self.size_option is not None
 
@@ -104,6 +108,8 @@ class Torchvision(Backbone):
 
     def fitted(self, weights: Weights, network: nn.Module, size: int | None) -> dict:
         "As of `Backbone`; a ViT's position embeddings are interpolated."
+        if isinstance(network, DenseNet):
+            return _renamed(weights.state, _OLD_DENSENET)
         name = "encoder.pos_embedding"
         if name not in weights.state or size is None or not isinstance(network, VisionTransformer):
             return weights.state
@@ -115,6 +121,12 @@ class Torchvision(Backbone):
             return [0.5] * 3, [0.5] * 3  # to which their own first step, which the body lacks, brings images
         transforms = self._entry(entry).transforms()
         return list(transforms.mean), list(transforms.std)
+
+    def split(self) -> Callable:
+        "As of `Backbone`; the body's first and last layers apart where fastai knows them."
+        from fastai.vision.learner import model_meta
+
+        return model_meta.get(self.function, {}).get("split") or super().split()
 
     def published(self, entry: str | None = None) -> Weights:
         "As of `Backbone`: from torch hub's cache, or downloaded into it."
@@ -195,13 +207,20 @@ def backbone(
         module, name = getattr(arch, "__module__", ""), getattr(arch, "__name__", type(arch).__name__)
         if module.startswith("torchvision.models") and name in names:
             return Torchvision(name)
-        return Timm(name) if module.startswith("timm.models") else Backbone(arch)
+        return Timm(name) if module.startswith("timm.models") else Backbone(arch, name)
     if arch.startswith(TIMM):
         return Timm(arch.removeprefix(TIMM))
     if arch not in names:
         families = "resnet18, vgg16_bn, efficientnet_b0, convnext_tiny, vit_b_16"
         raise InputError(f"{arch!r} is no network of torchvision ({families} ...): name one, or timm/NAME")
     return Torchvision(arch)
+
+
+def _renamed(state: dict, old: re.Pattern) -> dict:
+    "With the names that today's network has, in place of those in older files."
+    res = OrderedDict((old.sub(r"\1\2", k), o) for k, o in state.items())
+    res._metadata = getattr(state, "_metadata", {})
+    return res
 
 
 def _own_layers(network: nn.Module) -> list[nn.Module]:

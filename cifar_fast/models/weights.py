@@ -1,5 +1,6 @@
 """Files of weights: a state dict found in them, whatever is wrapped around it; nothing in a file is ever run."""
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +40,10 @@ def read_state(
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
+        found = [_without_prefix(o, wanted) for o in _state_dicts(content)]
     except Exception as error:  # a damaged or hostile file raises nearly anything
         first = (str(error).strip() or "nothing in it").splitlines()[0]
         raise InputError(f"{path} cannot be read as weights ({first}): give a file of tensors alone") from error
-    found = [_without_prefix(o, wanted) for o in _state_dicts(content)]
     if not found:
         raise InputError(f"{path} holds no state dict: give a file of named tensors")
     return max(found, key=lambda o: len(wanted & o.keys()))  # the first of equals
@@ -52,15 +53,20 @@ def _state_dicts(content) -> list[dict[str, Tensor]]:
     "Every dict of named tensors in a checkpoint, outer ones first."
     if not isinstance(content, dict):
         return []
-    tensors = {k: o for k, o in content.items() if isinstance(k, str) and isinstance(o, Tensor)}
+    tensors = OrderedDict((k, o) for k, o in content.items() if isinstance(k, str) and isinstance(o, Tensor))
+    tensors._metadata = getattr(content, "_metadata", {})  # by which modules know the version of their state
     return [tensors] * bool(tensors) + [o for inner in content.values() for o in _state_dicts(inner)]
 
 
 def _without_prefix(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
     "Names as the network has them, where DataParallel, torch.compile or Lightning have put their own before."
-    prefixes = {""} | {k.removesuffix(o) for o in list(wanted)[:1] for k in state if k.endswith(f".{o}")}
+    parts = {k.split(".", i)[-1]: None for k in state for i in range(k.count(".") + 1)}
+    first = next((o for o in parts if o in wanted), "")
+    prefixes = {""} | {k.removesuffix(first) for k in state if k.endswith(f".{first}")}
     prefix = max(sorted(prefixes), key=lambda o: sum(o + k in state for k in wanted))
-    return {k.removeprefix(prefix): o for k, o in state.items() if k.startswith(prefix)}
+    res = OrderedDict((k.removeprefix(prefix), o) for k, o in state.items() if k.startswith(prefix))
+    res._metadata = {k.removeprefix(prefix.rstrip(".")).lstrip("."): o for k, o in state._metadata.items()}
+    return res
 
 
 def load_into(
@@ -73,7 +79,7 @@ def load_into(
 
     Raises `InputError`, naming what the body lacks and what is of another shape.
     """
-    own, state = network.state_dict(keep_vars=True), dict(weights.state)
+    own, state = network.state_dict(keep_vars=True), weights.state
     parts = {id(o) for o in (*body.parameters(), *body.buffers())}
     for key, o in own.items():
         if id(o) not in parts or (key not in state and key.endswith("num_batches_tracked")):
@@ -83,7 +89,8 @@ def load_into(
         if state[key].shape != o.shape:
             shapes = f"{tuple(state[key].shape)} instead of {tuple(o.shape)}"
             raise InputError(f"{weights.source}: {key!r} has shape {shapes}: it is not a state dict of {arch}")
-    used = {k: o for k, o in state.items() if k in own and o.shape == own[k].shape}
+    used = OrderedDict((k, o) for k, o in state.items() if k in own and o.shape == own[k].shape)
+    used._metadata = getattr(state, "_metadata", None) or network.state_dict()._metadata
     network.load_state_dict(used, strict=False)
     replaced = {name for name, o in network.named_modules() if isinstance(o, nn.Identity)}
     if foreign := sorted({k.rpartition(".")[0] for k in state.keys() - own.keys()} - replaced):

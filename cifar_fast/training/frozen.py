@@ -27,7 +27,7 @@ _BLIND_MODULES = {
     *(f"fastai.callback.{o}" for o in ("core", "schedule", "fp16", "channelslast", "progress", "preds")),
     *(f"fastai.callback.{o}" for o in ("tracker", "training")),
     *(f"cifar_fast.training.{o}" for o in ("precision", "schedules", "frozen")),
-    *(f"cifar_fast.training.callbacks.{o}" for o in ("clip", "compiled", "guards", "measure", "progress")),
+    *(f"cifar_fast.training.callbacks.{o}" for o in ("averages", "clip", "compiled", "guards", "measure", "progress")),
     "cifar_fast.runs.folder",
 }
 
@@ -207,7 +207,7 @@ class CachedBody(Callback):
         "A hash of all that the features depend on."
         context = self._autocast()
         precision = f"{context.fast_dtype if context._enabled else torch.float32} on {dataset.x.device}"
-        pooling = repr(self.model.pooling)  # fastai's head gives other features than a linear one
+        pooling = repr(self.model[0]) + repr(self.model.pooling)  # of the same weights others give other features
         parts = [body, pooling, _digest([dataset.x]), *map(_describe, tfms), f"mirrored: {mirrored}", precision]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -218,11 +218,12 @@ class CachedBody(Callback):
 
     def _features(self, key: str, dataset: ImageTensors, tfms: list[Transform], mirrored: bool) -> Tensor:
         path = cache_dir() / f"features-{key[:16]}.safetensors"
-        if self.on_disk and (found := _read(path, key)) is not None:
+        on_disk = self.on_disk and hasattr(self.model, "architecture")  # else its code may change unseen
+        if on_disk and (found := _read(path, key)) is not None:
             say(f"Features of {len(dataset):,} images: read from {path}")
             return found.to(dataset.x.device)
         x = self._run_body(dataset, tfms, mirrored)
-        if self.on_disk:
+        if on_disk:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_tensors(path, {"features": x.cpu()}, {"key": key})
         return x

@@ -4,10 +4,18 @@
 are not made again.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
+from cifar_fast.analysis.stats import Comparison, holm
+from cifar_fast.baselines import custom
 from cifar_fast.cli import command
+from cifar_fast.errors import InputError
 from cifar_fast.options import amount, count
+from cifar_fast.runs.compare import compare
+from cifar_fast.runs.folder import check_begun
+from cifar_fast.runs.launch import is_finished
+from cifar_fast.runs.results import Runs
 
 IDEAS: dict[str, dict] = {
     "flip random": {"flip": "random"},
@@ -33,15 +41,25 @@ IDEAS: dict[str, dict] = {
 }
 
 
-def _row(name: str, plain, found) -> str:
-    from cifar_fast.runs.compare import compare
+def trained(
+    folder: Path,  # of the run, which is read where it is there already
+    options: dict,  # that differ from the experiment's defaults
+) -> Runs:
+    "The run with these options. Raises `InputError` where one with others is there."
+    if not folder.exists():
+        return custom.run(**options, quiet=True, run=str(folder))
+    found = Runs.read(folder) if is_finished(folder) else custom.run(resume=str(folder), quiet=True)
+    check_begun(folder, found.first.config, {k: o for k, o in options.items() if k not in ("data", "device")})
+    return found
 
-    result = compare(plain, found)
+
+def _row(name: str, plain: Runs, found: Runs, result: Comparison, p: float) -> str:
     gain = f"{result.difference * 100:+.1f} ({result.low * 100:+.1f} to {result.high * 100:+.1f})"
-    return f"| `--{name}` | {gain} | {result.p:.2g} | {result.verdict} | {_seconds(found) / _seconds(plain):.2f}x |"
+    cost = _seconds(found) / _seconds(plain)
+    return f"| `--{name}` | {gain} | {p:.2g} | {replace(result, p=p).verdict} | {cost:.2f}x |"
 
 
-def _seconds(runs) -> float:
+def _seconds(runs: Runs) -> float:
     return sum(o.metrics["train_seconds"] for o in runs.runs)
 
 
@@ -57,26 +75,14 @@ def main(
     run: str = "runs/ideas",  # folder of the runs
 ):
     "Train the custom CNN plainly and with each idea, and print what each gains."
-    from cifar_fast.baselines import custom
-    from cifar_fast.errors import InputError
-    from cifar_fast.runs.launch import is_finished
-    from cifar_fast.runs.results import Runs
-
     asked = [o.strip() for o in only.split(";") if o.strip()] or list(IDEAS)
     if unknown := set(asked) - set(IDEAS):
         raise InputError(f"there is no idea {unknown.pop()!r}: give some of {'; '.join(IDEAS)}")
-
-    def trained(name: str, options: dict) -> Runs:
-        folder = Path(run) / name.replace(" ", "-").replace(",", "")
-        if is_finished(folder):
-            return Runs.read(folder)
-        if folder.exists():
-            return custom.run(resume=str(folder))
-        common = dict(data=data, epochs=epochs, seeds=seeds, images=images, test_images=test_images, device=device)
-        return custom.run(**{**common, **options}, quiet=True, run=str(folder))
-
-    plain = trained("plain", {})
+    common = dict(data=data, epochs=epochs, seeds=seeds, images=images, test_images=test_images, device=device)
+    plain = trained(Path(run) / "plain", common)
+    found = [trained(Path(run) / o.replace(" ", "-").replace(",", ""), common | IDEAS[o]) for o in asked]
+    results = [compare(plain, o) for o in found]
     print(f"plain: {plain.accuracy_text}, {_seconds(plain):.1f} s of training\n")
-    print("| idea | gain in points, 95 % interval | p | verdict | time |\n|---|---|---|---|---|")
-    for name in asked:
-        print(_row(name, plain, trained(name, IDEAS[name])), flush=True)
+    print("| idea | gain in points, 95 % interval | p, by Holm | verdict | time |\n|---|---|---|---|---|")
+    for name, runs, result, p in zip(asked, found, results, holm([o.p for o in results])):
+        print(_row(name, plain, runs, result, p))

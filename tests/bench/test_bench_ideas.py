@@ -21,6 +21,9 @@ def test_ideas_are_compared_and_runs_that_are_there_are_not_made_again(monkeypat
     ideas.main(**asked)
     assert [o for o in capsys.readouterr().out.splitlines() if o.startswith("| `--")] == rows
 
+    with pytest.raises(InputError, match="begun with epochs 1, and now it is 2"):
+        ideas.main(**{**asked, "epochs": 2})
+
 
 def test_an_unknown_idea_is_named():
     with pytest.raises(InputError, match="no idea 'flop'"):

@@ -22,9 +22,8 @@ from habits.table import KINDS
 
 CLASSES = ("bird", "cat", "dog", "frog")
 PIXELS, BS = 16, 8
-MARKED = {
-    "transfer": pytest.param("transfer", marks=[pytest.mark.slow, pytest.mark.long])
-}  # as cached, but for the cache
+# as cached, but for the cache
+MARKED = {"transfer": pytest.param("transfer", marks=[pytest.mark.slow, pytest.mark.long])}
 
 
 def pytest_generate_tests(metafunc):

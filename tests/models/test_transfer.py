@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,27 @@ def test_a_damaged_download_is_refused_and_auto_goes_on_with_random_weights(imag
     assert "RANDOM weights" in capsys.readouterr().out
     server.__exit__(None, None, None)
     assert not list((Path(torch.hub.get_dir()) / "checkpoints").iterdir())
+
+
+def test_files_of_older_versions_of_torchvision_are_read(tmp_path):
+    dense = torchvision.models.densenet121(weights=None).state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): o for k, o in dense.items()}
+    assert old.keys() != dense.keys()
+    body = with_file("densenet121", saved(old, tmp_path / "dense.pth"))[0]
+    assert torch.equal(body[0].norm5.weight, dense["features.norm5.weight"])
+    mnas = torchvision.models.mnasnet0_5(weights=None).state_dict()  # which asks a file for its version
+    body = with_file("mnasnet0_5", saved(mnas, tmp_path / "mnas.pth"))[0]
+    assert torch.equal(body[0][0].weight, mnas["layers.0.weight"])
+
+
+def test_a_prefix_is_found_whatever_a_file_lacks(state, tmp_path):
+    given = {f"module.{k}": o for k, o in state.items() if "num_batches_tracked" not in k}
+    assert torch.equal(with_file("resnet18", saved(given, tmp_path / "w.pth"))[0][0].weight, state["conv1.weight"])
+
+
+def test_a_file_that_holds_itself_is_refused(tmp_path):
+    content = {}
+    content["again"] = content
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="cannot be read as weights"):
+        load_weights("resnet18", tmp_path / "w.pth")

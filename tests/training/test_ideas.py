@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.tracker import SaveModelCallback
 from torch import nn
 
 import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Learner
@@ -13,7 +14,8 @@ from cifar_fast.data.loaders import image_dls
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment
 from cifar_fast.runs.one_seed import learner_from_options
-from cifar_fast.training.learner import fast_learner
+from cifar_fast.training.callbacks.averages import WeightAverage
+from cifar_fast.training.learner import fast_learner, transfer_learner
 from cifar_fast.training.optimizers import OPTIMIZERS
 from conftest import with_cbs
 from processes import Dying, Killed
@@ -173,3 +175,17 @@ def test_an_idea_that_does_not_fit_is_named(few, made, asked, message):
         made.learner(image_dls(few, bs=20, device="cpu"), made.options(**asked))
     with pytest.raises(InputError, match="warms up by itself"):
         MADE.options(warmup=1, schedule="one_cycle")
+    for pair in ({"mixup": 0.4, "cutmix": 0.9}, {"ema": 0.9, "swa": 0.5}):
+        with pytest.raises(InputError, match="give one of them"):
+            MADE.options(**pair)
+
+
+def test_an_average_and_a_saved_model_are_not_both_kept(few):
+    learn = MADE.learner(image_dls(few, bs=20, device="cpu"), MADE.options(ema=0.9))
+    with pytest.raises(InputError, match="SaveModelCallback"), learn.no_bar():
+        learn.fit(1, cbs=SaveModelCallback(monitor="train_loss"))
+
+
+def test_an_average_leaves_the_cache_of_a_frozen_body_on(few):
+    learn = transfer_learner(image_dls(few, bs=20, device="cpu"), "squeezenet1_1", "none", cbs=WeightAverage(0.9))
+    assert not learn.cached_body.obstacle()

@@ -2,11 +2,13 @@
 
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import BnFreeze, bn_types
 from fastai.torch_core import get_random_states, set_random_states
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
+from cifar_fast.errors import InputError
 from cifar_fast.training.callbacks.guards import only_predicts
 
 
@@ -28,6 +30,8 @@ class Average(Callback):
     def before_fit(self):
         "Begin with the weights that there are."
         self.fits = not only_predicts(self.learn) and not hasattr(self.learn, "lr_finder")
+        if self.fits and any(isinstance(cb, SaveModelCallback) for cb in self.learn.cbs):
+            raise InputError("an average of the weights is kept by itself, and SaveModelCallback would save others")
         if self.fits and self.average is None:
             self.n, self.average = 0, [o.detach().clone() for o in self._tensors()]
 
@@ -129,9 +133,10 @@ class StochasticAverage(Average):
 
     def settle(self) -> None:
         "Estimate batch norms anew, unless they are frozen; what is drawn for it is drawn beside the fit."
-        norms = any(isinstance(o, bn_types) for o in self.learn.model.modules())
-        if not norms or any(isinstance(cb, BnFreeze) for cb in self.learn.cbs):
-            return
+        norms = [o for o in self.learn.model.modules() if isinstance(o, bn_types)]
+        frozen = any(isinstance(cb, BnFreeze) for cb in self.learn.cbs)
+        if not norms or (frozen and not all(p.requires_grad for o in norms for p in o.parameters())):
+            return  # update_bn knows none that stand still: the averages of their statistics stay
         states = get_random_states()
         update_bn((o[0].as_subclass(Tensor) for o in self.dls.train.new()), self.learn.model)
         set_random_states(**states)

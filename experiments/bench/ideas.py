@@ -49,7 +49,8 @@ def trained(
     if not folder.exists():
         return custom.run(**options, quiet=True, run=str(folder))
     found = Runs.read(folder) if is_finished(folder) else custom.run(resume=str(folder), quiet=True)
-    check_begun(folder, found.first.config, {k: o for k, o in options.items() if k not in ("data", "device")})
+    begun = {**found.first.config, "seeds": len(found.runs)}
+    check_begun(folder, begun, {k: o for k, o in options.items() if k not in ("data", "device")})
     return found
 
 

@@ -113,7 +113,7 @@ def test_a_function_of_ones_own_is_a_body_too(eighty_digits, tmp_path):
     assert (learn.arch, learn.weights, learn.model[1][-1].in_features) == ("own_network", "own", 6)
 
 
-@pytest.mark.parametrize("arch", ["vit_b_32", "timm/vit_tiny_patch16_224"])
+@pytest.mark.parametrize("arch", [pytest.param("vit_b_32", marks=pytest.mark.slow), "timm/vit_tiny_patch16_224"])
 def test_position_embeddings_are_resized_to_the_images(arch, tmp_path):
     network = backbone(arch).build(96)
     path = tmp_path / "vit.pth"

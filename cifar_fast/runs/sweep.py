@@ -267,6 +267,7 @@ class Sweep:
                 tune_config=tune.TuneConfig(
                     metric="accuracy", mode="max", num_samples=o.trials - len(done), search_alg=search,
                     scheduler=ASHAScheduler(time_attr="epoch", max_t=self.most_epochs(), grace_period=1),
+                    reuse_actors=True,  # else each trial imports torch and reads the images anew
                 ),
                 run_config=tune.RunConfig(
                     name="ray", storage_path=str(self.run.folder.absolute()), verbose=0,

@@ -1,7 +1,8 @@
 """One training, from options to a run folder: choosing on held-out images, each stage, and one test."""
 
 import json
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from cifar_fast.runs.facts import images_hash, model_metrics, run_facts
 from cifar_fast.runs.folder import HistoryLogger, Run, SilentRun
 from cifar_fast.runs.report import write_report
 from cifar_fast.runs.test_sets import SecondTest, read_second_tests
-from cifar_fast.runs.trackers import TrackedFit, make_trackers, numbers
+from cifar_fast.runs.trackers import TrackedFit, find_trackers, numbers
 from cifar_fast.training.callbacks.guards import Interruptible, StopOnNaN
 from cifar_fast.training.callbacks.measure import Stopwatch, TrainAccuracy
 
@@ -127,16 +128,24 @@ class OneSeed:
         self.carried = {"results": [], "lrs": {}}  # of fits that are done: what each checkpoint carries on
         self.learn: Learner | None = None
         self.second_tests: list[SecondTest] = []
+        self.opened = ExitStack()  # what is closed however the run ends
 
     def execute(self) -> int:
         "Do all of it; the exit code. Raises `InputError`, and leaves no folder of its own then."
         try:
-            return self._execute()
+            with self.opened:
+                return self._execute()
         except InputError:
             self.run.discard()
             raise
         finally:
             self.run.release()
+
+    @cached_property
+    def trackers(self) -> list:
+        "Opened when the first fit asks for them: by then the input has been found usable."
+        kinds = [] if rank_distrib() else find_trackers(self.options.track)
+        return [o(self.run.folder, self.opened) for o in kinds]
 
     def go_on(self) -> None:
         "Take up the checkpoint of a run that was stopped; without one the run begins anew."
@@ -148,7 +157,7 @@ class OneSeed:
 
     def _execute(self) -> int:
         o = self.options
-        self.trackers = [] if rank_distrib() else make_trackers(o.track, self.run.folder)
+        find_trackers(o.track)  # refuses unknown ones before the images are read
         if self.run.resumed:
             self.go_on()
         if self.images is None:

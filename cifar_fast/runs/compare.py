@@ -119,7 +119,7 @@ def shifts(methods: list[Runs]) -> dict[str, Shift]:
 
 def evidence_table(methods: list[Runs]) -> tuple[list[str], list[list[str]]]:
     "Header and a row a method: calibration, and what `evaluate` and --also-test have found of any of them."
-    shifted, tests = shifts(methods), [_second_tests(o) for o in methods]
+    shifted, tests = shifts(methods), _second_tests(methods)
     columns = {"calibration error": [percent(o.mean("calibration_error")) for o in methods]}
     after = [o.evidence.get("confidence", {}).get("after", {}).get("calibration_error") for o in methods]
     columns["after temperature"] = [percent(o) for o in after]
@@ -134,15 +134,20 @@ def evidence_table(methods: list[Runs]) -> tuple[list[str], list[list[str]]]:
     return ["run", *columns], [list(row) for row in zip([o.name for o in methods], *columns.values())]
 
 
-def _second_tests(method: Runs) -> dict[str, float]:
-    "Mean accuracy over seeds on each set of --also-test."
-    found: dict[str, list[float]] = {}
-    for run in method.runs:
-        for o in run.metrics.get("also_tested", {}).values():
-            for name, numbers in o.items():
-                if isinstance(numbers, dict):  # else what people said
-                    found.setdefault(name, []).append(numbers["accuracy"])
-    return {name: fmean(o) for name, o in found.items()}
+def _second_tests(methods: list[Runs]) -> list[dict[str, float]]:
+    "A dict a method: mean accuracy over seeds on each set of --also-test; sets of one name are told apart by path."
+    found: list[dict[tuple[str, str], list[float]]] = [{} for _ in methods]
+    for own, method in zip(found, methods):
+        for run in method.runs:
+            for path, sets in run.metrics.get("also_tested", {}).items():
+                for name, numbers in sets.items():
+                    if isinstance(numbers, dict):  # else what people said
+                        own.setdefault((path, name), []).append(numbers["accuracy"])
+    names = [name for _, name in {key for own in found for key in own}]
+    return [
+        {f"{path}: {name}" if names.count(name) > 1 else name: fmean(o) for (path, name), o in own.items()}
+        for own in found
+    ]
 
 
 EVIDENCE_NOTE = (

@@ -252,6 +252,9 @@ class OneSeed:
         self.choice = {"candidates": results, "chosen": winner}
         chosen = ", ".join(filter(None, [self.opt, f"{self.epochs} of {stage.epochs} epochs"]))
         say(f"Chosen: {chosen}. Training on all training images.")
+        if (swa := self.options.swa) and self.epochs <= (1 - swa) * stage.epochs:
+            last = f"the last {swa * 100:g} % of {stage.epochs} epochs"
+            say(f"Nothing is averaged: early stopping ends before {last}, which --swa averages.")
         return None
 
     def train(self, learn: Learner) -> None:

@@ -113,6 +113,29 @@ def test_a_function_of_ones_own_is_a_body_too(eighty_digits, tmp_path):
     assert (learn.arch, learn.weights, learn.model[1][-1].in_features) == ("own_network", "own", 6)
 
 
+def pooling_first():
+    return torch.nn.Sequential(
+        torch.nn.MaxPool2d(2), torch.nn.Conv2d(3, 6, 3), torch.nn.Flatten(), torch.nn.LazyLinear(2)
+    )
+
+
+@pytest.mark.parametrize(("function", "pooled"), [(own_network, 12), (pooling_first, None)])
+def test_fastais_head_gets_the_maps_of_a_function_of_ones_own(eighty_digits, function, pooled):
+    learn = made(eighty_digits, function, 32, head="fastai")
+    assert pooled in (None, learn.model[1][2].num_features)  # mean and maximum of each of its 6 maps
+    assert learn.predict(eighty_digits.test_x[0])[0] in learn.dls.vocab
+
+
+def test_a_network_is_known_by_its_name_without_its_memory(monkeypatch):
+    def drawn(tensor, *args, **kwargs):
+        assert tensor.is_meta, "memory was taken"
+
+    monkeypatch.setattr(torch.nn.init, "normal_", drawn)
+    with torch.device("meta"):
+        state = backbone("regnet_y_128gf").build().state_dict()
+    assert all(o.is_meta for o in state.values()) and sum(o.numel() for o in state.values()) > 6e8
+
+
 @pytest.mark.parametrize("arch", ["vit_b_32", "timm/vit_tiny_patch16_224"])
 def test_position_embeddings_are_resized_to_the_images(arch, tmp_path):
     network = backbone(arch).build(96)

@@ -226,7 +226,11 @@ def backbone(
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     "Networks that are made within it take no memory for their parameters, on whatever device they are made."
-    hook = register_module_parameter_registration_hook(lambda module, name, o: o if o is None else o.to("meta"))
+
+    def moved(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        return None if parameter is None else nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(moved)
     try:
         yield
     finally:

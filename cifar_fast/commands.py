@@ -4,11 +4,15 @@
 """
 
 import sys
-from typing import Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Literal
 
-from cifar_fast.cli import Command, command, exit_codes
+from cifar_fast.cli import command, exit_codes
 from cifar_fast.errors import InputError
 from cifar_fast.options import Positional, Repeated, amount, count, seed_number
+
+if TYPE_CHECKING:
+    from cifar_fast.runs.evidence import Evidence
 
 
 @command
@@ -48,29 +52,11 @@ def compare(
 
     if not runs:
         return _list_runs(Path(folder), sort, best, data, where or [], Path(out or "runs.html"))
-    from cifar_fast.runs.compare import (
-        EVIDENCE_NOTE,
-        RESULT_HEADER,
-        correction_line,
-        evidence_table,
-        markdown_table,
-        read_methods,
-        result_rows,
-        verdict_rows,
-        write_comparison,
-    )
+    from cifar_fast.runs.compare import comparison_text, read_methods, write_comparison
 
     methods = read_methods(list(dict.fromkeys(runs)))
     page = write_comparison(methods, Path(out or "comparison.html"))
-    print(markdown_table(RESULT_HEADER, result_rows(methods)))
-    print("± and ranges are 95 % intervals, over seeds where there are several, else over test images.")
-    verdicts = verdict_rows(methods)
-    for row in verdicts:
-        print("{pair}: {difference} ({interval}), p = {p}: {verdict}. {test}. {seeds}".format(**row))
-    header, evidence = evidence_table(methods)
-    if len(header) > 1:
-        print(f"{markdown_table(header, evidence)}\n{EVIDENCE_NOTE}")
-    print(correction_line(len(verdicts)) + "\n" * (len(verdicts) > 1) + f"-> {page}")
+    print(f"{comparison_text(methods)}\n-> {page}")
 
 
 def _list_runs(folder, sort: str, best: int, data: str | None, where: list[str], out) -> None:
@@ -99,12 +85,16 @@ def evaluate(
     explain: bool = False,  # where the network looks, by captum
     data: str | None = None,  # where the run's images are now; default: where they were
     device: str = "cpu",  # cpu, cuda or another torch device
-):
-    "Ask a finished run for more than its test accuracy, and write evidence.html beside it."
-    asked = {name: o for name, o in locals().items() if name not in ("run", "paths")}
-    from cifar_fast.runs.evidence import evaluate as ask
+) -> "Evidence":
+    """Ask a finished run for more than its test accuracy, and write evidence.html beside it.
 
-    print(ask(run, *paths, **asked))
+    The page has what was asked now; the numbers of other questions, asked before, stay in evidence.json. Raises
+    `InputError` for what cannot be used, before anything is written.
+    """
+    asked = SimpleNamespace(**locals())
+    from cifar_fast.runs.evidence import evidence_of
+
+    return evidence_of(asked)
 
 
 @command
@@ -164,7 +154,7 @@ def main() -> None:
     from cifar_fast.experiment import Experiment
 
     jobs = {o.name: o for o in vars(baselines).values() if isinstance(o, Experiment)}
-    jobs |= {name: o for name, o in globals().items() if isinstance(o, Command)}
+    jobs |= {name: o for name, o in globals().items() if hasattr(o, "main")}
     job, args = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
     if job == "run":
         run(args)

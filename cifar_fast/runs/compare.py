@@ -243,6 +243,19 @@ def write_comparison(
     )
 
 
+def comparison_text(methods: list[Runs]) -> str:
+    "What the page's tables say, for the terminal."
+    verdicts, (header, evidence) = verdict_rows(methods), evidence_table(methods)
+    said = [
+        markdown_table(RESULT_HEADER, result_rows(methods)),
+        "± and ranges are 95 % intervals, over seeds where there are several, else over test images.",
+        *("{pair}: {difference} ({interval}), p = {p}: {verdict}. {test}. {seeds}".format(**row) for row in verdicts),
+        *([markdown_table(header, evidence), EVIDENCE_NOTE] if len(header) > 1 else []),
+        correction_line(len(verdicts)),
+    ]
+    return "\n".join(filter(None, said))
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     "A table for the terminal and for pasting."
     lines = [header, ["---"] * len(header), *rows]

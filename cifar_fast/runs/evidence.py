@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from cifar_fast.deploy.modelcard import CARD, store_temperature
 from cifar_fast.errors import InputError
@@ -34,41 +35,24 @@ class Evidence:
         return "\n".join([*lines, f"-> {self.page}"])
 
 
-def evaluate(
-    run: str | Path,  # folder of a finished run, or of several seeds
-    *paths: str | Path,  # further test sets: folders, .npy files
-    shift: bool = False,  # change the test images in 15 ways, five severities each
-    baseline: str | Path | None = None,  # another run, to compare the shift with
-    confidence: bool = False,  # how far its probabilities can be trusted
-    held_out: str | Path | None = None,  # folder of the same training with `folds`, for what needs held-out images
-    ood: str | Path | None = None,  # images of no class: digits, a folder, a .npy, or SVHN's test_32x32.mat
-    ensemble: bool = False,  # what all seeds know together
-    duplicates: bool = False,  # which test images are among the training images
-    neighbours: bool = False,  # which training images are like the mistakes, and a map of the test images
-    labels: bool = False,  # which labels of training images look wrong; needs `held_out`
-    explain: bool = False,  # where the network looks
-    data: str | Path | None = None,  # where the run's images are now; None: where they were
-    device: str = "cpu",  # a torch device
+def evidence_of(
+    asked: SimpleNamespace,  # parameters of `commands.evaluate`
 ) -> Evidence:
-    """Ask a finished run, and write evidence.html and evidence.json into its folder.
-
-    The page has what was asked now; the numbers of other questions, asked before, stay in evidence.json. Raises
-    `InputError` for what cannot be used, before anything is written.
-    """
-    subject = Subject(run, data, device)
-    other = Subject(baseline, data, device) if baseline else None
-    unseen = read_out_of_fold(held_out, subject.run) if held_out else None
+    "Ask, and write evidence.html and evidence.json into the run's folder. Raises `InputError` before that."
+    subject = Subject(asked.run, asked.data, asked.device)
+    other = Subject(asked.baseline, asked.data, asked.device) if asked.baseline else None
+    unseen = read_out_of_fold(asked.held_out, subject.run) if asked.held_out else None
     questions = [
-        (shift, lambda: ask_shift(subject, other)),
-        (confidence, lambda: ask_confidence(subject, unseen)),
-        (ood, lambda: ask_foreign(subject, ood)),
-        (ensemble, lambda: ask_ensemble(subject)),
-        (duplicates, lambda: ask_duplicates(subject)),
-        (neighbours, lambda: ask_neighbours(subject)),
-        (labels, lambda: ask_labels(subject, unseen)),
-        (explain, lambda: ask_looks(subject)),
+        (asked.shift, lambda: ask_shift(subject, other)),
+        (asked.confidence, lambda: ask_confidence(subject, unseen)),
+        (asked.ood, lambda: ask_foreign(subject, asked.ood)),
+        (asked.ensemble, lambda: ask_ensemble(subject)),
+        (asked.duplicates, lambda: ask_duplicates(subject)),
+        (asked.neighbours, lambda: ask_neighbours(subject)),
+        (asked.labels, lambda: ask_labels(subject, unseen)),
+        (asked.explain, lambda: ask_looks(subject)),
     ]
-    answers = ask_test_sets(subject, paths) + [ask() for is_asked, ask in questions if is_asked]
+    answers = ask_test_sets(subject, asked.paths) + [ask() for is_asked, ask in questions if is_asked]
     if not answers:
         raise InputError("nothing is asked: name test sets, or give --shift; --help lists all questions")
     return write_evidence(subject, answers)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
@@ -109,23 +110,13 @@ class Soak:
 
     def write_faults(self) -> str:
         "Each write of a run fails once, then the run goes on; good state lost?"
-        n, lost = self.count_writes(), 0
-        for failing in range(n):
-            folder, left = self.folder / f"fault-{failing}", [failing]
-
-            def replace(*args, left=left):
-                left[0] -= 1
-                if left[0] == -1:
-                    raise OSError(28, "No space left on device")
-                _REPLACE(*args)
-
-            files.replace = replace
-            try:
-                train(custom, custom.options(**SMALL, run=str(folder)))
-            except OSError:
-                pass
-            finally:
-                files.replace = _REPLACE
+        with failing_write(None) as writes:
+            self.train("counted")
+        lost = 0
+        for failing in range(len(writes)):
+            folder = self.folder / f"fault-{failing}"
+            with failing_write(failing), suppress(OSError):
+                self.train(folder.name)
             if (folder / "config.json").exists():
                 train(custom, custom.options(resume=str(folder)))
             else:
@@ -133,22 +124,7 @@ class Soak:
                 self.train(folder.name)
             lost += outcome(folder) != outcome(self.whole)
             shutil.rmtree(folder)
-        return f"{n} writes of a run failed one by one, and the run went on; good state lost: {lost}"
-
-    def count_writes(self) -> int:
-        "Files that a run renames into place."
-        n = [0]
-
-        def replace(*args):
-            n[0] += 1
-            _REPLACE(*args)
-
-        files.replace = replace
-        try:
-            self.train("counted")
-        finally:
-            files.replace = _REPLACE
-        return n[0]
+        return f"{len(writes)} writes of a run failed one by one, and the run went on; good state lost: {lost}"
 
     def memory(self) -> str:
         "Resident memory after many short fits in one process, against that after the 20th."
@@ -180,7 +156,26 @@ class Soak:
         return f"a checkpoint of the custom CNN takes {median(seconds):.2f} s, {max(seconds):.2f} at most of five"
 
 
-_REPLACE = files.replace
+@contextmanager
+def failing_write(
+    failing: int | None,  # its number among the writes, from 0 on; None: none fails
+) -> Iterator[list]:
+    "Notes the files that are renamed into place within it; at one the disk is full."
+    rename, writes = files.replace, []
+
+    def replace(*args):
+        writes.append(args)
+        if len(writes) - 1 == failing:
+            raise OSError(28, "No space left on device")
+        rename(*args)
+
+    files.replace = replace
+    try:
+        yield writes
+    finally:
+        files.replace = rename
+
+
 _SILENT = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

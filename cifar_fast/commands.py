@@ -5,14 +5,11 @@
 
 import sys
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from cifar_fast.cli import command, exit_codes
 from cifar_fast.errors import InputError
 from cifar_fast.options import Positional, Repeated, amount, count, seed_number
-
-if TYPE_CHECKING:
-    from cifar_fast.runs.evidence import Evidence
 
 
 @command
@@ -85,11 +82,11 @@ def evaluate(
     explain: bool = False,  # where the network looks, by captum
     data: str | None = None,  # where the run's images are now; default: where they were
     device: str = "cpu",  # cpu, cuda or another torch device
-) -> "Evidence":
+):
     """Ask a finished run for more than its test accuracy, and write evidence.html beside it.
 
-    The page has what was asked now; the numbers of other questions, asked before, stay in evidence.json. Raises
-    `InputError` for what cannot be used, before anything is written.
+    XX
+        `InputError` for what cannot be used, before anything is written.
     """
     asked = SimpleNamespace(**locals())
     from cifar_fast.runs.evidence import evidence_of

@@ -1,7 +1,12 @@
-"""Names in figures: matplotlib takes dollar signs for formulas, and drops what begins with _ from legends."""
+"""What figures share: names as matplotlib can draw them, grids of pictures, writing.
+
+matplotlib takes dollar signs for formulas, and drops what begins with _ from legends.
+"""
 
 import warnings
+from functools import cache
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from cifar_fast.progress import say
@@ -33,6 +38,19 @@ def in_legend(
     return f" {name}" if name.startswith("_") else name
 
 
+def picture_grid(
+    rows: int,
+    cols: int,
+    size: tuple[float, float],  # inches
+) -> tuple[Figure, np.ndarray]:  # axes (rows, cols)
+    "Axes for pictures, without ticks and frames."
+    fig = Figure(figsize=size, layout="constrained")
+    axes = fig.subplots(rows, cols, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    return fig, axes
+
+
 def save_figure(
     figure: Figure,
     target,  # a path or a binary file
@@ -42,12 +60,12 @@ def save_figure(
         warnings.simplefilter("always")
         figure.savefig(target, dpi=110, format="png")
     missing = [o for o in caught if "missing from" in str(o.message)]
-    if missing and not _said:
-        _said.append(True)
-        say("Figures show boxes for letters that matplotlib's fonts lack; tables and pages have the names as they are.")
+    if missing:
+        _say_once("Figures show boxes for letters that matplotlib's fonts lack; tables and pages have the names as "
+                  "they are.")  # fmt: skip
     for o in caught:
         if o not in missing:
             warnings.warn_explicit(o.message, o.category, o.filename, o.lineno)
 
 
-_said: list[bool] = []
+_say_once = cache(say)

@@ -38,6 +38,10 @@ class Predictions:
         "Share of right predictions, in [0, 1]."
         return self.right.double().mean().item()
 
+    def cross_entropy(self) -> Tensor:
+        "(N,) loss of each image."
+        return -self.preds[torch.arange(len(self.targs)), self.targs].clamp_min(1e-12).log()
+
     def confusion_matrix(self) -> np.ndarray:
         "int64 (classes, classes): images of the row's class that were taken for the column's."
         n = len(self.vocab)

@@ -143,14 +143,14 @@ def ask_labels(
 def ask_looks(subject: Subject) -> Answer:
     "Where the network looks in its worst mistakes, and in those between the classes that it confuses most."
     tested = subject.run.predictions
-    losses = -tested.preds[torch.arange(len(tested.targs)), tested.targs].clamp_min(1e-12).log()
-    pictures = [_looks(subject, losses.topk(min(SHOWN, len(losses))).indices, "The largest losses.")]
+    largest = tested.cross_entropy().topk(min(SHOWN, len(tested.targs))).indices
+    pictures = [_looks(subject, largest, "The largest losses.")]
     for true, said, n in tested.most_confused()[:2]:
         row, col = (list(subject.vocab).index(o) for o in (true, said))
         idxs = ((tested.targs == row) & (tested.decoded == col)).nonzero().flatten()[: SHOWN // 2]
         pictures.append(_looks(subject, idxs, f"{true} taken for {said} ({n} images)."))
     line = "Bright is what speaks for the class above: Grad-CAM in the last maps, integrated gradients in the pixels."
-    return Answer("looks", "Where does it look?", [line], pictures=pictures, numbers={"images": len(losses)})
+    return Answer("looks", "Where does it look?", [line], pictures=pictures, numbers={"images": len(tested.targs)})
 
 
 def _looks(subject: Subject, idxs: Tensor, text: str) -> Picture:

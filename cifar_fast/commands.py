@@ -85,8 +85,8 @@ def evaluate(
 ):
     """Ask a finished run for more than its test accuracy, and write evidence.html beside it.
 
-    XX
-        `InputError` for what cannot be used, before anything is written.
+    The page has what was asked now; the numbers of other questions, asked before, stay in evidence.json. Gives an
+    `Evidence`. Raises `InputError` for what cannot be used, before anything is written.
     """
     asked = SimpleNamespace(**locals())
     from cifar_fast.runs.evidence import evidence_of

@@ -1,13 +1,15 @@
 """Files written whole or not at all, and tensors in them that are known to be what was written."""
 
+import csv
 import errno
 import hashlib
+import json
 import math
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -33,6 +35,31 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         _sync(Path(tmp) / path.name)
         replace(Path(tmp) / path.name, path)
     _sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    "Write `text` whole, or not at all."
+    write_atomically(path.absolute(), lambda tmp: tmp.write_text(text, "utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, content) -> None:
+    "Write plain values whole, or not at all; what JSON has not is null, or its name."
+    write_text(path, json.dumps(finite(content), indent=2, default=str) + "\n")
+
+
+def read_json(path: Path):
+    "What `write_json` wrote. Raises OSError where the file is missing, ValueError where it is damaged."
+    return json.loads(path.read_text())
+
+
+def write_csv(path: Path, header: list[str], rows: Iterable) -> None:
+    "Write a table whole, or not at all."
+
+    def write(tmp: Path) -> None:
+        with tmp.open("w", newline="") as out:
+            csv.writer(out).writerows([header, *rows])
+
+    write_atomically(path, write)
 
 
 def share_as_usual(path: Path) -> None:

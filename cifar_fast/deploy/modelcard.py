@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 
 from cifar_fast.errors import InputError
-from cifar_fast.files import finite, write_atomically
+from cifar_fast.files import finite, write_text
 
 CARD = "model.json"
 FORMAT = 1  # a network of this package, which is built anew by name
@@ -133,8 +133,7 @@ def store_temperature(
 ) -> None:
     "Write it into the card, for `Predictor(calibrated=True)`."
     card = ModelCard.read(path)
-    text = replace(card, metrics={**card.metrics, "temperature": temperature}).to_json()
-    write_atomically(path, lambda tmp: tmp.write_text(text))
+    write_text(path, replace(card, metrics={**card.metrics, "temperature": temperature}).to_json())
 
 
 def _fits(value, kind: type, least: float, most: float) -> bool:

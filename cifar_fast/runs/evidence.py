@@ -1,13 +1,12 @@
 """Evidence beyond test accuracy: a finished run is asked, and a page beside it says what came out."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 from cifar_fast.deploy.modelcard import CARD, store_temperature
 from cifar_fast.errors import InputError
-from cifar_fast.files import finite, write_atomically
+from cifar_fast.files import write_json, write_text
 from cifar_fast.runs.folds import read_out_of_fold
 from cifar_fast.runs.page import Answer, write_page
 from cifar_fast.runs.questions import ask_confidence, ask_ensemble, ask_foreign, ask_shift, ask_test_sets
@@ -68,11 +67,10 @@ def write_evidence(subject: Subject, answers: list[Answer]) -> Evidence:
     numbers = read_evidence(folder) | {o.name: o.numbers for o in answers}
     if temperature := numbers.get("confidence", {}).get("temperature"):
         for o in subject.runs.runs:
-            store_temperature((o.folder / "model" / CARD).absolute(), temperature)
+            store_temperature(o.folder / "model" / CARD, temperature)
     for name, content in ((k, o) for answer in answers for k, o in answer.files.items()):
-        write_atomically((folder / name).absolute(), lambda tmp, content=content: tmp.write_text(content))
-    text = json.dumps(finite(numbers), indent=2) + "\n"
-    write_atomically((folder / NUMBERS).absolute(), lambda tmp: tmp.write_text(text))
+        write_text(folder / name, content)
+    write_json(folder / NUMBERS, numbers)
     return Evidence(page, answers)
 
 

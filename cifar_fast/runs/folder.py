@@ -1,6 +1,5 @@
 """One run's folder: what a training writes into it, and reading it back without running anything from it."""
 
-import csv
 import json
 import pickle
 import re
@@ -39,12 +38,13 @@ from cifar_fast.analysis.names import save_figure
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.errors import InputError
 from cifar_fast.files import (
-    finite,
     is_not_offered,
     remove_leftovers,
     tensor_hash,
     warn_once,
     write_atomically,
+    write_csv,
+    write_json,
     write_tensors,
 )
 from cifar_fast.progress import progress, say
@@ -141,8 +141,7 @@ class Run(EpochRows):
 
     def write_json(self, name: str, content: dict) -> None:
         "Write `content` as `name`, whole or not at all."
-        text = json.dumps(finite(content), indent=2, default=str) + "\n"
-        write_atomically(self.folder / name, lambda tmp: tmp.write_text(text))
+        write_json(self.folder / name, content)
 
     def write_figure(self, name: str, figure: Figure) -> None:
         "Save `figure` as `name` and close it."
@@ -153,15 +152,9 @@ class Run(EpochRows):
         "As of `EpochRows`, and write history.csv and batches.csv anew."
         super().add_epoch(row, batches)
         names = list(self.history[0])
-        self._write_csv("history.csv", names, [[o.get(name, "") for name in names] for o in self.history])
-        self._write_csv("batches.csv", ["batch", "stage", "lr", "loss"], self.batches)
-
-    def _write_csv(self, name: str, header: list[str], rows: list) -> None:
-        def write(tmp: Path) -> None:
-            with tmp.open("w", newline="") as out:
-                csv.writer(out).writerows([header, *rows])
-
-        write_atomically(self.folder / name, write)
+        rows = [[o.get(name, "") for name in names] for o in self.history]
+        write_csv(self.folder / "history.csv", names, rows)
+        write_csv(self.folder / "batches.csv", ["batch", "stage", "lr", "loss"], self.batches)
 
     def finish(
         self,
@@ -205,7 +198,7 @@ class Run(EpochRows):
             probability, guess = interp.preds.max(1)
             vocab, rows = interp.vocab, zip(interp.files, interp.targs.tolist(), guess.tolist(), probability.tolist())
             named = [[file, vocab[true], vocab[said], f"{p:.4f}"] for file, true, said, p in rows]
-            self._write_csv("predictions.csv", ["file", "label", "predicted", "probability"], named)
+            write_csv(self.folder / "predictions.csv", ["file", "label", "predicted", "probability"], named)
 
     def write_examples(self, folder: Path, learn: Learner, n: int = 10) -> None:
         "Write test images of as many classes as PNG files, for whoever wants to try the model."

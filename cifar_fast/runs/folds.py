@@ -9,7 +9,7 @@ from torch import Tensor
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.data.formats import fold_indices
 from cifar_fast.errors import InputError
-from cifar_fast.files import read_tensors
+from cifar_fast.files import read_json, read_tensors
 from cifar_fast.options import OF_A_PLACE, OF_A_START
 from cifar_fast.runs.results import FinishedRun, Runs
 
@@ -41,7 +41,7 @@ def read_out_of_fold(
     """
     folder = Path(folder)
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
         tensors, about = read_tensors(folder / OUT_OF_FOLD)
         vocab = json.loads(about["vocab"])
     except (OSError, ValueError, KeyError) as error:

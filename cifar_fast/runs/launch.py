@@ -13,7 +13,7 @@ from cifar_fast.analysis.stats import mean_interval, share_bounds
 from cifar_fast.data.formats import ImageSet, fold_indices
 from cifar_fast.device import be_deterministic
 from cifar_fast.errors import InputError
-from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, write_tensors
+from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json, write_tensors
 from cifar_fast.options import OF_A_PLACE, OF_A_START, check_seeds
 from cifar_fast.progress import quiet_as_before
 from cifar_fast.runs.compare import write_comparison
@@ -161,9 +161,9 @@ def is_finished(folder: Path) -> bool:
     try:
         for series in (SeedSeries, FoldSeries):
             if (folder / series.about).exists():
-                n = len(json.loads((folder / series.about).read_text())["accuracies"])
+                n = len(read_json(folder / series.about)["accuracies"])
                 return sum(map(is_finished, numbered_folders(folder, series.part))) == n
-        return not json.loads((folder / "metrics.json").read_text())["interrupted"]
+        return not read_json(folder / "metrics.json")["interrupted"]
     except (OSError, ValueError, KeyError):
         return False
 
@@ -176,7 +176,7 @@ def resumed_options(
 ) -> tuple[SimpleNamespace, dict]:  # the options it was begun with, and its identity
     "What the run in `folder` was begun with. Raises `InputError` where there is none of this experiment."
     try:
-        config = json.loads((Path(folder) / "config.json").read_text())
+        config = read_json(Path(folder) / "config.json")
         asked, before = dict(config["asked"]), config.get("experiment") or {}
         begun = experiment.options(**{**asked, "run": folder, "resume": folder})
     except (OSError, ValueError, KeyError, TypeError) as error:

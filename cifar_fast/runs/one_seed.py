@@ -1,6 +1,5 @@
 """One training, from options to a run folder: choosing on held-out images, each stage, and one test."""
 
-import json
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ from cifar_fast.data.loaders import image_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError
+from cifar_fast.files import read_json
 from cifar_fast.options import OF_A_START
 from cifar_fast.progress import be_quiet, say
 from cifar_fast.runs.checkpoint import NAME as CHECKPOINT
@@ -345,7 +345,7 @@ class OneSeed:
         }, self.second_tests)  # fmt: skip
         self.run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)
         write_report(self.run.folder)
-        config = json.loads((self.run.folder / "config.json").read_text())
+        config = read_json(self.run.folder / "config.json")
         for tracker in self.trackers:
             tracker.finish(numbers(metrics), config, sorted(self.run.folder.glob("*.png")))
         done = f"interrupted after {len(trained)} epochs, " if self.interrupted else ""

@@ -1,7 +1,6 @@
 """All runs at a glance: what was tried, with which settings, and what came out, whatever state the folders are in."""
 
 import csv
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 
 from cifar_fast.analysis.stats import mean_interval, share_bounds
 from cifar_fast.errors import InputError
-from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER
+from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, read_json
 from cifar_fast.runs.page import write_page
 from cifar_fast.runs.report import NO_SETTINGS
 from cifar_fast.runs.results import duration, fold_folders, percent, seed_folders
@@ -111,9 +110,9 @@ def find_runs(folder: Path) -> list[Path]:
 def read_row(folder: Path) -> Row:
     "What is known of the run in `folder`."
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
         runs = seed_folders(folder) or fold_folders(folder) or [folder]
-        metrics = [json.loads((o / "metrics.json").read_text()) for o in runs if (o / "metrics.json").exists()]
+        metrics = [read_json(o / "metrics.json") for o in runs if (o / "metrics.json").exists()]
         return _row(folder, config, runs, metrics)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = re.sub(r"\s+", " ", str(error))[:60]

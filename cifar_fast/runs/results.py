@@ -14,7 +14,7 @@ from cifar_fast.analysis.charts import History
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.stats import mean_interval, share_bounds
 from cifar_fast.errors import InputError
-from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_tensors
+from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json, read_tensors
 
 NUMBERS = "evidence.json"
 
@@ -52,7 +52,7 @@ class FinishedRun:
         if not folder.is_dir():
             raise InputError(f"{folder} does not exist, or is no folder: name the folder of a finished run")
         try:
-            config, metrics = (json.loads((folder / f"{o}.json").read_text()) for o in ("config", "metrics"))
+            config, metrics = (read_json(folder / f"{o}.json") for o in ("config", "metrics"))
             tensors, about = read_tensors(folder / "predictions.safetensors")
             preds = Predictions(tensors["preds"], tensors["targs"], json.loads(about["vocab"]))
             rows, batches = (_read_csv(folder / f"{o}.csv") for o in ("history", "batches"))
@@ -167,7 +167,7 @@ class Runs:
 def read_evidence(folder: Path) -> dict:
     "evidence.json of a run's folder; empty where nothing was asked."
     try:
-        found = json.loads((folder / NUMBERS).read_text())
+        found = read_json(folder / NUMBERS)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -7,8 +7,6 @@ Optuna's JournalStorage loses no finished trial in a kill either (none of 194 in
 all of it unreadable, and a lock that a kill has left makes the next start wait for 30 s. Files have neither fault.
 """
 
-import csv
-import json
 import logging
 import os
 import re
@@ -27,7 +25,7 @@ from cifar_fast.analysis.charts import plot_sweep
 from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError, MissingExtra
-from cifar_fast.files import write_atomically
+from cifar_fast.files import read_json, write_csv, write_json
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.folder import Run, check_begun
 from cifar_fast.runs.launch import train
@@ -153,8 +151,7 @@ class KeepTrials(tune.Callback):
         result = trial.last_result
         if "accuracy" in result:
             content = {"config": trial.config, "accuracy": result["accuracy"], "epochs": result["epoch"]}
-            text = json.dumps(content, indent=2) + "\n"
-            write_atomically(self.folder / f"{uuid.uuid4().hex[:12]}.json", lambda tmp: tmp.write_text(text))
+            write_json(self.folder / f"{uuid.uuid4().hex[:12]}.json", content)
 
 
 class Sweep:
@@ -238,7 +235,7 @@ class Sweep:
 
     def read_trial(self, path: Path) -> dict:
         "What `KeepTrials` wrote. Raises ValueError, KeyError or TypeError where it is damaged."
-        trial = json.loads(path.read_text())
+        trial = read_json(path)
         given = as_named_now(trial["config"])
         config = {o.name: given[o.name] for o in self.searched}
         return {"config": config, "accuracy": float(trial["accuracy"]), "epochs": int(trial["epochs"])}
@@ -307,12 +304,7 @@ class Sweep:
         names = [p.name for p in self.searched]
         rows = [[*(trial["config"][name] for name in names), trial["epochs"], trial["accuracy"]] for trial in trials]
         header = [*names, "epochs", "held_out_accuracy"]
-
-        def write_csv(tmp: Path) -> None:
-            with tmp.open("w", newline="") as out:
-                csv.writer(out).writerows([header, *rows])
-
-        write_atomically(self.run.folder / "sweep.csv", write_csv)
+        write_csv(self.run.folder / "sweep.csv", header, rows)
         whole = [self.ran_in_full(trial) for trial in trials]
         self.run.write_figure("sweep.png", plot_sweep(trials, whole, self.searched, self.experiment.name))
         print("  ".join(f"{o:<16}" for o in header))
@@ -360,7 +352,7 @@ def asked_before(
 ) -> dict:
     "The options that it was begun with. Raises `InputError` where there is none."
     try:
-        before = json.loads((Path(folder) / "config.json").read_text())
+        before = read_json(Path(folder) / "config.json")
         if not before["param"]:
             raise ValueError("it has no param")
         return before
@@ -388,7 +380,7 @@ def was_asked(
 ) -> bool:
     "Whether the run in `folder` was begun with these options."
     try:
-        asked = json.loads((folder / "config.json").read_text())["asked"]
+        asked = read_json(folder / "config.json")["asked"]
         return config.items() <= as_named_now(asked).items()
     except (OSError, ValueError, KeyError):
         return False

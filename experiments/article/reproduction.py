@@ -1,6 +1,5 @@
 """The article's trainings one after another into one folder, continued where they stopped, and the page about them."""
 
-import json
 import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +13,7 @@ from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
 from cifar_fast.data.sources import load_images
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import load_experiment
-from cifar_fast.files import write_atomically
+from cifar_fast.files import read_json, write_json
 from cifar_fast.progress import say
 from cifar_fast.runs.compare import RESULT_HEADER, result_rows, verdict_rows
 from cifar_fast.runs.folder import check_begun
@@ -34,7 +33,7 @@ class Reproduction:
     def __init__(self, folder: str, parts: list[str], **options):
         self.folder, self.parts = Path(folder), parts
         path = self.folder / "reproduce.json"
-        begun = json.loads(path.read_text()) if path.exists() else {}
+        begun = read_json(path) if path.exists() else {}
         if not begun.get("body"):  # one may be added to what was done without
             begun = {k: o for k, o in begun.items() if k not in ("body", "body_weights")}
         elif not options["body"]:
@@ -46,7 +45,7 @@ class Reproduction:
         if not path.exists() and self.folder.exists() and any(self.folder.iterdir()):
             raise InputError(f"{folder} is there already and holds something else: give --run another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path.absolute(), lambda tmp: tmp.write_text(json.dumps(options, indent=2)))
+        write_json(path, options)
 
     def wanted(self) -> list[Training]:
         "The trainings of the parts that are asked for."

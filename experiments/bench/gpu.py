@@ -5,7 +5,6 @@
 Each part writes what it has found before the next begins. Without a GPU it runs as well, and measures the CPU.
 """
 
-import json
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from bench.timings import DTYPES, Benchmark, epoch_of, run_process
 from cifar_fast.cli import command
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.errors import InputError
+from cifar_fast.files import read_json
 from cifar_fast.models.networks import CustomCNN
 from cifar_fast.options import amount, count
 from cifar_fast.training.graphs import BatchGraphs
@@ -97,7 +97,7 @@ class GpuBenchmark(Benchmark):
                 began = time.perf_counter()
                 run_process([script, *args, "--epochs", str(self.epochs), "--device", str(self.device)])
                 seconds = time.perf_counter() - began
-                accuracy = json.loads((Path(tmp) / "run/metrics.json").read_text())["accuracy"]
+                accuracy = read_json(Path(tmp) / "run/metrics.json")["accuracy"]
             row = f"case 4, {self.epochs} epochs, {'first' if turn == 0 else 'later'} process"
             self.add(f"{row}, start to report", f"ours, try {turn}", seconds, "s", [seconds])
             self.add(f"{row}, test accuracy", f"ours, try {turn}", accuracy * 100, "%", [accuracy])

@@ -2,7 +2,6 @@
 
 import csv
 import gc
-import json
 import random
 import re
 import shutil
@@ -183,7 +182,7 @@ def outcome(folder: Path) -> tuple:
     "History, batches, metrics and weights of a run, times left out, comparable by ==."
     with (folder / "history.csv").open(newline="") as file:
         history = [{k: v for k, v in row.items() if k != "time"} for row in csv.DictReader(file)]
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = files.read_json(folder / "metrics.json")
     metrics = {k: v for k, v in metrics.items() if k not in TIMES}
     weights = load_file(folder / "model/model.safetensors")
     batches = (folder / "batches.csv").read_text()

@@ -1,6 +1,5 @@
 """Rows of experiments/bench.py: each times the toolkit and its peers in turns, and keeps the medians."""
 
-import json
 import os
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from cifar_fast.data.loaders import image_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.deploy.predictor import Predictor, find_images
 from cifar_fast.device import parse_device, time_when_done
-from cifar_fast.files import write_atomically
+from cifar_fast.files import write_json
 from cifar_fast.models.networks import CustomCNN
 from cifar_fast.runs.facts import data_line
 from cifar_fast.training.learner import custom_learner, transfer_learner
@@ -340,8 +339,7 @@ class Benchmark:
             "threads": torch.get_num_threads(), "precision": self.precision, "compile": self.compile,
             "versions": versions(),
         }  # fmt: skip
-        text = json.dumps({**about, "rows": self.rows}, indent=2)
-        write_atomically(self.out, lambda tmp: tmp.write_text(text))
+        write_json(self.out, {**about, "rows": self.rows})
 
     def table(self) -> str:
         "The results as Markdown; ratios say how many times better the row's best entry of ours is."

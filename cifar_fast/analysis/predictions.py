@@ -1,13 +1,17 @@
 """What a model said of labelled images, and the numbers that follow from it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from fastai.interpret import ClassificationInterpretation
 from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
+
+from cifar_fast.files import read_tensors, write_tensors
 
 
 class Predictions:
@@ -71,6 +75,22 @@ class Predictions:
         confidence, accuracy = ((o / counts).numpy() for o in sums)  # NaN for an empty bin
         error = float((sums[0] - sums[1]).abs().sum() / len(sure))
         return Reliability(confidence, accuracy, counts.numpy(), error)
+
+
+def write_predictions(
+    path: Path,
+    found: Predictions,
+    images: str,  # a hash of them, by which predictions of two models are paired
+) -> None:
+    "Write them as safetensors."
+    tensors = {"preds": found.preds.contiguous(), "targs": found.targs}
+    write_tensors(path, tensors, {"vocab": json.dumps(list(found.vocab)), "images": images})
+
+
+def read_predictions(path: Path) -> tuple[Predictions, str]:
+    "What `write_predictions` wrote. Raises OSError where it is missing, ValueError or KeyError where it is damaged."
+    tensors, about = read_tensors(path)
+    return Predictions(tensors["preds"], tensors["targs"], json.loads(about["vocab"])), about["images"]
 
 
 @dataclass(frozen=True)

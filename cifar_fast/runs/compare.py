@@ -219,8 +219,6 @@ def write_comparison(
     heading: str = "Runs side by side",  # of the page
 ) -> Path:
     "Write the page. Raises `InputError` for runs that cannot be compared, or a path that cannot be a page."
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"{path} cannot be written: give --out a file in a folder that exists")
     evidence_header, evidence = evidence_table(methods)
     return write_page(
         path,

@@ -1,6 +1,5 @@
 """One run's folder: what a training writes into it, and reading it back without running anything from it."""
 
-import json
 import pickle
 import re
 import shutil
@@ -23,6 +22,7 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import cifar_fast.deploy.export  # noqa: F401 - patches export_safe onto Learner
 from cifar_fast.analysis.asking import predictions_of
 from cifar_fast.analysis.charts import History, learning_rates, plot_curves
 from cifar_fast.analysis.featuremaps import feature_maps, plot_channel
@@ -35,7 +35,7 @@ from cifar_fast.analysis.interpret import (
     plot_top_losses,
 )
 from cifar_fast.analysis.names import save_figure
-from cifar_fast.analysis.predictions import Predictions
+from cifar_fast.analysis.predictions import Predictions, write_predictions
 from cifar_fast.errors import InputError
 from cifar_fast.files import (
     is_not_offered,
@@ -45,9 +45,10 @@ from cifar_fast.files import (
     write_atomically,
     write_csv,
     write_json,
-    write_tensors,
 )
 from cifar_fast.progress import progress, say
+from cifar_fast.runs.facts import model_metrics
+from cifar_fast.runs.report import write_report
 from cifar_fast.runs.test_sets import SecondTest, ask_second_test
 from cifar_fast.training.portable import PORTABLE
 from cifar_fast.versions import versions
@@ -161,8 +162,10 @@ class Run(EpochRows):
         learn: Learner,  # trained
         facts: dict,  # entries of metrics.json that are known: those of `run_facts`, and how it was trained
         second_tests: Sequence[SecondTest] = (),  # of `read_second_tests`, to ask too
+        of_model: dict
+        | None = None,  # metrics of the model as it is saved, where it predicts otherwise than the Learner
     ) -> dict:  # the metrics
-        "Export the Learner, test it, and write predictions, figures and metrics.json, the last of all."
+        "Export the Learner, test it, and write predictions, figures, metrics.json, model/ and, last of all, the page."
         learn.path = self.folder
         self.write_export(learn)
         interp = TestInterpretation.from_learner(learn)
@@ -179,6 +182,9 @@ class Run(EpochRows):
         if second_tests:
             metrics["also_tested"] = also_tested(learn, interp, second_tests)
         self.write_json("metrics.json", metrics)
+        model = learn.export_safe("model", model_metrics(metrics | (of_model or {})))
+        self.write_examples(model / "examples", learn)
+        write_report(self.folder)
         return metrics
 
     def write_export(self, learn: Learner) -> None:
@@ -190,10 +196,7 @@ class Run(EpochRows):
 
     def write_predictions(self, interp: TestInterpretation) -> None:
         "Write predictions.safetensors: what the model said of each test image, by which runs can be paired."
-        images = tensor_hash(interp.dl.dataset.x)
-        tensors = {"preds": interp.preds.contiguous(), "targs": interp.targs}
-        about = {"vocab": json.dumps(list(interp.vocab)), "images": images}
-        write_tensors(self.folder / "predictions.safetensors", tensors, about)
+        write_predictions(self.folder / "predictions.safetensors", interp, tensor_hash(interp.dl.dataset.x))
         if interp.files:
             probability, guess = interp.preds.max(1)
             vocab, rows = interp.vocab, zip(interp.files, interp.targs.tolist(), guess.tolist(), probability.tolist())

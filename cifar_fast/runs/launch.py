@@ -1,6 +1,5 @@
 """Starting an experiment: one seed, several or folds; a new run or one that was stopped."""
 
-import json
 from pathlib import Path
 from statistics import stdev
 from types import SimpleNamespace
@@ -9,11 +8,12 @@ from typing import TYPE_CHECKING
 from fastai.learner import Learner
 from fastai.torch_core import num_distrib
 
+from cifar_fast.analysis.predictions import write_predictions
 from cifar_fast.analysis.stats import mean_interval, share_bounds
 from cifar_fast.data.formats import ImageSet, fold_indices
 from cifar_fast.device import be_deterministic
 from cifar_fast.errors import InputError
-from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json, write_tensors
+from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json
 from cifar_fast.options import OF_A_PLACE, OF_A_START, check_seeds
 from cifar_fast.progress import quiet_as_before
 from cifar_fast.runs.compare import write_comparison
@@ -136,8 +136,7 @@ class FoldSeries(Series):
     def report(self, runs: Runs) -> None:
         "Predictions of every training image by the model that was trained without it; mean and interval."
         preds = out_of_fold(runs, self.images.train_y)
-        write_tensors(self.run.folder / OUT_OF_FOLD, {"preds": preds.preds, "targs": preds.targs},
-                      {"vocab": json.dumps(list(preds.vocab)), "images": self.identity["images"]})  # fmt: skip
+        write_predictions(self.run.folder / OUT_OF_FOLD, preds, self.identity["images"])
         mean, half = mean_interval(runs.accuracies, are_folds=True)
         interval = share_bounds(mean, half)
         self.run.write_json(self.about, {"accuracies": runs.accuracies, "mean": mean, "interval": interval})

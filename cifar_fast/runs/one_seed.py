@@ -14,8 +14,7 @@ from fastai.torch_core import distrib_barrier, num_distrib, rank_distrib, set_se
 from fastcore.foundation import L
 from matplotlib import pyplot as plt
 
-import cifar_fast.deploy.export
-import cifar_fast.training.schedules  # noqa: F401 - this and the one above patch methods onto Learner
+import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Learner
 from cifar_fast.data.duplicates import exact_duplicates
 from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.labelled_sets import read_indices
@@ -28,9 +27,8 @@ from cifar_fast.options import OF_A_START
 from cifar_fast.progress import be_quiet, say
 from cifar_fast.runs.checkpoint import NAME as CHECKPOINT
 from cifar_fast.runs.checkpoint import Checkpoint, read_checkpoint
-from cifar_fast.runs.facts import images_hash, model_metrics, run_facts
+from cifar_fast.runs.facts import images_hash, run_facts
 from cifar_fast.runs.folder import HistoryLogger, Run, SilentRun
-from cifar_fast.runs.report import write_report
 from cifar_fast.runs.test_sets import SecondTest, read_second_tests
 from cifar_fast.runs.trackers import TrackedFit, find_trackers, numbers
 from cifar_fast.training.callbacks.guards import Interruptible, StopOnNaN
@@ -174,22 +172,15 @@ class OneSeed:
         self.learn = learn = self.learner("test")
         if unfinished:
             learn.model.load_state_dict(unfinished.model.state_dict())
+        skipped = {"skipped": list(self.images.skipped)} if self.images.skipped else {}
         resolved = {"precision": learn.precision, "device": str(self.device), "weights": learn.weights, "opt": self.opt}
-        self.write_config({**resolved, "run": str(self.run.folder), "data": self.images.name, **self.skipped()})
+        self.write_config({**resolved, "run": str(self.run.folder), "data": self.images.name, **skipped})
         if not self.interrupted:
             self.train(learn)
         if rank_distrib():
             return 0  # a launcher ends the first process, which still writes, where another one failed
         self.report(learn)
         return 130 if self.interrupted else 0
-
-    def skipped(self) -> dict:
-        "Images that cannot be read, and that --skip-bad has left out."
-        return {"skipped": list(self.images.skipped)} if self.images.skipped else {}
-
-    def leaked(self) -> int:
-        "Test images that are training images too, where the folder that they are from has any."
-        return len(exact_duplicates(self.images.train_x, self.images.test_x)) if self.images.leaked else 0
 
     def write_config(self, resolved: dict) -> None:
         "config.json: the options, what `auto` came to, and what the run must find again to go on."
@@ -300,29 +291,24 @@ class OneSeed:
         return shared_training(learn)
 
     def find_lr(self, learn: Learner) -> float:
-        "fastai's valley suggestion, from training losses alone; its plot is saved as lr_find.png."
-        lr = self.lr_of_first_rank(learn)
-        self.run.write_figure("lr_find.png", plt.gcf())
-        say(f"Learning rate found: {lr:.2e}")
-        return lr
-
-    def lr_of_first_rank(self, learn: Learner) -> float:
-        "What lr_find suggests; of many processes the first searches, for all."
+        "fastai's valley suggestion, from training losses alone; of many processes the first searches, for all."
         if rank_distrib():
             lr = 0.0
             distrib_barrier()  # where fastai's LRFinder, of which only the first rank saves weights, waits to load them
         else:
             lr = float(learn.lr_find(suggest_funcs=SuggestionMethod.Valley).valley)
-        if num_distrib() < 2:
-            return lr
-        from cifar_fast.training.distributed import of_first_rank  # accelerate, which one process does not need
+        if num_distrib() > 1:
+            from cifar_fast.training.distributed import of_first_rank  # accelerate, which one process does not need
 
-        with self.shared(learn):
-            return of_first_rank(lr)
+            with self.shared(learn):
+                lr = of_first_rank(lr)
+        self.run.write_figure("lr_find.png", plt.gcf())
+        say(f"Learning rate found: {lr:.2e}")
+        return lr
 
     def report(self, learn: Learner) -> None:
         "Test, write what is left to write, and say in one line what came out."
-        o, watch = self.options, self.stopwatch
+        o, watch, images = self.options, self.stopwatch, self.images
         compile_seconds = learn.compiled.seconds if o.compile else 0.0
         seconds = watch.seconds - compile_seconds
         trained = [row for row in self.run.history if not row["stage"].startswith("choose")]
@@ -339,12 +325,10 @@ class OneSeed:
             "images_per_second": watch.images * max(num_distrib(), 1) / seconds if seconds else None,
             "processes": max(num_distrib(), 1),
             "choice": self.choice,
-            "skipped_images": len(self.images.skipped),
-            "leaked_images": self.leaked(),
+            "skipped_images": len(images.skipped),
+            "leaked_images": len(exact_duplicates(images.train_x, images.test_x)) if images.leaked else 0,
             "interrupted": self.interrupted,
         }, self.second_tests)  # fmt: skip
-        self.run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)
-        write_report(self.run.folder)
         config = read_json(self.run.folder / "config.json")
         for tracker in self.trackers:
             tracker.finish(numbers(metrics), config, sorted(self.run.folder.glob("*.png")))

@@ -1,6 +1,5 @@
 """All runs at a glance: what was tried, with which settings, and what came out, whatever state the folders are in."""
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from cifar_fast.errors import InputError
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, read_json
 from cifar_fast.runs.page import write_page
 from cifar_fast.runs.report import NO_SETTINGS
-from cifar_fast.runs.results import duration, fold_folders, percent, seed_folders
+from cifar_fast.runs.results import duration, percent, read_rows, single_runs
 
 WITHOUT_MEANING = {"run", "data", "device", "track", "quiet", "seed", "seeds", "folds", *NO_SETTINGS}
 HEADER = ["when", "experiment", "settings", "data", "test accuracy", "95 % interval", "training", "state", "folder"]
@@ -111,7 +110,7 @@ def read_row(folder: Path) -> Row:
     "What is known of the run in `folder`."
     try:
         config = read_json(folder / "config.json")
-        runs = seed_folders(folder) or fold_folders(folder) or [folder]
+        runs = single_runs(folder)
         metrics = [read_json(o / "metrics.json") for o in runs if (o / "metrics.json").exists()]
         return _row(folder, config, runs, metrics)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -135,7 +134,7 @@ def _row(folder: Path, config: dict, runs: list[Path], metrics: list[dict]) -> R
     options = {k: o for k, o in config.items() if k not in NO_SETTINGS}
     return Row(folder, _changed(folder), name, settings, options, data, accuracies,
                 tuple(interval) if interval else None, sum(seconds) if seconds else None, state,
-               _curve(runs[0] / "history.csv"))  # fmt: skip
+                [float(o["accuracy"]) for o in read_rows(runs[0] / "history.csv")])  # fmt: skip
 
 
 def _guess(config: dict, folder: Path) -> str:
@@ -153,13 +152,6 @@ def _changed(folder: Path) -> datetime:
         return datetime.fromtimestamp(0)
 
 
-def _curve(path: Path) -> list[float]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [float(o["accuracy"]) for o in csv.DictReader(file) if not o["stage"].startswith("choose")]
-
-
 def sparkline(values: Sequence[float], width: int = 120, height: int = 28) -> str:
     "The curve as an SVG, from its lowest to its highest value; empty without values."
     if not values:
@@ -175,8 +167,6 @@ def write_overview(
     path: Path,  # of the page
 ) -> Path:
     "The page, which sorts by the column that is clicked. Raises `InputError` for a path that cannot be a page."
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"{path} cannot be written: give --out a file in a folder that exists")
     cells = [[*o.cells[:5], sparkline(o.curve), *o.cells[5:]] for o in rows]
     header = [*HEADER[:5], "by epoch", *HEADER[5:]]
     return write_page(path, "overview.html", f"{len(rows)} runs", header=header, rows=cells)

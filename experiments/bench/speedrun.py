@@ -11,7 +11,6 @@ import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import set_seed
 
-import cifar_fast.deploy.export  # noqa: F401 - patches export_safe onto Learner
 from bench.airbench import AirbenchScript, Outcome, PlainRecipe
 from cifar_fast.analysis.interpret import TestInterpretation
 from cifar_fast.analysis.stats import mean_interval, share_bounds
@@ -22,9 +21,8 @@ from cifar_fast.device import parse_device, time_when_done
 from cifar_fast.errors import InputError
 from cifar_fast.options import check_seeds
 from cifar_fast.records.recipes import TestTimeViews, record_learner
-from cifar_fast.runs.facts import data_line, model_metrics, run_facts
+from cifar_fast.runs.facts import data_line, run_facts
 from cifar_fast.runs.folder import HistoryLogger, Run
-from cifar_fast.runs.report import write_report
 from cifar_fast.training.callbacks.measure import Stopwatch, some_train_dl
 from cifar_fast.versions import versions
 
@@ -172,16 +170,13 @@ class Speedrun:
         one_view = TestInterpretation.from_learner(learn).metrics()  # as whoever loads model/ will predict
         one_view["train_accuracy"] = learn.validate(dl=some_train)[1]
         learn.add_cb(TestTimeViews(learn.recipe.views))  # what is reported and exported predicts as the record does
-        metrics = self.run.finish(learn, {
+        self.run.finish(learn, {
             **facts, "epochs": learn.recipe.epochs, "opt": "muon", "lr": learn.recipe.filter_lr, "schedule": "linear",
             "views": learn.recipe.views, "one_view_accuracy": one_view["accuracy"],
             "train_accuracy": learn.validate(dl=some_train)[1], "record_seconds": last.seconds,
             "train_seconds": ours.watch.seconds, "images_per_second": ours.watch.images / ours.watch.seconds,
             "interrupted": False,
-        })  # fmt: skip
-        model = learn.export_safe("model", model_metrics({**metrics, **one_view}))
-        self.run.write_examples(model / "examples", learn)
-        write_report(self.run.folder)
+        }, of_model=one_view)  # fmt: skip
         self.say_results()
 
     def say_results(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_fast.analysis.stats import mean_interval, share_bounds
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, read_json
 from cifar_fast.runs.page import write_page
 from cifar_fast.runs.report import NO_SETTINGS
@@ -80,8 +80,7 @@ def list_runs(
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: no run has been made there yet; name another")
-    if sort not in SORTS:
-        raise InputError(f"sort is {sort!r}: give one of {', '.join(SORTS)}")
+    check("sort", sort, sort in SORTS, f"one of {', '.join(SORTS)}")
     rows = [read_row(o) for o in find_runs(folder)]
     rows = [o for o in rows if data in (None, o.data)]
     for name, value in (where or {}).items():

@@ -78,11 +78,10 @@ class Stopwatch(Callback):
 
     def before_fit(self):
         "Start."
-        self._start()
+        if self.since is None:
+            self.since = time_when_done(self.dls.device)
 
-    def before_train(self):
-        "Start again after a validation."
-        self._start()
+    before_train = before_fit  # again after a validation
 
     def after_batch(self):
         "Count the images."
@@ -90,19 +89,8 @@ class Stopwatch(Callback):
             self.images += len(self.xb[0])
 
     def after_train(self):
-        "Pause."
-        self._pause()
-
-    def after_fit(self):
-        "Stop, where the fit was cancelled in the middle of an epoch."
-        self._pause()
-
-    after_failed_fit = after_fit
-
-    def _start(self):
-        if self.since is None:
-            self.since = time_when_done(self.dls.device)
-
-    def _pause(self):
+        "Pause; the fit may have been cancelled in the middle of an epoch."
         if self.since is not None:
             self.seconds, self.since = self.seconds + time_when_done(self.dls.device) - self.since, None
+
+    after_fit = after_failed_fit = after_train

@@ -24,7 +24,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Whenever the process or the machine stops, `path` is the old file or the whole new one, with the permissions that
     the umask gives. Raises OSError where the file cannot be written, whatever `write` made of it.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_prefix(path)) as tmp:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.writing-") as tmp:
         try:
             write(Path(tmp) / path.name)
         except Exception as error:
@@ -130,22 +130,18 @@ def read_tensors(path: Path) -> tuple[dict, dict[str, str]]:
 
 
 def _digest(tensors: dict, about: dict[str, str]) -> str:
+    import torch  # here and not above: an ONNX model is used without it
+
     digest = hashlib.sha256(repr(sorted(about.items())).encode())
     for name, o in sorted(tensors.items()):
         digest.update(f"{name} {o.dtype} {tuple(o.shape)}".encode())
-        digest.update(o.contiguous().flatten().view(_uint8()).numpy())
+        digest.update(o.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
 def tensor_hash(x) -> str:
     "A SHA-256 over the values of a uint8 tensor, wherever it lies."
     return hashlib.sha256(x.contiguous().cpu().numpy()).hexdigest()
-
-
-def _uint8():
-    import torch  # here and not above: an ONNX model is used without it
-
-    return torch.uint8
 
 
 SEED_FOLDER, FOLD_FOLDER = "seed-", "fold-"  # and a number: the runs of `--seeds` and of `--folds`
@@ -161,10 +157,6 @@ def remove_leftovers(folder: Path) -> None:
     "Remove the temporary files of processes that were killed while they wrote into `folder`."
     for path in folder.glob(".*.writing-*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _prefix(path: Path) -> str:
-    return f".{path.name}.writing-"
 
 
 def _is_write_error(error: Exception) -> bool:

@@ -335,11 +335,6 @@ def count_macs(learn: Learner) -> int | None:
     return counter.get_total_flops() // 2
 
 
-@cache
-def _first_peak() -> float:
-    return peak_memory_mb()
-
-
 def memory_after_imports() -> float:
     "MiB resident when the process made its first run; lets peaks count from now, on Linux and GPUs."
     first = _first_peak()
@@ -358,3 +353,6 @@ def peak_memory_mb() -> float:
     import resource  # which Windows lacks
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+_first_peak = cache(peak_memory_mb)

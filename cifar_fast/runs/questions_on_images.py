@@ -41,7 +41,9 @@ def ask_duplicates(subject: Subject) -> Answer:
         f"Accuracy without them: {percent(without, 2)}, with them {percent(tested.accuracy, 2)}.",
     ]
     pairs = _some(exact, SHOWN // 2) + _some(near, SHOWN)
-    pictures = [Picture.of(_plot_pairs(subject, pairs), "Test images, left, and the training images like them.")]
+    tests = [(subject.test_images[o.test], f"test: {subject.vocab[images.test_y[o.test]]}") for o in pairs]
+    trains = [[_train_image(subject, o.train, f"{o.similarity:.3f}")] for o in pairs]
+    pictures = [Picture.of(plot_neighbours(tests, trains), "Test images, left, and the training images like them.")]
     numbers = {
         "exact": len(exact), "near": len(near), "labelled_otherwise": otherwise, "accuracy_without": without,
         "pairs": [tuple(o) for o in exact + near],
@@ -55,20 +57,9 @@ def _some(pairs: list[Pair], n: int) -> list[Pair]:
     return [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, n).astype(int))] if pairs else []
 
 
-def _plot_pairs(subject: Subject, pairs: list[Pair]):
-    return plot_neighbours(
-        [(subject.test_images[o.test], f"test: {_name(subject, int(subject.images.test_y[o.test]))}") for o in pairs],
-        [[_train_image(subject, o.train, f"{o.similarity:.3f}")] for o in pairs],
-    )
-
-
-def _name(subject: Subject, label: int) -> str:
-    return subject.vocab[label]
-
-
 def _train_image(subject: Subject, i: int, text: str) -> tuple[np.ndarray, str]:
     pixels = subject.images.train_x[i].permute(1, 2, 0).numpy()
-    return pixels, f"{_name(subject, int(subject.images.train_y[i]))}\n{text}"
+    return pixels, f"{subject.vocab[subject.images.train_y[i]]}\n{text}"
 
 
 # What lies near what -------------------------------------------------------------------------------------------------
@@ -102,8 +93,8 @@ def ask_neighbours(subject: Subject) -> Answer:
 def _plot_mistakes(subject: Subject, idxs: Sequence[int], neighbours: Sequence[Sequence[int]]):
     tested, rows = subject.run.predictions, []
     for i in idxs:
-        said = _name(subject, int(tested.decoded[i]))
-        text = f"{_name(subject, int(tested.targs[i]))}, taken for\n{said} ({tested.preds[i].max():.0%})"
+        said = subject.vocab[tested.decoded[i]]
+        text = f"{subject.vocab[tested.targs[i]]}, taken for\n{said} ({tested.preds[i].max():.0%})"
         rows.append((subject.test_images[i], text))
     return plot_neighbours(rows, [[_train_image(subject, j, "training") for j in o] for o in neighbours])
 

@@ -49,15 +49,8 @@ class Subject:
         data = self.data or asked.get("data")
         if data is None:
             raise InputError(f"{self.run.folder} does not say where its images are: name them with --data")
-        names = {
-            "size": STORED_SIZE,
-            "images": 0,
-            "test_images": 0,
-            "drop_labels": None,
-            "labels": None,
-            "skip_bad": False,
-        }
-        options = {name: asked.get(name) or default for name, default in names.items()}
+        usual = dict(size=STORED_SIZE, images=0, test_images=0, drop_labels=None, labels=None, skip_bad=False)
+        options = {name: asked.get(name) or o for name, o in usual.items()}
         images = images_from_options(SimpleNamespace(data=data, **options))
         if tensor_hash(images.test_x) != self.run.test_images:
             raise InputError(f"{data} holds other test images than {self.run.folder} was tested on: give --data")

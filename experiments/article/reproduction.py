@@ -49,17 +49,15 @@ class Reproduction:
 
     def wanted(self) -> list[Training]:
         "The trainings of the parts that are asked for."
+        o = self.options
         found = {
             "article": article.article_trainings(),
             "memory": article.memory_trainings(),
-            "study": article.study_trainings(self.options.weights == "imagenet") + self._body(),
+            "study": article.study_trainings(o.weights == "imagenet")
+            + (article.body_trainings(o.body, o.body_weights) if o.body else []),
             "next": article.next_trainings(),
         }
         return [o for part in self.parts for o in found[part]]
-
-    def _body(self) -> list[Training]:
-        arch = self.options.body
-        return article.body_trainings(arch, self.options.body_weights) if arch else []
 
     def execute(self) -> int:
         "Train what is missing, then write the page; the script's exit code. Raises `InputError`."

@@ -3,7 +3,6 @@
 import csv
 import gc
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
+import psutil
 import torch
 from fastai.torch_core import set_seed
 from safetensors.torch import load_file
@@ -135,7 +135,7 @@ class Soak:
                 learn.fit(1)
             del learn
             gc.collect()
-            sizes.append(resident_mb())
+            sizes.append(psutil.Process().memory_info().rss / 2**20)
         after = sizes[min(19, len(sizes) - 1)]
         growth = sizes[-1] / after - 1
         return f"{self.fits} fits: {sizes[-1]:.0f} MB resident, {after:.0f} MB after the 20th ({growth:+.1%})"
@@ -187,8 +187,3 @@ def outcome(folder: Path) -> tuple:
     weights = load_file(folder / "model/model.safetensors")
     batches = (folder / "batches.csv").read_text()
     return history, batches, metrics, {k: v.numpy().tobytes() for k, v in weights.items()}
-
-
-def resident_mb() -> float:
-    "MiB of this process in memory now (Linux)."
-    return int(re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**10

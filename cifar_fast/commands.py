@@ -48,22 +48,18 @@ def compare(
     from pathlib import Path
 
     if not runs:
-        return _list_runs(Path(folder), sort, best, data, where or [], Path(out or "runs.html"))
+        from cifar_fast.runs.overview import list_runs, write_overview
+
+        if wrong := [o for o in where or () if "=" not in o]:
+            raise InputError(f"--where is {wrong[0]!r}: give NAME=VALUE, as in --where width=256")
+        rows = list_runs(folder, sort, best or None, data, dict(o.split("=", 1) for o in where or ()))
+        print(f"{rows}\n-> {write_overview(rows, Path(out or 'runs.html'))}")
+        return
     from cifar_fast.runs.compare import comparison_text, read_methods, write_comparison
 
     methods = read_methods(list(dict.fromkeys(runs)))
     page = write_comparison(methods, Path(out or "comparison.html"))
     print(f"{comparison_text(methods)}\n-> {page}")
-
-
-def _list_runs(folder, sort: str, best: int, data: str | None, where: list[str], out) -> None:
-    from cifar_fast.runs.overview import list_runs, write_overview
-
-    if wrong := [o for o in where if "=" not in o]:
-        raise InputError(f"--where is {wrong[0]!r}: give NAME=VALUE, as in --where width=256")
-    rows = list_runs(folder, sort, best or None, data, dict(o.split("=", 1) for o in where))
-    print(rows)
-    print(f"-> {write_overview(rows, out)}")
 
 
 @command

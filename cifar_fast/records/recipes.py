@@ -94,9 +94,6 @@ RECIPES = {
 }  # fmt: skip
 
 
-# Callbacks -------------------------------------------------------------------------------------------------------
-
-
 class TestTimeViews(Callback):
     """Predicts from several views of each image: itself and its mirror image, and both shifted by a pixel.
 
@@ -188,9 +185,6 @@ class BriefBias(Callback):
             self.frozen = False
 
     after_failed_fit = after_fit
-
-
-# Learner ---------------------------------------------------------------------------------------------------------
 
 
 def record_groups(model: RecordNet) -> list[list]:

@@ -36,9 +36,6 @@ def ask_test_sets(subject: Subject, paths: Sequence[str | Path]) -> list[Answer]
     return [tell_second_test(o.name, ask_second_test(o, tested, subject.predictions), tested) for o in tests]
 
 
-# Shift ---------------------------------------------------------------------------------------------------------------
-
-
 def ask_shift(subject: Subject, baseline: Subject | None = None) -> Answer:
     "How the accuracy falls when the test images are changed."
     found = _measured(subject)
@@ -70,8 +67,6 @@ def ask_shift(subject: Subject, baseline: Subject | None = None) -> Answer:
 def _measured(subject: Subject) -> Shift:
     return measure_shift(subject, subject.images.test_x, subject.images.test_y)
 
-
-# Confidence ----------------------------------------------------------------------------------------------------------
 
 ANSWERED = (1.0, 0.9, 0.8, 0.5)  # shares of images
 WANTED = 0.95  # accuracy
@@ -132,9 +127,6 @@ def ask_foreign(subject: Subject, data: str | Path) -> Answer:
     picture = Picture.of(plot_energies(known, foreign, ("test images", name)), "Energies.")
     numbers = {"images": name, "auroc": auroc, "mean_confidence": sure}
     return Answer("foreign images", "Does it notice what is of no class?", [line], pictures=[picture], numbers=numbers)
-
-
-# All seeds together --------------------------------------------------------------------------------------------------
 
 
 def ask_ensemble(subject: Subject) -> Answer:

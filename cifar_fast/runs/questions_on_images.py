@@ -23,9 +23,6 @@ SHOWN = 8  # images a figure
 NEIGHBOURS = 5
 
 
-# Duplicates ----------------------------------------------------------------------------------------------------------
-
-
 def ask_duplicates(subject: Subject) -> Answer:
     "Which test images were trained on, and what the accuracy is without them."
     images, tested = subject.images, subject.run.predictions
@@ -62,9 +59,6 @@ def _train_image(subject: Subject, i: int, text: str) -> tuple[np.ndarray, str]:
     return pixels, f"{subject.vocab[subject.images.train_y[i]]}\n{text}"
 
 
-# What lies near what -------------------------------------------------------------------------------------------------
-
-
 def ask_neighbours(subject: Subject) -> Answer:
     "A map of the test images, and the training images that are most like the surest mistakes."
     images, tested = subject.images, subject.run.predictions
@@ -99,8 +93,6 @@ def _plot_mistakes(subject: Subject, idxs: Sequence[int], neighbours: Sequence[S
     return plot_neighbours(rows, [[_train_image(subject, j, "training") for j in o] for o in neighbours])
 
 
-# Labels that look wrong ----------------------------------------------------------------------------------------------
-
 LABELS_FILE = "suspicious_labels.csv"
 
 
@@ -126,9 +118,6 @@ def ask_labels(
     numbers, files = {"suspects": len(suspects), "share": share}, {LABELS_FILE: text.getvalue()}
     return Answer("labels", "Which labels look wrong?", lines, pictures=[picture] if suspects else [],
                   numbers=numbers, files=files)  # fmt: skip
-
-
-# Where it looks ------------------------------------------------------------------------------------------------------
 
 
 def ask_looks(subject: Subject) -> Answer:

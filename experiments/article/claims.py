@@ -79,9 +79,6 @@ def next_trainings() -> list[Training]:
     return [Training("next", name, what, "custom", o) for name, what, o in rows]
 
 
-# Claims ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Claim:
     "A sentence of the article, and what was measured here."

@@ -79,11 +79,7 @@ def evaluate(
     data: str | None = None,  # where the run's images are now; default: where they were
     device: str = "cpu",  # cpu, cuda or another torch device
 ):
-    """Ask a finished run for more than its test accuracy, and write evidence.html beside it.
-
-    The page has what was asked now; the numbers of other questions, asked before, stay in evidence.json. Gives an
-    `Evidence`. Raises `InputError` for what cannot be used, before anything is written.
-    """
+    "Ask a finished run for more than its test accuracy, and write evidence.html beside it."
     asked = SimpleNamespace(**locals())
     from cifar_fast.runs.evidence import evidence_of
 

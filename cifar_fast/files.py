@@ -72,10 +72,8 @@ def share_as_usual(path: Path) -> None:
         usual.unlink()
 
 
-def is_not_offered(
-    error: OSError,  # of a lock or a sync
-) -> bool:
-    "Whether the system has no such thing, so that there is nothing for the user to mend."
+def is_not_offered(error: OSError) -> bool:
+    "Whether the system has no such lock or sync, so that there is nothing for the user to mend."
     return error.errno in _NOT_OFFERED
 
 
@@ -94,11 +92,8 @@ def finite(content):
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def put_in_place(
-    made: Path,  # a folder, on the same disk
-    place: Path,  # what it becomes, where no other process was first
-) -> None:
-    "Rename a folder that took long to make; what another process has made meanwhile stays."
+def put_in_place(made: Path, place: Path) -> None:
+    "Rename a folder that took long to make, on the same disk; what another process has made meanwhile stays."
     try:
         os.rename(made, place)
     except OSError:

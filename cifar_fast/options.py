@@ -50,11 +50,8 @@ def rate_or_auto(text: str) -> float | str:
 rate_or_auto.__name__ = "rate|auto"
 
 
-def check_seeds(
-    seed: int,  # the first
-    n: int,  # how many follow one another
-) -> None:
-    "Raises `InputError` where the last is more than random numbers begin with."
+def check_seeds(seed: int, n: int) -> None:
+    "Raises `InputError` where the last of `n` seeds from `seed` on is more than random numbers begin with."
     if seed + n > 2**32:
         raise InputError(f"{n} seeds from {seed} on end above {2**32 - 1:,}: begin with a smaller --seed")
 
@@ -230,12 +227,8 @@ def _parameters(function: Callable) -> dict:
 SHARED = options_of(shared_options)
 
 
-def as_function(
-    parameters: list[Parameter],
-    name: str,  # of the function
-    doc: str,  # its docstring
-) -> Callable:
-    "A function that does nothing and has these parameters, for fastcore's parser."
+def as_function(parameters: list[Parameter], name: str, doc: str) -> Callable:
+    "A function that does nothing and has this name, docstring and these parameters, for fastcore's parser."
 
     def nothing(**kwargs):
         pass
@@ -245,10 +238,8 @@ def as_function(
     return res
 
 
-def with_choices(
-    function: Callable,  # of a script
-) -> Callable:
-    "A function with the same parameters for fastcore's parser, which does not know Literals."
+def with_choices(function: Callable) -> Callable:
+    "A function with a script's parameters for fastcore's parser, which does not know Literals."
     found = docments(function, full=True, returns=False, eval_str=True).items()
     parameters = [Option.of(name, o).parameter.replace(kind=o.kind) for name, o in found]
     return as_function(parameters, function.__name__, function.__doc__)

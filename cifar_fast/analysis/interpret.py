@@ -133,10 +133,8 @@ def plot_confusion_difference(
     return fig
 
 
-def _shown(
-    counts: np.ndarray,  # (classes, classes) of mistakes
-) -> tuple[list[int], str]:
-    "Indices of the classes that a matrix has room for, those with most mistakes, and a line that says so."
+def _shown(counts: np.ndarray) -> tuple[list[int], str]:
+    "Of a matrix of mistakes: indices of the classes that have room, those with most of them, and a line that says so."
     if len(counts) <= MOST:
         return list(range(len(counts))), ""
     mistakes = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()

@@ -15,24 +15,18 @@ from cifar_fast.text import printable
 LONGEST = 40  # letters of a name in a figure
 
 
-def in_figure(
-    text: str,  # a title, which may hold names
-) -> str:
-    "The text as matplotlib draws it letter for letter."
+def in_figure(text: str) -> str:
+    "A title, which may hold names, as matplotlib draws it letter for letter."
     return printable(text).replace("$", r"\$")
 
 
-def short(
-    name: str,  # of a class or a run
-) -> str:
-    "The name as matplotlib draws it letter for letter, its middle left out where it is long."
+def short(name: str) -> str:
+    "The name of a class or a run as matplotlib draws it letter for letter, its middle left out where it is long."
     name = printable(name)
     return in_figure(name if len(name) <= LONGEST else f"{name[:27]}…{name[-12:]}")
 
 
-def in_legend(
-    name: str,  # of a run
-) -> str:
+def in_legend(name: str) -> str:
     "As `short`, for a legend."
     name = short(name)
     return f" {name}" if name.startswith("_") else name

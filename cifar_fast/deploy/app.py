@@ -146,10 +146,8 @@ def _about(visit: Visit) -> str:
     return f"{literal(card.architecture['name'])} trained on {literal(card.data)}{measured}. It knows: {classes}."
 
 
-def literal(
-    text: str,  # a name, or a message with names in it
-) -> str:
-    "The text as Markdown shows it letter for letter."
+def literal(text: str) -> str:
+    "A name, or a message with names in it, as Markdown shows it letter for letter."
     return re.sub(r"[^\w\s.,:/()-]|_", lambda o: f"&#{ord(o[0])};", printable(text))
 
 

@@ -37,7 +37,11 @@ class Evidence:
 def evidence_of(
     asked: SimpleNamespace,  # parameters of `commands.evaluate`
 ) -> Evidence:
-    "Ask, and write evidence.html and evidence.json into the run's folder. Raises `InputError` before that."
+    """Ask a finished run, and write evidence.html and evidence.json into its folder.
+
+    The page has what was asked now; the numbers of other questions, asked before, stay in evidence.json. Raises
+    `InputError` for what cannot be used, before anything is written.
+    """
     subject = Subject(asked.run, asked.data, asked.device)
     other = Subject(asked.baseline, asked.data, asked.device) if asked.baseline else None
     unseen = read_out_of_fold(asked.held_out, subject.run) if asked.held_out else None

@@ -85,10 +85,7 @@ class StopAfter(Callback):
 
     order = -100
 
-    def __init__(
-        self,
-        n: int,  # epochs
-    ):
+    def __init__(self, n: int):
         self.n = n
 
     def before_epoch(self):

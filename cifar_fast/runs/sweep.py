@@ -247,22 +247,18 @@ class Sweep:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is said below, in one line
         ray.init(address=o.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         try:
-            points = [trial["config"] for trial in done] or None
-            rewards = [trial["accuracy"] for trial in done] or None
+            goal = dict(metric="accuracy", mode="max")
             # known trials are points of the search, to which Ray gives no trial; the same seed would propose them again
             search = OptunaSearch(
-                metric="accuracy",
-                mode="max",
-                seed=o.seed + len(done),
-                points_to_evaluate=points,
-                evaluated_rewards=rewards,
-            )
+                **goal, seed=o.seed + len(done), points_to_evaluate=[trial["config"] for trial in done] or None,
+                evaluated_rewards=[trial["accuracy"] for trial in done] or None,
+            )  # fmt: skip
             trainable = tune.with_parameters(train_trial, experiment=self.experiment, fixed=self.fixed)
             tuner = tune.Tuner(
                 tune.with_resources(trainable, trial_resources(torch.cuda.device_count(), o.per_gpu)),
                 param_space={p.name: p.space() for p in self.searched},
                 tune_config=tune.TuneConfig(
-                    metric="accuracy", mode="max", num_samples=o.trials - len(done), search_alg=search,
+                    **goal, num_samples=o.trials - len(done), search_alg=search,
                     scheduler=ASHAScheduler(time_attr="epoch", max_t=self.most_epochs(), grace_period=1),
                 ),
                 run_config=tune.RunConfig(
@@ -338,19 +334,15 @@ class Sweep:
 DEFAULTS = dict(param=None, data="auto", trials=None, address=None, per_gpu=1, seed=0, run=None, resume=None)
 
 
-def sweep_options(
-    **given,  # as of `commands.sweep`
-) -> SimpleNamespace:
-    "The options of a sweep. Raises `InputError` for one that it does not have."
+def sweep_options(**given) -> SimpleNamespace:
+    "The options of a sweep, as of `commands.sweep`. Raises `InputError` for one that it does not have."
     if unknown := set(given) - set(DEFAULTS):
         raise InputError(f"a sweep has no option {unknown.pop()!r}: it has {', '.join(DEFAULTS)}")
     return SimpleNamespace(**{**DEFAULTS, **given})
 
 
-def asked_before(
-    folder: str,  # of a sweep
-) -> dict:
-    "The options that it was begun with. Raises `InputError` where there is none."
+def asked_before(folder: str) -> dict:
+    "The options that the sweep in `folder` was begun with. Raises `InputError` where there is none."
     try:
         before = read_json(Path(folder) / "config.json")
         if not before["param"]:
@@ -360,10 +352,8 @@ def asked_before(
         raise InputError(f"{folder} holds no sweep to go on with ({error})") from error
 
 
-def of_sweep(
-    folder: str,  # of a sweep
-) -> str:
-    "What `load_experiment` takes for the sweep's experiment. Raises `InputError` where there is no sweep."
+def of_sweep(folder: str) -> str:
+    "What `load_experiment` takes for the experiment of a sweep. Raises `InputError` where there is no sweep."
     before = asked_before(folder)
     same = before.get("experiment") or {"name": before.get("script", "custom"), "file": None}
     return f"{same['file']}:{same['name']}" if same["file"] else same["name"]
@@ -374,10 +364,7 @@ def as_named_now(config: dict) -> dict:
     return {**config, **{name[3:]: not value for name, value in config.items() if name.startswith("no_")}}
 
 
-def was_asked(
-    folder: Path,  # of a run
-    config: dict,  # options
-) -> bool:
+def was_asked(folder: Path, config: dict) -> bool:
     "Whether the run in `folder` was begun with these options."
     try:
         asked = read_json(folder / "config.json")["asked"]

@@ -125,10 +125,7 @@ class BatchGraphs(Callback):
 
     order, works, rates = 100, False, None
 
-    def __init__(
-        self,
-        graph: Callable | None = None,  # class of the graphs; None: `DeviceGraph` on CUDA, and none elsewhere
-    ):
+    def __init__(self, graph: Callable | None = None):  # its class; None: `DeviceGraph` on CUDA, and none elsewhere
         self.kind, self.reason, self.graphs, self.seen = graph, "", {}, {}
 
     def before_fit(self):

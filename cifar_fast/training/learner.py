@@ -195,11 +195,8 @@ def orders_of(dls: DataLoaders) -> list[tuple]:
     return [(dl.rng.getstate(), getattr(dl, "epoch", 0)) for dl in dls.loaders]
 
 
-def set_orders(
-    dls: DataLoaders,
-    orders: list[tuple],  # of `orders_of`
-) -> None:
-    "Let each loader go on so."
+def set_orders(dls: DataLoaders, orders: list[tuple]) -> None:
+    "Let each loader go on as `orders_of` has noted it."
     for dl, (rng, epoch) in zip(dls.loaders, orders):
         dl.rng.setstate(rng)
         dl.epoch = epoch

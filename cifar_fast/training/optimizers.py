@@ -151,9 +151,7 @@ OPTIMIZERS = {
 }
 
 
-def optimizer(
-    name: str,  # of `OPTIMIZERS`
-) -> Callable:  # fastai's `opt_func`
-    "The optimizer. Raises `InputError` for an unknown one."
+def optimizer(name: str) -> Callable:
+    "fastai's `opt_func` by its name in `OPTIMIZERS`. Raises `InputError` for an unknown one."
     check("opt", name, name in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
     return OPTIMIZERS[name]

@@ -22,10 +22,8 @@ def resolve_precision(
     return "bf16" if has_fast_bf16(torch.device(device)) else "fp32"
 
 
-def precision_of(
-    learn: Learner,  # any of fastai's
-) -> str:  # fp32, bf16 or fp16
-    "What its fits compute in."
+def precision_of(learn: Learner) -> str:
+    "What the fits of any fastai Learner compute in: fp32, bf16 or fp16."
     amp = getattr(learn, "mixed_precision", None)
     return "fp32" if amp is None else amp.amp_mode.value
 
@@ -84,8 +82,6 @@ class DeviceMixedPrecision(MixedPrecision):
     after_failed_fit = after_fit
 
 
-def precision_cbs(
-    precision: str,  # fp32, bf16 or fp16
-) -> list[Callback]:
-    "Callbacks for channels-last training in `precision`."
+def precision_cbs(precision: str) -> list[Callback]:
+    "Callbacks for channels-last training in `precision`: fp32, bf16 or fp16."
     return [ChannelsLast()] + ([] if precision == "fp32" else [DeviceMixedPrecision(precision)])

@@ -131,10 +131,8 @@ def bare_steps(
     return steps
 
 
-def captured(
-    step: Callable[[], None],  # of a model on a GPU, with a capturable optimizer
-) -> Callable[[], None]:
-    "`step` as a CUDA graph, captured after some steps in which kernels are chosen."
+def captured(step: Callable[[], None]) -> Callable[[], None]:
+    "`step`, whose optimizer is capturable, as a CUDA graph, captured after some steps in which kernels are chosen."
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -156,10 +156,8 @@ class Soak:
 
 
 @contextmanager
-def failing_write(
-    failing: int | None,  # its number among the writes, from 0 on; None: none fails
-) -> Iterator[list]:
-    "Notes the files that are renamed into place within it; at one the disk is full."
+def failing_write(failing: int | None) -> Iterator[list]:
+    "Notes the files that are renamed into place within it; at the one of this number, from 0 on, the disk is full."
     rename, writes = files.replace, []
 
     def replace(*args):

@@ -82,10 +82,7 @@ Contender = RecordRuns | AirbenchScript | PlainRecipe
 class Speedrun:
     "experiments/speedrun.py's work: runs of ours, in turns with those of a peer, and the last of ours as a run folder."
 
-    def __init__(
-        self,
-        options: SimpleNamespace,  # of the script
-    ):
+    def __init__(self, options: SimpleNamespace):
         check_seeds(options.seed, options.runs)
         self.options, self.device = options, parse_device(options.device)
         self.run = Run(options.run, "speedrun", resumable=False)

@@ -8,7 +8,7 @@ from fastai.learner import ValueMetric
 from fastai.metrics import accuracy
 
 from cifar_fast.device import time_when_done
-from cifar_fast.training.callbacks.guards import only_predicts
+from cifar_fast.training.callbacks.guards import is_fit
 
 
 def some_train_dl(
@@ -40,8 +40,7 @@ class TrainAccuracy(FetchPredsCallback):
 
     def before_fit(self):
         "Choose the images and add the column."
-        # measuring would wait for the lock that predicting holds
-        self.run = not hasattr(self.learn, "lr_finder") and not only_predicts(self.learn)
+        self.run = is_fit(self.learn)  # measuring would wait for the lock that predicting holds
         if not self.run:
             return
         loader = some_train_dl(self.dls, self.n, self.seed)

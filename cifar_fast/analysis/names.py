@@ -32,12 +32,8 @@ def in_legend(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def picture_grid(
-    rows: int,
-    cols: int,
-    size: tuple[float, float],  # inches
-) -> tuple[Figure, np.ndarray]:  # axes (rows, cols)
-    "Axes for pictures, without ticks and frames."
+def picture_grid(rows: int, cols: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    "A figure of `size` inches, and its axes (rows, cols), for pictures: without ticks and frames."
     fig = Figure(figsize=size, layout="constrained")
     axes = fig.subplots(rows, cols, squeeze=False)
     for ax in axes.flat:
@@ -45,11 +41,8 @@ def picture_grid(
     return fig, axes
 
 
-def save_figure(
-    figure: Figure,
-    target,  # a path or a binary file
-) -> None:
-    "Write the figure as PNG; letters that matplotlib's fonts lack are boxes, which one line says."
+def save_figure(figure: Figure, target) -> None:
+    "Write it as PNG to a path or a binary file; letters that matplotlib's fonts lack are boxes, which one line says."
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(target, dpi=110, format="png")

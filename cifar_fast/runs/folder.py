@@ -162,8 +162,7 @@ class Run(EpochRows):
         learn: Learner,  # trained
         facts: dict,  # entries of metrics.json that are known: those of `run_facts`, and how it was trained
         second_tests: Sequence[SecondTest] = (),  # of `read_second_tests`, to ask too
-        of_model: dict
-        | None = None,  # metrics of the model as it is saved, where it predicts otherwise than the Learner
+        of_model: dict | None = None,  # metrics of the saved model, where it predicts otherwise than the Learner
     ) -> dict:  # the metrics
         "Export the Learner, test it, and write predictions, figures, metrics.json, model/ and, last of all, the page."
         learn.path = self.folder

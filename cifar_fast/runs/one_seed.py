@@ -110,8 +110,7 @@ class OneSeed:
         experiment: "Experiment",
         options: SimpleNamespace,  # all of the experiment's
         images: ImageSet | None = None,  # of `images_from_options`, where they have been read
-        identity: dict
-        | None = None,  # of `run_identity`: with `images` that of this run, else what it is to find again
+        identity: dict | None = None,  # of `run_identity`: with `images` this run's, else what it is to find again
     ):
         self.experiment, self.options, self.images, self.identity = experiment, options, images, identity
         be_quiet(options.quiet or rank_distrib() > 0)

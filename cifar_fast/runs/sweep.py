@@ -170,13 +170,12 @@ class Sweep:
         trials = options.trials or before.get("trials") or N_TRIALS
         self.options = options = SimpleNamespace(**{**vars(options), "trials": trials})
         self.params = [Param.parse(o, experiment) for o in options.param or ()]
-        if not any(o.kind != "fixed" for o in self.params):
+        self.searched, self.n_failed = [o for o in self.params if o.kind != "fixed"], 0
+        if not self.searched:
             raise InputError("nothing to search: give --param, as in --param 'lr=loguniform(1e-4,1e-2)'")
         names = [o.name for o in self.params]
         if twice := {o for o in names if names.count(o) > 1}:
             raise InputError(f"{twice.pop()} has several --param: give one")
-        self.n_failed = 0
-        self.searched = [o for o in self.params if o.kind != "fixed"]
         self.fixed = {o.name: o.values[0] for o in self.params if o.kind == "fixed"}
         if clash := NOT_FOR_TRIALS & set(names):
             raise InputError(f"{clash.pop()} is not for trials: leave it out of --param")

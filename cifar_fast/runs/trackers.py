@@ -1,7 +1,7 @@
 """Trackers: a run's curves, numbers and figures in TensorBoard, Weights & Biases or MLflow, beside its own csv files.
 
-Each has `log`, called by one callback in every fit, and `finish`, for what is there when the run is done; what it opens
-is closed by the caller's `ExitStack`, however the run ends. fastai's
+Each is made of the run's folder and of the `ExitStack` that closes, however the run ends, what it opens. It has `log`,
+called by one callback in every fit, and `finish`, for what is there when the run is done. fastai's
 TensorBoardCallback and WandbCallback would each need patching: they log settings that are no numbers, and read
 attributes that some Learners lack; for MLflow fastai has none. accelerate.tracking logs only where accelerate's process
 state stands, and that is set up within each fit, by fastai's `distrib_ctx`.
@@ -28,11 +28,7 @@ class TrackedFit(Callback):
 
     order, needs_images = Recorder.order + 1, False
 
-    def __init__(
-        self,
-        tracker,  # one of TRACKERS
-        stage: str,  # of the run
-    ):
+    def __init__(self, tracker, stage: str):
         self.tracker, self.stage = tracker, stage
 
     def after_batch(self):
@@ -53,11 +49,7 @@ class TensorBoardTracker:
 
     logs_batches, needs = True, "torch.utils.tensorboard"
 
-    def __init__(
-        self,
-        folder: Path,  # of the run
-        opened: ExitStack,  # which closes it
-    ):
+    def __init__(self, folder: Path, opened: ExitStack):
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = cache(lambda name: opened.enter_context(SummaryWriter(folder / "tensorboard" / name)))
@@ -82,11 +74,7 @@ class WandbTracker:
 
     logs_batches, needs = True, "wandb"
 
-    def __init__(
-        self,
-        folder: Path,  # of the run
-        opened: ExitStack,  # which closes it
-    ):
+    def __init__(self, folder: Path, opened: ExitStack):
         import wandb
 
         self.image, options = wandb.Image, dict(project="cifar_fast", name=folder.name, settings={"silent": True})
@@ -108,11 +96,7 @@ class MLflowTracker:
 
     logs_batches, needs = False, "mlflow"  # each batch would be a transaction of its database
 
-    def __init__(
-        self,
-        folder: Path,  # of the run
-        opened: ExitStack,  # which closes it
-    ):
+    def __init__(self, folder: Path, opened: ExitStack):
         import mlflow
 
         self.mlflow, own = mlflow, folder.absolute()

@@ -19,7 +19,7 @@ from cifar_fast.progress import quiet_as_before
 from cifar_fast.runs.compare import write_comparison
 from cifar_fast.runs.folder import Run, check_begun
 from cifar_fast.runs.folds import OUT_OF_FOLD, out_of_fold
-from cifar_fast.runs.one_seed import OneSeed, images_from_options, run_identity
+from cifar_fast.runs.one_seed import OneSeed, images_from_options, run_config, run_identity
 from cifar_fast.runs.page import Answer, write_page
 from cifar_fast.runs.report import warnings_of
 from cifar_fast.runs.results import Runs, percent
@@ -29,31 +29,30 @@ if TYPE_CHECKING:
 
 
 class Series:
-    "Several trainings of one experiment: a run folder for each, a .json about all, and a page."
+    """Several trainings of one experiment: a run folder for each, a .json about all, and a page.
 
-    about = ""  # name of the .json file
-    part = ""  # of a training, how its folder's name begins
+    Each kind says the `numbers` of its trainings, what is a `training`'s own, and what to `report`.
+    """
+
+    about: str  # name of the .json file
+    part: str  # of a training, how its folder's name begins
 
     def __init__(
         self,
         experiment: "Experiment",
         options: SimpleNamespace,  # of the experiment; `seeds` says how many
-        images: ImageSet | None = None,  # read where they are needed
         identity: dict | None = None,  # of `run_identity`, where the seeds go on
     ):
-        self.experiment, self.options, self.images, self.identity = experiment, options, images, identity
+        self.experiment, self.options, self.identity = experiment, options, identity
         self.run = Run(options.run, experiment.name, bool(options.resume))
         self.learn: Learner | None = None
 
     def execute(self) -> int:
         "Train all that are not done; the exit code. Raises `InputError`."
-        o = self.options
-        asked = {k: v for k, v in vars(o).items() if k not in OF_A_START}
         try:
-            self.images = images_from_options(o)
+            self.images = images_from_options(self.options)
             self.identity = run_identity(self.experiment, self.images, self.identity)
-            about = {"asked": asked, "defaults": self.experiment.defaults(), "experiment": self.identity}
-            self.run.write_json("config.json", {**asked, **about})
+            self.run.write_json("config.json", run_config(self.experiment, self.options, self.identity))
             for number in self.numbers():
                 if code := self.train(number):
                     return code
@@ -65,10 +64,6 @@ class Series:
         finally:
             self.run.release()
         return 0
-
-    def numbers(self) -> range:
-        "Of the trainings."
-        raise NotImplementedError
 
     def train(self, number: int) -> int:
         "Do one training, or go on with it."
@@ -83,14 +78,6 @@ class Series:
         self.learn = training.learn
         return code
 
-    def training(self, number: int) -> tuple[dict, ImageSet, dict]:
-        "What is its own of a training: options, images, and its identity."
-        raise NotImplementedError
-
-    def report(self, runs: Runs) -> None:
-        "Write what came out, and say it."
-        raise NotImplementedError
-
 
 class SeedSeries(Series):
     "The same training from several seeds."
@@ -102,7 +89,7 @@ class SeedSeries(Series):
         return range(self.options.seed, self.options.seed + self.options.seeds)
 
     def training(self, number: int) -> tuple[dict, ImageSet, dict]:
-        "The same images, another seed."
+        "Options, images and identity: the same images, another seed."
         return {"seed": number}, self.images, self.identity
 
     def report(self, runs: Runs) -> None:

@@ -161,7 +161,7 @@ class OneSeed:
         self.second_tests = read_second_tests(o.also_test or [], self.images.vocab, x.shape[-1], y)
         if num_distrib() > 1:
             say(f"{num_distrib()} processes: {o.bs} images a batch each, {o.bs * num_distrib()} a step")
-        self.write_config({"run": str(self.run.folder)})
+        self.write_config({})
         if o.bs == 1:
             self.rehearse()
         unfinished = self.choose() if o.opt == "both" or o.early_stop else None
@@ -170,7 +170,7 @@ class OneSeed:
             learn.model.load_state_dict(unfinished.model.state_dict())
         skipped = {"skipped": list(self.images.skipped)} if self.images.skipped else {}
         resolved = {"precision": learn.precision, "device": str(self.device), "weights": learn.weights, "opt": self.opt}
-        self.write_config({**resolved, "run": str(self.run.folder), "data": self.images.name, **skipped})
+        self.write_config({**resolved, "data": self.images.name, **skipped})
         if not self.interrupted:
             self.train(learn)
         if rank_distrib():
@@ -179,11 +179,9 @@ class OneSeed:
         return 130 if self.interrupted else 0
 
     def write_config(self, resolved: dict) -> None:
-        "config.json: the options, what `auto` came to, and what the run must find again to go on."
-        asked = {k: v for k, v in vars(self.options).items() if k not in OF_A_START}
-        self.run.write_json("config.json", {
-            **asked, **resolved, "asked": asked, "defaults": self.experiment.defaults(), "experiment": self.identity,
-        })  # fmt: skip
+        "config.json, with what `auto` came to."
+        config = run_config(self.experiment, self.options, self.identity)
+        self.run.write_json("config.json", config | {"run": str(self.run.folder)} | resolved)
 
     @property
     def interrupted(self) -> bool:
@@ -334,6 +332,12 @@ class OneSeed:
             f"-> {self.run.folder}",
             flush=True,
         )
+
+
+def run_config(experiment: "Experiment", options: SimpleNamespace, identity: dict) -> dict:
+    "What config.json holds: the options, as asked and by default, and what the run must find again to go on."
+    asked = {k: v for k, v in vars(options).items() if k not in OF_A_START}
+    return {**asked, "asked": asked, "defaults": experiment.defaults(), "experiment": identity}
 
 
 def run_identity(

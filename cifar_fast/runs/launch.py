@@ -9,7 +9,6 @@ from fastai.learner import Learner
 from fastai.torch_core import num_distrib
 
 from cifar_fast.analysis.predictions import write_predictions
-from cifar_fast.analysis.stats import mean_interval, share_bounds
 from cifar_fast.data.formats import ImageSet, fold_indices
 from cifar_fast.device import be_deterministic
 from cifar_fast.errors import InputError
@@ -94,9 +93,7 @@ class SeedSeries(Series):
 
     def report(self, runs: Runs) -> None:
         "Mean, interval, and the page of the seeds side by side."
-        values = runs.accuracies
-        mean, half = mean_interval(values)
-        low, high = share_bounds(mean, half)
+        values, mean, (low, high) = runs.accuracies, runs.accuracy, runs.interval
         result = {"accuracies": values, "mean": mean, "deviation": stdev(values), "interval": [low, high]}
         self.run.write_json(self.about, result)
         title = f"{runs.metrics.get('about', runs.name)}, {len(values)} seeds"
@@ -124,8 +121,7 @@ class FoldSeries(Series):
         "Predictions of every training image by the model that was trained without it; mean and interval."
         preds = out_of_fold(runs, self.images.train_y)
         write_predictions(self.run.folder / OUT_OF_FOLD, preds, self.identity["images"])
-        mean, half = mean_interval(runs.accuracies, are_folds=True)
-        interval = share_bounds(mean, half)
+        mean, interval = runs.accuracy, runs.interval
         self.run.write_json(self.about, {"accuracies": runs.accuracies, "mean": mean, "interval": interval})
         title = f"{self.images.name}, {self.experiment.name}: {runs.metrics['model']}, {len(runs.runs)} folds"
         line = (

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from cifar_fast.analysis.stats import mean_interval, share_bounds
+from cifar_fast.analysis.stats import accuracy_interval
 from cifar_fast.errors import InputError, check
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, read_json
 from cifar_fast.runs.page import write_page
@@ -121,8 +121,7 @@ def _row(folder: Path, config: dict, runs: list[Path], metrics: list[dict]) -> R
     asked, defaults = config.get("asked", {}), config.get("defaults", {})
     accuracies = [float(o["accuracy"]) for o in metrics]
     are_folds = runs[0].name.startswith(FOLD_FOLDER)
-    mean, half = mean_interval(accuracies, are_folds) if accuracies else (None, None)
-    interval = None if mean is None else metrics[0]["accuracy_interval"] if half is None else share_bounds(mean, half)
+    interval = accuracies and (accuracy_interval(accuracies, are_folds) or metrics[0]["accuracy_interval"])
     seconds = [o["train_seconds"] for o in metrics if o.get("train_seconds") is not None]
     state = "finished" if len(metrics) == max(len(runs), asked.get("seeds", 1), asked.get("folds", 0)) else "unfinished"
     if any(o["interrupted"] for o in metrics):

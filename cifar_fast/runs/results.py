@@ -11,7 +11,7 @@ from fastai.learner import Learner
 
 from cifar_fast.analysis.charts import History
 from cifar_fast.analysis.predictions import Predictions, read_predictions
-from cifar_fast.analysis.stats import mean_interval, share_bounds
+from cifar_fast.analysis.stats import accuracy_interval, mean_interval
 from cifar_fast.errors import InputError
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json
 
@@ -121,8 +121,7 @@ class Runs:
     @property
     def interval(self) -> tuple[float, float]:
         "Ends of the 95 % interval: of the mean over seeds or folds, or of one model over test images."
-        mean, half = mean_interval(self.accuracies, self.are_folds)
-        return self.first.interval if half is None else tuple(share_bounds(mean, half))
+        return accuracy_interval(self.accuracies, self.are_folds) or self.first.interval
 
     @property
     def accuracy_text(self) -> str:

@@ -50,21 +50,22 @@ class TorchvisionCIFAR10(CIFAR10):
         self.transform, self.target_transform = transform, None
 
 
-def fastai_folder_dls(root: Path, images: ImageSet, bs: int, size: int, workers: int | None, device) -> DataLoaders:
-    "Stock fastai on a folder of PNG files."
+def fastai_folder_dls(
+    root: Path, images: ImageSet, bs: int, size: int, workers: int | None, device, augmented: bool = False
+) -> DataLoaders:
+    """Stock fastai on a folder of PNG files.
+
+    Augmented are images of 32 pixels: flips, shifts of up to 4 pixels and an erased rectangle an image, by fastai's own
+    transforms.
+    """
+    item_tfms = Resize(size) if size != 32 else None
     tfms = [Normalize.from_stats(images.mean, images.std, cuda=False)]
+    if augmented:
+        item_tfms = [CropPad(40, pad_mode="reflection"), RandomCrop(32)]
+        tfms = [Flip(), *tfms, RandomErasing(p=1.0, sh=0.1)]
     return ImageDataLoaders.from_folder(
-        root, train="train", valid="test", bs=bs, item_tfms=Resize(size) if size != 32 else None, batch_tfms=tfms,
-        num_workers=workers, device=device,
-    )  # fmt: skip
-
-
-def fastai_augmented_dls(root: Path, images: ImageSet, bs: int, workers: int | None, device) -> DataLoaders:
-    "The same with flips, shifts of up to 4 pixels and an erased rectangle an image, by fastai's own transforms."
-    tfms = [Flip(), Normalize.from_stats(images.mean, images.std, cuda=False), RandomErasing(p=1.0, sh=0.1)]
-    return ImageDataLoaders.from_folder(
-        root, train="train", valid="test", bs=bs, item_tfms=[CropPad(40, pad_mode="reflection"), RandomCrop(32)],
-        batch_tfms=tfms, num_workers=workers, device=device,
+        root, train="train", valid="test", bs=bs, item_tfms=item_tfms, batch_tfms=tfms, num_workers=workers,
+        device=device,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from fastai.torch_core import set_seed
 
 from bench.airbench import AirbenchScript, Outcome, PlainRecipe
 from cifar_fast.analysis.interpret import TestInterpretation
-from cifar_fast.analysis.stats import mean_interval, share_bounds
+from cifar_fast.analysis.stats import accuracy_interval
 from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.data.sources import load_images
@@ -191,11 +191,10 @@ def summary(
 ) -> dict:
     "Mean accuracy with its interval, mean seconds, and how many runs reached the target."
     accuracies = [o.accuracy for o in outcomes]
-    mean, half = mean_interval(accuracies)
     return {
         "runs": [asdict(o) for o in outcomes],
-        "mean_accuracy": mean,
-        "interval": None if half is None else share_bounds(mean, half),
+        "mean_accuracy": fmean(accuracies),
+        "interval": accuracy_interval(accuracies),
         "mean_seconds": fmean(o.seconds for o in outcomes),
         "at_target": sum(round(o, 6) >= target / 100 for o in accuracies),  # a float32's 0.9 is a little less
     }

@@ -86,7 +86,7 @@ class Benchmark:
     def augmented(self) -> None:
         "Training the custom CNN with flips, shifts, cutout and MixUp: images a second over one epoch."
         n, c = len(self.images.train_y), len(self.images.vocab)
-        dls = peers.fastai_augmented_dls(self.folder, self.images, self.bs, self.workers, self.device)
+        dls = self.stock_dls(augmented=True)
         own = image_dls(self.images, self.bs, flip="random", translate=4, cutout=8, device=self.device)
         learners = {
             f"ours, {self.precision}": custom_learner(own, precision=self.precision, compile=self.compile),
@@ -264,9 +264,9 @@ class Benchmark:
 
     # What contends
 
-    def stock_dls(self) -> DataLoaders:
+    def stock_dls(self, augmented: bool = False) -> DataLoaders:
         "Stock fastai on the timed images as files, at 32 pixels."
-        return peers.fastai_folder_dls(self.folder, self.images, self.bs, 32, self.workers, self.device)
+        return peers.fastai_folder_dls(self.folder, self.images, self.bs, 32, self.workers, self.device, augmented)
 
     def ours(self, precision: str, images: ImageSet | None = None) -> Learner:
         "The custom CNN as the toolkit trains it."

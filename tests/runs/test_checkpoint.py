@@ -1,12 +1,15 @@
 """A run that was stopped, anywhere, ends as if it had not been."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from bench.soak import outcome
 from cifar_fast import baselines
 from cifar_fast.baselines import custom
 from cifar_fast.errors import InputError, RunError
+from cifar_fast.records.recipes import RECIPES
 from cifar_fast.runs.checkpoint import NAME, Checkpoint, read_checkpoint, write_checkpoint
 from cifar_fast.runs.folder import Run, SilentRun
 from cifar_fast.runs.launch import train as launch
@@ -81,7 +85,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("script", "changed", "kills"), CASES)
-def test_a_killed_run_ends_as_if_it_had_not_been(script, changed, kills, tmp_path):
+def test_a_killed_run_ends_as_if_it_had_not_been(script, changed, kills, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, 90, replace(RECIPES[90], widths=(16, 32, 32)))
     assert train(script, tmp_path / "whole", **changed)
     for kill in kills:
         folder = tmp_path / f"killed-{kill}"
@@ -180,13 +185,17 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     assert not Path("exploded").exists()
 
 
+def resumed(folder):
+    return Run(folder, resume=True).folder.name
+
+
 def test_two_processes_cannot_write_the_same_folder(tmp_path):
     run = Run(tmp_path / "run")
-    code = f"from cifar_fast.runs.folder import Run\nRun({str(tmp_path / 'run')!r}, resume=True)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "written by another process" in done.stderr
-    run.release()
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as other:
+        with pytest.raises(InputError, match="written by another process"):
+            other.submit(resumed, tmp_path / "run").result()
+        run.release()
+        assert other.submit(resumed, tmp_path / "run").result() == "run"
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path):

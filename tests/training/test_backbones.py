@@ -119,9 +119,7 @@ def pooling_first():
     )
 
 
-@pytest.mark.parametrize(
-    ("function", "features"), [(own_network, 12), (pooling_first, 1176)]
-)  # 12: mean and maximum of 6 maps
+@pytest.mark.parametrize(("function", "features"), [(own_network, 2 * 6), (pooling_first, 6 * 14**2)])
 def test_fastais_head_gets_the_maps_of_a_function_of_ones_own(eighty_digits, function, features):
     learn = made(eighty_digits, function, 32, head="fastai")
     first = next(o for o in learn.model[1] if isinstance(o, torch.nn.Linear))
@@ -139,7 +137,7 @@ def test_a_network_is_known_by_its_name_without_its_memory(monkeypatch):
     assert all(o.is_meta for o in state.values()) and sum(o.numel() for o in state.values()) > 6e8
 
 
-@pytest.mark.parametrize("arch", ["vit_b_32", "timm/vit_tiny_patch16_224"])
+@pytest.mark.parametrize("arch", [pytest.param("vit_b_32", marks=pytest.mark.slow), "timm/vit_tiny_patch16_224"])
 def test_position_embeddings_are_resized_to_the_images(arch, tmp_path):
     network = backbone(arch).build(96)
     path = tmp_path / "vit.pth"

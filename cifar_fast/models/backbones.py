@@ -50,11 +50,12 @@ class Backbone:
         self,
         network: nn.Module,  # of `build`
         head: str,  # linear: with the family's own layers before its last one; fastai: cut as fastai cuts it
+        size: int,  # pixels of a side of images that it takes
     ) -> nn.Sequential:
         "What stands before the head: gives maps (N, F, h, w) or features (N, F)."
         from fastai.vision.learner import create_body, has_pool_type
 
-        if head == "fastai" and has_pool_type(network):
+        if head == "fastai" and has_pool_type(network) and _is_chain(network, size):
             return create_body(network) or nn.Sequential(network)  # where it pools first of all, nothing would be left
         return nn.Sequential(network)
 
@@ -104,7 +105,7 @@ class Torchvision(Backbone):
             network = network.to("meta")  # its buffers
         return _without_last_layer(network, self.name)
 
-    def body(self, network: nn.Module, head: str) -> nn.Sequential:
+    def body(self, network: nn.Module, head: str, size: int) -> nn.Sequential:
         "As of `Backbone`."
         if isinstance(network, VisionTransformer):
             return nn.Sequential(network)  # its class token goes through no chain of children
@@ -175,7 +176,7 @@ class Timm(Backbone):
             options["img_size"] = size
         return self._timm.create_model(self.timm_name, num_classes=0, **options)
 
-    def body(self, network: nn.Module, head: str) -> nn.Sequential:
+    def body(self, network: nn.Module, head: str, size: int) -> nn.Sequential:
         "As of `Backbone`: with its own pooling, whatever the head."
         return nn.Sequential(network)
 
@@ -221,6 +222,20 @@ def backbone(
         families = "resnet18, vgg16_bn, efficientnet_b0, convnext_tiny, vit_b_16"
         raise InputError(f"{arch!r} is no network of torchvision ({families} ...): name one, or timm/NAME")
     return Torchvision(arch)
+
+
+@torch.no_grad()
+def _is_chain(network: nn.Module, size: int) -> bool:
+    "Whether a network does no more than its children one after another: a cut would leave out what its code does else."
+    xb = torch.linspace(-1, 1, 3 * size**2).view(1, 3, size, size)
+    network.eval()
+    try:
+        found, chained = network(xb.clone()), nn.Sequential(*network.children())(xb.clone())
+        return torch.allclose(found.flatten(1), chained.flatten(1))
+    except Exception:  # each network has its own way to say that its children do not fit together
+        return False
+    finally:
+        network.train()
 
 
 @contextmanager

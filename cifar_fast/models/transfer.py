@@ -88,7 +88,7 @@ def _built(base: Backbone, head: str, size: int | None) -> tuple[nn.Module, nn.S
     "The network, its body, and the shape of what that makes of an image."
     try:
         network = base.build(size)
-        body = base.body(network, head)
+        body = base.body(network, head, size or _PIXELS)
         return network, body, _shape(body, size or _PIXELS)
     except InputError:
         raise
@@ -102,7 +102,7 @@ def _built(base: Backbone, head: str, size: int | None) -> tuple[nn.Module, nn.S
 
 def _takes(base: Backbone, head: str, size: int) -> bool:
     try:
-        return bool(_shape(base.body(base.build(size), head), size))
+        return bool(_shape(base.body(base.build(size), head, size), size))
     except Exception:  # as above
         return False
 

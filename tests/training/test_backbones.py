@@ -119,7 +119,18 @@ def pooling_first():
     )
 
 
-@pytest.mark.parametrize(("function", "features"), [(own_network, 2 * 6), (pooling_first, 6 * 14**2)])
+class WithCode(torch.nn.Module):
+    "Does more than its children."
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool, self.out = torch.nn.Conv2d(3, 6, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.out(self.pool(self.conv(x).relu()).flatten(1))
+
+
+@pytest.mark.parametrize(("function", "features"), [(own_network, 2 * 6), (pooling_first, 6 * 14**2), (WithCode, 6)])
 def test_fastais_head_gets_the_maps_of_a_function_of_ones_own(eighty_digits, function, features):
     learn = made(eighty_digits, function, 32, head="fastai")
     first = next(o for o in learn.model[1] if isinstance(o, torch.nn.Linear))

@@ -172,10 +172,8 @@ class Reproduction:
             return []
         baseline, *others = methods
         nothing = dict.fromkeys(("difference", "interval", "p", "verdict"), "-")
-        rows = [{"name": baseline.name, "accuracy": baseline.accuracy_text, **nothing}]
-        for other in others:
-            rows.append({"name": other.name, "accuracy": other.accuracy_text, **verdict_rows([baseline, other])[0]})
-        return rows
+        verdicts = [nothing, *(verdict_rows([baseline, o])[0] for o in others)]
+        return [{"name": o.name, "accuracy": o.accuracy_text, **row} for o, row in zip(methods, verdicts)]
 
 
 def _with_sizes(options: dict) -> dict:

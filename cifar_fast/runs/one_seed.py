@@ -205,9 +205,8 @@ class OneSeed:
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            raise InputError(
-                "batch norm cannot train on batches of one image: give --bs 2 or more, or leave batch norm out"
-            ) from error
+            advice = "give --bs 2 or more, or leave batch norm out"
+            raise InputError(f"batch norm cannot train on batches of one image: {advice}") from error
 
     def choose(self) -> Learner | None:
         """Train on nine tenths of the training images; the last tenth picks the optimizer and the number of epochs.
@@ -220,9 +219,8 @@ class OneSeed:
                 continue
             say(f"Choosing on held-out training images{f': {opt}' if opt else ''}")
             learn = self.learner("holdout", opt)
-            stop = []
-            if self.options.early_stop:
-                stop = [EarlyStoppingCallback(monitor="accuracy", patience=self.options.early_stop)]
+            patience = self.options.early_stop
+            stop = [EarlyStoppingCallback(monitor="accuracy", patience=patience)] if patience else []
             self.fit(learn, stage, f"choose-{opt or 'epochs'}", stop)
             if self.interrupted:
                 self.opt = opt
@@ -260,11 +258,9 @@ class OneSeed:
         state = None
         if self.state and self.state["stage"] == stage:
             state, self.state = self.state, None
-        checkpoint = Checkpoint(self.run, stage, state, self.carried)
-        logger = HistoryLogger(self.run, stage)
-        tracking = [TrackedFit(tracker, stage) for tracker in self.trackers]
-        cbs = [self.stopwatch, TrainAccuracy(), logger, StopOnNaN(), checkpoint, self.interruptible]
-        return L([*cbs, *tracking, *extra])
+        cbs = [self.stopwatch, TrainAccuracy(), HistoryLogger(self.run, stage), StopOnNaN()]
+        cbs += [Checkpoint(self.run, stage, state, self.carried), self.interruptible]
+        return L([*cbs, *(TrackedFit(tracker, stage) for tracker in self.trackers), *extra])
 
     def fit(self, learn: Learner, stage: "Stage", name: str, extra: list = ()) -> None:
         "One fit, which stands in the history as `name`."

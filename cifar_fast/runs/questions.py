@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from cifar_fast.analysis.asking import predictions_of
 from cifar_fast.analysis.confidence import (
     fit_temperature,
     foreign_auroc,
@@ -33,7 +35,8 @@ def ask_test_sets(subject: Subject, paths: Sequence[str | Path]) -> list[Answer]
     "How the model does on other labelled images, beside its test images. Raises `InputError` before it is asked."
     tested = subject.run.predictions
     tests = read_second_tests(paths, subject.vocab, subject.card.stored_size, tested.targs)
-    return [tell_second_test(o.name, ask_second_test(o, tested, subject.predictions), tested) for o in tests]
+    ask = partial(predictions_of, subject, vocab=subject.vocab)
+    return [tell_second_test(o.name, ask_second_test(o, tested, ask), tested) for o in tests]
 
 
 def ask_shift(subject: Subject, baseline: Subject | None = None) -> Answer:

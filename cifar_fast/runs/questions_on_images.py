@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cifar_fast.analysis.asking import features_of
 from cifar_fast.analysis.explain import plot_looks
 from cifar_fast.analysis.labels import Suspect, plot_suspects, suspicious_labels
 from cifar_fast.analysis.neighbours import nearest, plot_map, plot_neighbours
@@ -62,7 +63,7 @@ def _train_image(subject: Subject, i: int, text: str) -> tuple[np.ndarray, str]:
 def ask_neighbours(subject: Subject) -> Answer:
     "A map of the test images, and the training images that are most like the surest mistakes."
     images, tested = subject.images, subject.run.predictions
-    own, known = subject.features(subject.test_images), subject.features(subject.train_images)
+    own, known = features_of(subject, subject.test_images), features_of(subject, subject.train_images)
     _, idxs = nearest(own, known, NEIGHBOURS)
     labels = images.train_y[idxs]
     agree = (labels[:, 0] == images.test_y).double().mean().item()

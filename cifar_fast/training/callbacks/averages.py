@@ -72,9 +72,7 @@ class Average(Callback):
                 self._put(self.average)
             self.fits, self.average, self.kept = False, None, None
 
-    def after_failed_fit(self):
-        "As after a fit."
-        self.after_fit()
+    after_failed_fit = after_fit
 
     def state_dict(self) -> dict:
         "What a run that goes on must find again."

@@ -9,7 +9,6 @@ import inspect
 import sys
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial, update_wrapper
 from importlib.util import module_from_spec, spec_from_file_location
@@ -238,12 +237,11 @@ def experiment(
     """
     if function is None:
         return partial(experiment, stages=stages)
-    if function.__module__ != "__main__":
+    if function.__module__ != "__main__" or not _is_script(function):
         return Experiment(function, stages)
-    with exit_codes() if _is_script(function) else nullcontext():
+    with exit_codes():
         made = Experiment(function, stages)
-    if _is_script(function):
-        _run_script(made.file)
+    _run_script(made.file)
     return made
 
 

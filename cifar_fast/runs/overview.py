@@ -44,11 +44,8 @@ class Row:
     @property
     def cells(self) -> list[str]:
         "Under `HEADER`."
-        seeds = (
-            f" ({len(self.accuracies)} {'folds' if self.config.get('folds') else 'seeds'})"
-            if len(self.accuracies) > 1
-            else ""
-        )
+        n, what = len(self.accuracies), "folds" if self.config.get("folds") else "seeds"
+        seeds = f" ({n} {what})" if n > 1 else ""
         interval = " to ".join(percent(o) for o in self.interval) if self.interval else "-"
         settings = ", ".join(f"{k}={o}" for k, o in self.settings.items()) or "-"
         return [f"{self.when:%Y-%m-%d %H:%M}", self.name, settings, self.data, percent(self.accuracy, 2) + seeds,

@@ -59,9 +59,7 @@ def ask_shift(subject: Subject, baseline: Subject | None = None) -> Answer:
     ]
     header = ["change", *(f"severity {o}" for o in SEVERITIES), "mean", "calibration error"]
     pictures = [
-        Picture.of(
-            plot_shift(found, other), "Accuracy against severity" + ("; dashed: the baseline." if other else ".")
-        ),
+        Picture.of(plot_shift(found, other), f"Accuracy against severity{'; dashed: the baseline' * bool(other)}."),
         Picture.of(plot_kinds(subject.images.test_x[0]), "The first test image, changed."),
     ]
     return Answer("shift", "Does it hold under shift?", lines, header, rows, pictures, numbers)

@@ -46,9 +46,8 @@ def _make_lean(learn: Learner, precision: str) -> None:
     learn.recorder.smooth_loss = DeviceSmoothLoss()
     arch = getattr(learn, "arch", type(learn.model).__name__)  # vision_learner notes a function, and what it began with
     learn.arch = getattr(arch, "__name__", arch)
-    learn.weights = getattr(learn, "weights", None) or {True: "imagenet", False: "none"}.get(
-        getattr(learn, "pretrained", None)
-    )
+    pretrained = {True: "imagenet", False: "none"}.get(getattr(learn, "pretrained", None))
+    learn.weights = getattr(learn, "weights", None) or pretrained
 
 
 def with_precision(

@@ -145,9 +145,8 @@ class Claims:
     def schedule(self) -> Claim:
         "McNemar's test between cases 3 and 4."
         found = compare(self.runs["custom-constant"], self.runs["custom-decay"])
-        measured = (
-            f"{found.difference * 100:+.2f} points, p = {found.p:.2g} (McNemar, these two models): {found.verdict}"
-        )
+        points = f"{found.difference * 100:+.2f} points"
+        measured = f"{points}, p = {found.p:.2g} (McNemar, these two models): {found.verdict}"
         claim = "79 against 77 %: the decaying rate's gain is small but detectable"
         return self.judged(claim, measured, found.verdict == "better")
 

@@ -331,9 +331,7 @@ class Benchmark:
 
     def add(self, row: str, contender: str, value: float, unit: str, turns: list, interval: float | None = None):
         "Note a result, and write down all there are: a long benchmark that is cut off keeps them."
-        self.rows.append(
-            {"row": row, "contender": contender, "value": value, "unit": unit, "turns": turns, "interval": interval}
-        )
+        self.rows.append(dict(row=row, contender=contender, value=value, unit=unit, turns=turns, interval=interval))
         about = {
             "data": data_line(image_dls(self.whole, device="cpu")), "bs": self.bs, "device": str(self.device),
             "threads": torch.get_num_threads(), "precision": self.precision, "compile": self.compile,

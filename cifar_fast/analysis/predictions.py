@@ -14,16 +14,13 @@ from torch import Tensor
 from cifar_fast.files import read_tensors, write_tensors
 
 
+@dataclass(eq=False, repr=False)
 class Predictions:
     "Probabilities and labels of the same images, with the names of the classes."
 
-    def __init__(
-        self,
-        preds: Tensor,  # float (N, classes) probabilities
-        targs: Tensor,  # int64 (N,) labels
-        vocab: Sequence[str],  # class names
-    ):
-        self.preds, self.targs, self.vocab = preds, targs, vocab
+    preds: Tensor  # float (N, classes) probabilities
+    targs: Tensor  # int64 (N,) labels
+    vocab: Sequence[str]  # class names
 
     most_confused = ClassificationInterpretation.most_confused  # (true class, taken for, images), most first
 

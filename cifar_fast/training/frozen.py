@@ -180,8 +180,8 @@ class CachedBody(Callback):
             return "hooks look into it"
         if not all(isinstance(dl, TensorDL) for dl in self.dls.loaders):
             return "the batches come from another loader than TensorDL"
-        random = [o for o in train.after_batch.fs if _is_random(o) and not isinstance(o, RandomFlip)]
-        if random:
+        tfms = [o for o in train.after_batch.fs if not isinstance(o, RandomFlip)]
+        if random := [o for o in tfms if o.split_idx == 0 or hasattr(o, "before_call")]:  # fastai's RandTransforms
             return f"{type(random[0]).__name__} makes other images in every epoch"
         looking = [cb for cb in self.learn.cbs if _looks_at_images(cb)]
         return f"the callback {looking[0].name} may look at the images or the body" if looking else ""
@@ -236,9 +236,9 @@ class CachedBody(Callback):
         role = "training" if dataset.split_idx == 0 else "validation"
         what = f"{len(dataset):,} {'mirrored ' * mirrored}{role} images"
         dl = self.dls.valid.new(dataset=dataset, shuffle=False, after_batch=Pipeline(tfms))
-        for i, xb in enumerate(progress(_inputs(dl, mirrored), total=len(dl))):
+        for i, (xb, *_) in enumerate(progress(dl)):
             with self._autocast():
-                features = self.model.features(xb)
+                features = self.model.features((xb.flip(-1) if mirrored else xb).as_subclass(Tensor))
             if res is None:
                 res = _empty((len(dataset), features.shape[1]), features, what)
             res[i * bs : i * bs + len(features)] = features
@@ -253,11 +253,6 @@ def _draws(module: nn.Module) -> bool:
     return isinstance(share, float) and share > 0
 
 
-def _inputs(dl: TensorDL, mirrored: bool):
-    for xb, *_ in dl:
-        yield (xb.flip(-1) if mirrored else xb).as_subclass(Tensor)
-
-
 def _looks_at_images(cb: Callback) -> bool:
     "Whether `cb` is a hook, or an unknown callback that acts around the model's call."
     if isinstance(cb, HookCallback):
@@ -268,11 +263,6 @@ def _looks_at_images(cb: Callback) -> bool:
     given = any(event in vars(cb) for event in events)  # as in Callback(before_batch=f)
     unknown = [cls for cls in type(cb).__mro__ if cls.__module__ not in _BLIND_MODULES]
     return given or any(event in vars(cls) for cls in unknown for event in events)
-
-
-def _is_random(tfm: Transform) -> bool:
-    "Whether `tfm` is for training batches alone, or one of fastai's RandTransforms."
-    return tfm.split_idx == 0 or hasattr(tfm, "before_call")
 
 
 def _digest(tensors) -> str:

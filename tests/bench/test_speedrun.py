@@ -19,7 +19,7 @@ from speedrun import main as speedrun
 def options(**changed):
     from inspect import signature
 
-    defaults = {name: p.default for name, p in signature(speedrun.function).parameters.items()}
+    defaults = {name: p.default for name, p in signature(speedrun).parameters.items()}
     return SimpleNamespace(**{**defaults, "data": "digits", "device": "cpu", "precision": "fp32", **changed})
 
 

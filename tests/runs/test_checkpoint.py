@@ -102,7 +102,7 @@ def test_a_kill_while_the_report_is_written(tmp_path, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("cifar_fast.runs.one_seed.write_report", killed)
+        patched.setattr("cifar_fast.runs.folder.write_report", killed)
         assert not train("custom", tmp_path / "killed", width=4)
     train("custom", tmp_path / "killed", resume=True)
     assert_same(tmp_path / "whole", tmp_path / "killed")

@@ -9,6 +9,7 @@ from typing import Literal
 from cifar_fast.cli import Command, command, exit_codes
 from cifar_fast.errors import InputError
 from cifar_fast.options import Positional, Repeated, amount, count, seed_number
+from cifar_fast.text import did_you_mean
 
 
 @command
@@ -49,9 +50,9 @@ def compare(
     if not runs:
         return _list_runs(Path(folder), sort, best, data, where or [], Path(out or "runs.html"))
     from cifar_fast.runs.compare import (
-        EVIDENCE_NOTE,
         RESULT_HEADER,
         correction_line,
+        evidence_note,
         evidence_table,
         markdown_table,
         read_methods,
@@ -69,7 +70,7 @@ def compare(
         print("{pair}: {difference} ({interval}), p = {p}: {verdict}. {test}. {seeds}".format(**row))
     header, evidence = evidence_table(methods)
     if len(header) > 1:
-        print(f"{markdown_table(header, evidence)}\n{EVIDENCE_NOTE}")
+        print(f"{markdown_table(header, evidence)}\n{evidence_note(header)}")
     print(correction_line(len(verdicts)) + "\n" * (len(verdicts) > 1) + f"-> {page}")
 
 
@@ -176,4 +177,6 @@ def main() -> None:
         print("\n".join(f"  {name:<10} {doc.splitlines()[0]}" for name, doc in about.items()))
     else:
         with exit_codes():
-            raise InputError(f"there is no job {job!r}: give one of run, {', '.join(jobs)}")
+            if job.endswith(".py"):
+                raise InputError(f"{job} is no job: cifar-fast run {job} starts the experiment of a file")
+            raise InputError(f"there is no job {job!r}{did_you_mean(job, jobs)}: give one of run, {', '.join(jobs)}")

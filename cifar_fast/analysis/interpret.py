@@ -61,7 +61,10 @@ class TestInterpretation(Predictions, ClassificationInterpretation):
 
     def caption(self, i: int, letters: int = 30) -> str:
         "A line that ends the path of image `i`, so that a wrong label can be found; empty where it has none."
-        return f"\n{short(self.files[i][-letters:])}" if self.files else ""
+        if not self.files:
+            return ""
+        file = self.files[i]
+        return f"\n{short(file if len(file) <= letters else '…' + file[1 - letters :])}"
 
     @property
     def loss(self) -> float:

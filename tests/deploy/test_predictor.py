@@ -145,6 +145,8 @@ def test_folders_are_looked_through(image_folder, tmp_path):
     ]  # fmt: skip
     with pytest.raises(InputError, match="nowhere"):
         find_images([tmp_path / "nowhere"])
+    with pytest.raises(InputError, match="is an address"):
+        find_images(["https://example.com/a.jpg"])
 
 
 def script(*args):

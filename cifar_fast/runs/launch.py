@@ -175,6 +175,8 @@ def resumed_options(
     given: set[str],  # names of those that were given
 ) -> tuple[SimpleNamespace, dict]:  # the options it was begun with, and its identity
     "What the run in `folder` was begun with. Raises `InputError` where there is none of this experiment."
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder} does not exist: give --resume the folder of a run that was stopped")
     try:
         config = json.loads((Path(folder) / "config.json").read_text())
         asked, before = dict(config["asked"]), config.get("experiment") or {}

@@ -134,7 +134,7 @@ class OneSeed:
         "Do all of it; the exit code. Raises `InputError`. A training that fails in its first epoch leaves no folder."
         try:
             return self._execute()
-        except BaseException:
+        except Exception:
             self.run.discard()
             raise
         finally:

@@ -160,7 +160,7 @@ def test_runs_of_the_same_name_are_called_by_their_paths(digits_run, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="no finished run"):
+    with pytest.raises(InputError, match=r"no finished run \(config.json is missing\)"):
         Runs.read(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         Runs.read(tmp_path / "nowhere")

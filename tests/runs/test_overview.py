@@ -45,10 +45,14 @@ def test_rows_say_what_differs_from_the_defaults_and_what_came_out(runs, digits_
 def test_rows_are_filtered_and_sorted(runs):
     found = list_runs(runs, where={"schedule": "constant"})
     assert [o.folder.name for o in found] == ["constant"]
-    assert list_runs(runs, data="cifar10") == [] and len(list_runs(runs, data="digits", best=2)) == 2
+    assert str(list_runs(runs, data="cifar10")) == "No run fits." and len(list_runs(runs, data="digits", best=2)) == 2
     accuracies = [o.accuracy or 0 for o in list_runs(runs, sort="accuracy")]
     assert accuracies == sorted(accuracies, reverse=True)
-    for wrong in (dict(folder=runs / "nowhere"), dict(folder=runs, sort="beauty")):
+    for wrong in (
+        dict(folder=runs / "nowhere"),
+        dict(folder=runs, sort="beauty"),
+        dict(folder=runs, where={"wdith": 8}),
+    ):
         with pytest.raises(InputError):
             list_runs(**wrong)
 

@@ -46,7 +46,7 @@ class Series:
         self.learn: Learner | None = None
 
     def execute(self) -> int:
-        "Train all that are not done; the exit code. Raises `InputError`."
+        "Train all that are not done; the exit code. Raises `InputError`. Where nothing was learnt no folder is left."
         o = self.options
         asked = {k: v for k, v in vars(o).items() if k not in OF_A_START}
         try:
@@ -58,7 +58,7 @@ class Series:
                 if code := self.train(number):
                     return code
             self.report(Runs.read(self.run.folder))
-        except InputError:
+        except Exception:
             if not numbered_folders(self.run.folder, self.part):
                 self.run.discard()
             raise

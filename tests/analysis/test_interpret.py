@@ -49,6 +49,7 @@ def test_a_long_path_below_an_image_shows_that_it_is_cut(interp, monkeypatch):
 def test_figures_are_drawn_for_2_to_100_classes(plot, n_classes):
     fig = plot(random_predictions(n_classes), title="what this is")
     assert isinstance(fig, Figure) and "what this is" in drawn(fig)
+    assert not any(ax.get_legend() for ax in fig.axes)  # which would hide what is drawn
     assert max(fig.get_size_inches()) <= 30
 
 

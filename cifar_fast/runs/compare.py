@@ -44,17 +44,18 @@ def compare(
     names = f"{second.name} against {first.name}"
     one, other = first.first, second.first
     several = len(first.runs) > 1 and len(second.runs) > 1
-    if not (several or one.test_images == other.test_images) or _labels_differ(one, other):
+    if one.test_images != other.test_images and not (several and _same_labels(one, other)):
         raise InputError(f"{first.name} and {second.name} were tested on different images: compare like with like")
-    if list(one.predictions.vocab) != list(other.predictions.vocab):
-        raise InputError(f"{first.name} and {second.name} know different classes: compare like with like")
     if several:
         return replace(compare_methods(first.accuracies, second.accuracies), names=names)
+    if not _same_labels(one, other):
+        raise InputError(f"{first.name} and {second.name} know different classes: compare like with like")
     return replace(compare_models(one.predictions.right, other.predictions.right), names=names)
 
 
-def _labels_differ(one: FinishedRun, other: FinishedRun) -> bool:
-    return not torch.equal(one.predictions.targs, other.predictions.targs)
+def _same_labels(one: FinishedRun, other: FinishedRun) -> bool:
+    same_classes = list(one.predictions.vocab) == list(other.predictions.vocab)
+    return same_classes and torch.equal(one.predictions.targs, other.predictions.targs)
 
 
 def result_rows(methods: list[Runs]) -> list[list[str]]:

@@ -29,7 +29,7 @@ from cifar_fast.runs.checkpoint import NAME as CHECKPOINT
 from cifar_fast.runs.checkpoint import Checkpoint, read_checkpoint
 from cifar_fast.runs.facts import images_hash, model_metrics, run_facts
 from cifar_fast.runs.folder import HistoryLogger, Run, SilentRun
-from cifar_fast.runs.rehearsal import rehearse
+from cifar_fast.runs.rehearsal import try_out
 from cifar_fast.runs.report import write_report
 from cifar_fast.runs.test_sets import SecondTest, read_second_tests
 from cifar_fast.runs.trackers import TrackedFit, make_trackers, numbers
@@ -128,7 +128,7 @@ class OneSeed:
         self.carried = {"results": [], "lrs": {}}  # of fits that are done: what each checkpoint carries on
         self.learn: Learner | None = None
         self.second_tests: list[SecondTest] = []
-        self.rehearsed = False
+        self.tried = False
 
     def execute(self) -> int:
         "Do all of it; the exit code. Raises `InputError`. A training that fails in its first epoch leaves no folder."
@@ -162,7 +162,7 @@ class OneSeed:
             say(f"{num_distrib()} processes: {o.bs} images a batch each, {o.bs * num_distrib()} a step")
         self.write_config({"run": str(self.run.folder)})
         if o.bs == 1:
-            self.refuse_single_images()
+            self.rehearse()
         unfinished = self.choose() if o.opt == "both" or o.early_stop else None
         self.learn = learn = self.learner("test")
         if unfinished:
@@ -201,12 +201,12 @@ class OneSeed:
         options = SimpleNamespace(**{**vars(self.options), "opt": opt or self.opt})
         learn = learner_from_options(self.experiment, options, self.images, valid, self.device)
         learn.path = self.run.folder
-        if not self.rehearsed:
-            rehearse(learn, self.experiment.name)
-            self.rehearsed = True
+        if not self.tried:
+            try_out(learn, self.experiment.name)
+            self.tried = True
         return learn
 
-    def refuse_single_images(self) -> None:
+    def rehearse(self) -> None:
         "A batch through each stage, for batches of one image. Raises `InputError` where batch norm cannot train on it."
         learn, lr = self.learner("test"), 1e-3 if self.options.lr == "auto" else self.options.lr
         try:

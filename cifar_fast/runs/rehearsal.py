@@ -14,7 +14,7 @@ from cifar_fast.errors import InputError, own_place
 FEW = 8  # images
 
 
-def rehearse(
+def try_out(
     learn: Learner,  # fresh
     name: str,  # of the experiment, for the message
 ) -> None:

@@ -59,8 +59,8 @@ def test_several_seeds_are_compared_as_methods(digits_run, other_digits_run, tmp
     assert "Welch" in found.test and found.verdict == "better" and found.difference == pytest.approx(0.2)
     assert methods[0].accuracy_text.startswith("50.05 % ±")
     first = methods[1].first
-    said = first.predictions
-    fewer = dataclasses.replace(first, predictions=Predictions(said.preds[:9], said.targs[:9], said.vocab))
+    said = Predictions(first.predictions.preds[:9], first.predictions.targs[:9], first.predictions.vocab)
+    fewer = dataclasses.replace(first, test_images="else", predictions=said)
     with pytest.raises(InputError, match="different images"):
         compare(methods[0], Runs("fewer", [fewer, fewer]))
     page = write_comparison(methods[:1], tmp_path / "seeds.html").read_text()

@@ -81,6 +81,10 @@ class Experiment:
 
         return as_lean(self.function(dls, **own))
 
+    def __repr__(self) -> str:
+        own = ", ".join(f"{name}={o.default!r}" for name, o in self.own.items())
+        return f"experiment {self.name}({own}): .run(), .sweep([...]), .options(); {self.name}(dls) gives the Learner"
+
     def __reduce__(self):
         if self.file is None:  # of a notebook: by value, where the pickler can
             return Experiment, (self.function, self.make_stages)

@@ -65,7 +65,7 @@ class RunList(list):
         if not self:
             return "No run fits."
         rows = [HEADER, *(o.cells for o in self)]
-        widths = [min(40, max(len(row[i]) for row in rows)) for i in range(len(HEADER))]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
         return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
     def _repr_html_(self) -> str:

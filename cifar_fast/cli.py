@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from inspect import BoundArguments, signature
+from traceback import format_exception_only, format_list
 
 from fastcore.script import anno_parser
 
-from cifar_fast.errors import InputError, RunError
+from cifar_fast.errors import InputError, RunError, own_frames
 from cifar_fast.options import with_choices
+from cifar_fast.text import did_you_mean
 
 
 def one_line_parser(
@@ -26,8 +28,16 @@ def one_line_parser(
 ) -> ArgumentParser:
     "fastcore's parser, which ends on a wrong command line with one line, where argparse prints its usage."
     parser = anno_parser(function, prog)
-    parser.error = lambda message: parser.exit(2, f"error: {message}: see {parser.prog} --help\n")
+    parser.error = lambda message: parser.exit(
+        2, f"error: {message}{_meant(parser, message)}: see {parser.prog} --help\n"
+    )
     return parser
+
+
+def _meant(parser: ArgumentParser, message: str) -> str:
+    "What a mistyped option may have meant."
+    wrong = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+    return did_you_mean(wrong[1], parser._option_string_actions) if wrong else ""
 
 
 def _main(
@@ -132,12 +142,24 @@ def _ends() -> Iterator[None]:
         if _is_one_of_many() and re.search("connection|gloo|nccl|peer", str(error), re.IGNORECASE):
             _end_with_the_others()
         if "CUDA error" not in str(error):
-            raise
+            _end_with_own_lines(error)
         print(f"error: the GPU failed ({str(error).splitlines()[0]})", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        _end_with_own_lines(error)
+
+
+def _end_with_own_lines(error: Exception) -> None:
+    "Say of an error in the user's own code where it is there; of libraries' forty lines more nobody learns anything."
+    frames = own_frames(error)
+    if not frames and not isinstance(error, SyntaxError):  # which says its place itself
+        raise error
+    print("Your code ended with an error (most recent call last; libraries' lines are left out):", file=sys.stderr)
+    print("".join([*format_list(frames), *format_exception_only(error)]).rstrip(), file=sys.stderr)
+    sys.exit(1)
 
 
 def _is_one_of_many() -> bool:

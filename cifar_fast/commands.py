@@ -10,6 +10,7 @@ from typing import Literal
 from cifar_fast.cli import command, exit_codes
 from cifar_fast.errors import InputError
 from cifar_fast.options import Positional, Repeated, amount, count, seed_number
+from cifar_fast.text import did_you_mean
 
 
 @command
@@ -155,4 +156,6 @@ def main() -> None:
         print("\n".join(f"  {name:<10} {doc.splitlines()[0]}" for name, doc in about.items()))
     else:
         with exit_codes():
-            raise InputError(f"there is no job {job!r}: give one of run, {', '.join(jobs)}")
+            if job.endswith(".py"):
+                raise InputError(f"{job} is no job: cifar-fast run {job} starts the experiment of a file")
+            raise InputError(f"there is no job {job!r}{did_you_mean(job, jobs)}: give one of run, {', '.join(jobs)}")

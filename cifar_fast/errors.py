@@ -1,6 +1,13 @@
-"""The exceptions that mean that what the user gave cannot be used, and the check that raises the first of them."""
+"""The exceptions that mean that what the user gave cannot be used, the check that raises the first of them, and the
+user's own lines in a traceback."""
 
+import sysconfig
+import traceback
 from numbers import Integral
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent)
+_LIBRARIES = tuple(sysconfig.get_paths()[o] for o in ("stdlib", "purelib", "platlib"))
 
 
 class InputError(ValueError):
@@ -43,3 +50,20 @@ def check(
 def is_whole(value, least: int = 1) -> bool:
     "Whether `value` is a whole number, numpy's too, of at least `least`."
     return isinstance(value, Integral) and value >= least
+
+
+def own_frames(
+    error: BaseException,  # as caught
+) -> list[traceback.FrameSummary]:
+    "The lines of the user's own files and cells, the innermost last; none where this package was further inside."
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = max((i for i, o in enumerate(frames) if o.filename.startswith(_PACKAGE)), default=-1)
+    own = [i for i, o in enumerate(frames) if not o.filename.startswith((_PACKAGE, "<frozen", "<string", *_LIBRARIES))]
+    return [frames[i] for i in own] if own and own[-1] > ours else []
+
+
+def own_place(
+    error: BaseException,  # as caught
+) -> str:
+    "The innermost of `own_frames` in words; empty where there is none."
+    return "".join(f"{Path(o.filename).name}, line {o.lineno}, {o.name}" for o in own_frames(error)[-1:])

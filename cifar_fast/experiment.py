@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cifar_fast.cli import exit_codes, one_line_parser
 from cifar_fast.errors import InputError
 from cifar_fast.options import OF_A_START, SHARED, Option, as_function, options_of
+from cifar_fast.text import did_you_mean
 
 if TYPE_CHECKING:
     from fastai.data.core import DataLoaders
@@ -76,6 +77,10 @@ class Experiment:
 
         return as_lean(self.function(dls, **own))
 
+    def __repr__(self) -> str:
+        own = ", ".join(f"{name}={o.default!r}" for name, o in self.own.items())
+        return f"experiment {self.name}({own}): .run(), .sweep([...]), .options(); {self.name}(dls) gives the Learner"
+
     def __reduce__(self):
         if self.file is None:  # of a notebook: by value, where the pickler can
             return Experiment, (self.function, self.make_stages)
@@ -126,7 +131,9 @@ class Experiment:
     def option(self, name: str) -> Option:
         "The option `name`. Raises `InputError` where there is none."
         if name not in self.all:
-            raise InputError(f"{self.name} has no option {name!r}: see {self.name} --help")
+            raise InputError(
+                f"{self.name} has no option {name!r}{did_you_mean(name, self.all)}: see {self.name} --help"
+            )
         return self.all[name]
 
     def parse_option(self, name: str, text: str) -> tuple[str, Any]:

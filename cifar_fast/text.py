@@ -1,6 +1,8 @@
-"""Names as they can be shown: those of files and classes may hold anything."""
+"""Names as they can be shown, for those of files and classes may hold anything; guesses at mistyped ones; numbers."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -13,3 +15,18 @@ def printable(name: str) -> str:
 def _escaped(letter: str) -> str:
     is_byte = "\udc80" <= letter <= "\udcff"  # as Python's `surrogateescape` makes them
     return f"\\x{ord(letter) - 0xDC00:02x}" if is_byte else letter.encode("unicode_escape").decode()
+
+
+def did_you_mean(
+    word: str,  # mistyped
+    known: Iterable[str],
+) -> str:
+    "A question in brackets with the known word that is most like it; empty where none is."
+    return "".join(f" (did you mean {o}?)" for o in get_close_matches(word, list(known), 1))
+
+
+def counted(
+    n: float | None,  # parameters, or operations
+) -> str:
+    "In millions, or as it is where it is small; a dash where it is not known."
+    return "-" if n is None else f"{n:,.0f}" if n < 1e5 else f"{n / 1e6:,.2f} M"

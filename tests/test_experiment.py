@@ -51,6 +51,7 @@ def test_own_parameters_are_options_beside_the_shared_ones(capsys):
     assert end.value.code == 0 and "A network of two dense layers." in text
     for shown in ("units of the hidden layer (default: 16)", "{relu,gelu}", "--no-norm", "--seeds", "--early-stop"):
         assert shown in text
+    assert "mlp(width=16, dropout=0.0, act='relu'" in repr(mlp) and ".run()" in repr(mlp)
     assert mlp.options().bs == 32 and mlp.options(no_norm=True).norm is False
 
 

@@ -1,11 +1,14 @@
 """The scripts' options, and how scripts end."""
 
+import json
+import sys
 from argparse import ArgumentTypeError
 
 import pytest
 
 from cifar_fast.baselines import transfer
 from cifar_fast.cli import exit_codes
+from cifar_fast.commands import main
 from cifar_fast.errors import ImageError, InputError, MissingExtra, RunError
 from cifar_fast.options import check_seeds, seed_number
 
@@ -30,9 +33,30 @@ def test_scripts_end_with_one_line_and_their_code(error, code, line, capsys):
     assert end.value.code == code and capsys.readouterr().err == line + "\n"
 
 
-def test_bugs_are_not_hidden():
-    with pytest.raises(RuntimeError, match="shapes"), exit_codes():
-        raise RuntimeError("shapes differ")
+def test_an_error_in_own_code_is_shown_without_libraries_lines(capsys):
+    with pytest.raises(SystemExit) as end, exit_codes():
+        json.loads("{")
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and said.count("File ") == 1 and "test_options.py" in said and "JSONDecodeError" in said
+
+
+def test_bugs_of_the_package_are_not_hidden():
+    with pytest.raises(TypeError), exit_codes():
+        check_seeds("one", 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [(["custom", "--epohcs", "3"], "did you mean --epochs?"), (["costum"], "did you mean custom?"),
+     (["wide.py"], "cifar-fast run wide.py")],
+)  # fmt: skip
+def test_what_is_mistyped_is_guessed(args, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cifar-fast", *args])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2 and said in capsys.readouterr().err
+    with pytest.raises(InputError, match="did you mean epochs"):
+        transfer.options(epohcs=3)
 
 
 def test_a_seed_is_what_torch_and_numpy_take():

@@ -14,6 +14,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from cifar_fast.analysis.names import in_figure, in_legend, short
 from cifar_fast.errors import InputError
+from cifar_fast.text import counted
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def plot_complexity(
         area = 40 + 400 * o["params"] / max(p["params"] for p in metrics)
         macs = (o["macs"] or np.nan) / 1e6  # not counted: no point
         axes[0].scatter(macs, o["accuracy"], s=area, color=f"C{i}", alpha=0.7, label=in_legend(names[i]))
-        axes[0].annotate(f"{o['params'] / 1e6:.1f} M", (macs, o["accuracy"]), fontsize=8,
+        axes[0].annotate(counted(o["params"]), (macs, o["accuracy"]), fontsize=8,
                          xytext=(0, 14), textcoords="offset points", ha="center")  # fmt: skip
     axes[0].set_xscale("log")
     for axis_formatter in (axes[0].xaxis.set_major_formatter, axes[0].xaxis.set_minor_formatter):

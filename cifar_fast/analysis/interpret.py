@@ -62,7 +62,10 @@ class TestInterpretation(Predictions, ClassificationInterpretation):
 
     def caption(self, i: int, letters: int = 30) -> str:
         "A line that ends the path of image `i`, so that a wrong label can be found; empty where it has none."
-        return f"\n{short(self.files[i][-letters:])}" if self.files else ""
+        if not self.files:
+            return ""
+        file = self.files[i]
+        return f"\n{short(file if len(file) <= letters else '…' + file[1 - letters :])}"
 
     @property
     def loss(self) -> float:
@@ -172,7 +175,7 @@ def plot_per_class(
     if len(scores) > MOST:
         about = f"\nthe {MANY} best and the {MANY} worst recognised of {len(scores):,} classes"
         scores = scores[:MANY] + scores[-MANY:]
-    fig = Figure(figsize=(8, min(1.5 + 0.35 * len(scores), 24)), layout="constrained")
+    fig = Figure(figsize=(8, min(1.9 + 0.35 * len(scores), 24)), layout="constrained")
     ax = fig.subplots()
     rows = np.arange(len(scores))
     for name, marker, color in (("precision", ">", "C1"), ("recall", "<", "C0"), ("f1", "o", "black")):
@@ -183,7 +186,7 @@ def plot_per_class(
     ax.set_yticks(rows, [short(name) for name, _ in scores], fontsize="medium" if len(scores) <= 2 * MANY else 6)
     ax.set_ylim(-0.6, len(scores) - 0.4)
     ax.set_xlim(-0.02, 1.02)
-    ax.legend(loc="lower left")
+    fig.legend(loc="outside lower center", ncols=3)  # in the axes it would hide scores
     ax.set_title(in_figure(title) + about, fontsize="medium", wrap=True)
     return fig
 
@@ -258,7 +261,7 @@ def plot_calibration(
     ax.plot([0, 1], [0, 1], "--", color="grey", label="as sure as right")
     ax.set_ylabel("share of right predictions")
     ax.set_ylim(0, 1)
-    ax.legend(loc="upper left")
+    fig.legend(loc="outside lower center", ncols=2)
     ax.set_title(
         f"{in_figure(title)}\nexpected calibration error {found.expected_error:.1%}", fontsize="medium", wrap=True
     )

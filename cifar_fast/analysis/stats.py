@@ -1,5 +1,6 @@
 """Is a difference real? Intervals over seeds and over test images, and tests for two models or two methods."""
 
+import warnings
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,8 +127,9 @@ def compare_methods(
     """
     from scipy.stats import ttest_ind
 
-    result = ttest_ind(second, first, equal_var=False)
-    low, high = result.confidence_interval(CONFIDENCE)
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of accuracies without any spread
+        result = ttest_ind(second, first, equal_var=False)
+        low, high = result.confidence_interval(CONFIDENCE)
     test = f"Welch's test over seeds ({len(first)} and {len(second)}), two methods"
     deviation = sqrt((variance(first) + variance(second)) / 2)
     p = 1.0 if isnan(result.pvalue) else float(result.pvalue)  # equal accuracies without any spread

@@ -48,6 +48,8 @@ def decode_image(
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose text names an object of Python's
+        return "of no known format"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

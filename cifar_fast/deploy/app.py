@@ -128,12 +128,14 @@ def build_app(
         if why := visit.why_no_look():
             gr.Markdown(why, elem_id="no-look")
         else:
-            looks = gr.Plot(label="Where it looks: bright is what speaks for the class", elem_id="look")
+            gr.Markdown("Where it looks: bright is what speaks for the class")  # a label would cover a small plot
+            looks = gr.Plot(show_label=False, elem_id="look")
             picture.change(visit.look, picture, looks, **figures)
         if layers:
             with gr.Accordion("Inside the network", open=False):
                 layer = gr.Dropdown(layers, value=layers[0], label="Layer")
-                maps = gr.Plot(label="All channels of this layer")
+                gr.Markdown("All channels of this layer")
+                maps = gr.Plot(show_label=False)
             for event in (picture.change, layer.change):
                 event(visit.look_inside, [picture, layer], maps, **figures)
     return app.queue(max_size=WAITING)

@@ -195,7 +195,10 @@ def find_images(
     Raises `InputError` where there are none.
     """
     found = []
-    for path in map(Path, paths):
+    for path in paths:
+        if str(path).startswith(("http://", "https://")):
+            raise InputError(f"{path} is an address, and nothing is downloaded: save the picture and give its file")
+        path = Path(path)
         if path.is_dir():
             found += walk_images(path)
         elif path.exists():

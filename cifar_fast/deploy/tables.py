@@ -25,7 +25,7 @@ def print_predictions(
     _FORMS[form](found)
     if errors:
         lines = "".join(f"  {o}\n" for o in errors)
-        print(f"{len(errors)} of {len(files)} files are unreadable:\n{lines}", end="", file=sys.stderr)
+        print(f"{len(errors)} of {len(files)} files cannot be read:\n{lines}", end="", file=sys.stderr)
     return 1 if errors else 0
 
 

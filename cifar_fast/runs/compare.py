@@ -5,6 +5,8 @@ from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
+import torch
+
 from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
 from cifar_fast.analysis.interpret import plot_confusion_difference
 from cifar_fast.analysis.shift import Shift, plot_shift
@@ -12,7 +14,8 @@ from cifar_fast.analysis.stats import Comparison, compare_methods, compare_model
 from cifar_fast.errors import InputError
 from cifar_fast.runs.page import Picture, write_page
 from cifar_fast.runs.report import NO_SETTINGS, warnings_of
-from cifar_fast.runs.results import Runs, duration, known, percent
+from cifar_fast.runs.results import FinishedRun, Runs, duration, known, percent
+from cifar_fast.text import counted
 
 # Entries of config.json that say nothing about the method.
 HIDDEN = ("run", "seed", "seeds", "device", "also_test", *NO_SETTINGS)
@@ -32,20 +35,27 @@ def compare(
 ) -> Comparison:  # which a notebook shows
     """Welch's test where both have several seeds, else McNemar's on the first runs.
 
-    Raises `InputError` where McNemar's has no pairs: the test images or the classes are not the same.
+    Raises `InputError` where the test images or the classes are not the same. Several seeds may have seen the images
+    at another size, as of a folder that was read with another --size.
     """
     first, second = (o if isinstance(o, Runs) else Runs.read(o) for o in (first, second))
     if folds := [o.name for o in (first, second) if o.are_folds]:
         raise InputError(f"{folds[0]} has folds, which were tested on training images: compare runs of several seeds")
     names = f"{second.name} against {first.name}"
-    if len(first.runs) > 1 and len(second.runs) > 1:
-        return replace(compare_methods(first.accuracies, second.accuracies), names=names)
     one, other = first.first, second.first
-    if one.test_images != other.test_images or len(one.predictions.targs) != len(other.predictions.targs):
+    several = len(first.runs) > 1 and len(second.runs) > 1
+    if one.test_images != other.test_images and not (several and _same_labels(one, other)):
         raise InputError(f"{first.name} and {second.name} were tested on different images: compare like with like")
-    if list(one.predictions.vocab) != list(other.predictions.vocab):
+    if several:
+        return replace(compare_methods(first.accuracies, second.accuracies), names=names)
+    if not _same_labels(one, other):
         raise InputError(f"{first.name} and {second.name} know different classes: compare like with like")
     return replace(compare_models(one.predictions.right, other.predictions.right), names=names)
+
+
+def _same_labels(one: FinishedRun, other: FinishedRun) -> bool:
+    same_classes = list(one.predictions.vocab) == list(other.predictions.vocab)
+    return same_classes and torch.equal(one.predictions.targs, other.predictions.targs)
 
 
 def result_rows(methods: list[Runs]) -> list[list[str]]:
@@ -58,8 +68,8 @@ def result_rows(methods: list[Runs]) -> list[list[str]]:
             percent(o.mean("train_accuracy")),
             duration(o.mean("train_seconds")),
             known(o.mean("images_per_second"), "{:,.0f}"),
-            f"{o.metrics['params'] / 1e6:.2f} M",
-            known(o.metrics["macs"] and o.metrics["macs"] / 1e6, "{:,.1f} M"),
+            counted(o.metrics["params"]),
+            counted(o.metrics["macs"]),
             f"{o.mean('peak_memory_mb'):,.0f} MB",
         ]
         for o in methods
@@ -150,10 +160,16 @@ def _second_tests(methods: list[Runs]) -> list[dict[str, float]]:
     ]
 
 
-EVIDENCE_NOTE = (
-    "Calibration and further test sets: means over seeds; temperature and change: the first seed's. Mean corruption "
-    "error: errors under change over the baseline's; below 1 is better."
-)
+def evidence_note(
+    header: list[str],  # of `evidence_table`
+) -> str:
+    "What the columns of such a table are."
+    said = ["Calibration and further test sets: means over seeds."]
+    if {"after temperature", "accuracy under change"} & set(header):
+        said.append("Temperature and change: the first seed's.")
+    if any(o.startswith("mean corruption error") for o in header):
+        said.append("Mean corruption error: errors under change over the baseline's; below 1 is better.")
+    return " ".join(said)
 
 
 def correction_line(n_pairs: int) -> str:
@@ -196,8 +212,9 @@ def comparison_figures(methods: list[Runs]) -> list[Picture]:
     histories = [History(o.name, o.first.history.epochs, o.first.history.lrs) for o in methods]
     figures = [
         Picture.of(plot_curves(*histories), "Accuracy, loss and learning rate; of several seeds the first."),
-        Picture.of(plot_complexity({o.name: o.first.metrics for o in methods}), "What accuracy costs."),
     ]
+    if len(methods) > 1:
+        figures.append(Picture.of(plot_complexity({o.name: o.first.metrics for o in methods}), "What accuracy costs."))
     shifted = shifts(methods)
     for name in list(shifted)[1:]:
         baseline = next(iter(shifted))
@@ -231,7 +248,7 @@ def write_comparison(
         correction=correction_line(len(verdicts)),
         evidence_header=evidence_header,
         evidence=evidence if len(evidence_header) > 1 else [],
-        evidence_note=EVIDENCE_NOTE,
+        evidence_note=evidence_note(evidence_header),
         seed_header=SEED_HEADER,
         seeds=seed_rows(methods),
         settings_title="Settings that differ" if len(methods) > 1 else "Settings",
@@ -248,7 +265,7 @@ def comparison_text(methods: list[Runs]) -> str:
         markdown_table(RESULT_HEADER, result_rows(methods)),
         "± and ranges are 95 % intervals, over seeds where there are several, else over test images.",
         *("{pair}: {difference} ({interval}), p = {p}: {verdict}. {test}. {seeds}".format(**row) for row in verdicts),
-        *([markdown_table(header, evidence), EVIDENCE_NOTE] if len(header) > 1 else []),
+        *([markdown_table(header, evidence), evidence_note(header)] if len(header) > 1 else []),
         correction_line(len(verdicts)),
     ]
     return "\n".join(filter(None, said))

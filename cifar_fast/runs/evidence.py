@@ -1,8 +1,12 @@
 """Evidence beyond test accuracy: a finished run is asked, and a page beside it says what came out."""
 
+import re
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
+
+from markupsafe import Markup
 
 from cifar_fast.deploy.modelcard import CARD, store_temperature
 from cifar_fast.errors import InputError
@@ -16,6 +20,7 @@ from cifar_fast.runs.results import NUMBERS, read_evidence
 from cifar_fast.runs.subject import Subject
 
 PAGE = "evidence.html"
+_KEPT = re.compile("<!-- answer (.*?) -->\n(.*?)<!-- end -->", re.DOTALL)  # as the template writes it
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ def evidence_of(
 ) -> Evidence:
     """Ask a finished run, and write evidence.html and evidence.json into its folder.
 
-    The page has what was asked now; the numbers of other questions, asked before, stay in evidence.json. Raises
-    `InputError` for what cannot be used, before anything is written.
+    What other questions, asked before, have found stays on the page and in evidence.json. Raises `InputError` for what
+    cannot be used, before anything is written.
     """
     subject = Subject(asked.run, asked.data, asked.device)
     other = Subject(asked.baseline, asked.data, asked.device) if asked.baseline else None
@@ -67,6 +72,7 @@ def write_evidence(subject: Subject, answers: list[Answer]) -> Evidence:
     page = write_page(
         folder / PAGE, "evidence.html", f"Evidence: {subject.run.metrics['title']}",
         warnings=warnings_of(subject.run.metrics), answers=answers, about=_about(subject),
+        kept=_kept(folder / PAGE, {o.name for o in answers}),
     )  # fmt: skip
     numbers = read_evidence(folder) | {o.name: o.numbers for o in answers}
     if temperature := numbers.get("confidence", {}).get("temperature"):
@@ -76,6 +82,12 @@ def write_evidence(subject: Subject, answers: list[Answer]) -> Evidence:
         write_text(folder / name, content)
     write_json(folder / NUMBERS, numbers)
     return Evidence(page, answers)
+
+
+def _kept(page: Path, but: set[str]) -> dict[str, Markup]:
+    "The blocks of a page that is there already, by the names of their questions; of those that are asked anew none."
+    found = _KEPT.findall(page.read_text("utf-8")) if page.exists() else []
+    return {unescape(name): Markup(block) for name, block in found if unescape(name) not in but}
 
 
 def _about(subject: Subject) -> str:

@@ -47,7 +47,7 @@ class Series:
         self.learn: Learner | None = None
 
     def execute(self) -> int:
-        "Train all that are not done; the exit code. Raises `InputError`."
+        "Train all that are not done; the exit code. Raises `InputError`. Where nothing was learnt no folder is left."
         try:
             self.images = images_from_options(self.options)
             self.identity = run_identity(self.experiment, self.images, self.identity)
@@ -56,7 +56,7 @@ class Series:
                 if code := self.train(number):
                     return code
             self.report(Runs.read(self.run.folder))
-        except InputError:
+        except Exception:
             if not numbered_folders(self.run.folder, self.part):
                 self.run.discard()
             raise
@@ -157,6 +157,8 @@ def resumed_options(
     given: set[str],  # names of those that were given
 ) -> tuple[SimpleNamespace, dict]:  # the options it was begun with, and its identity
     "What the run in `folder` was begun with. Raises `InputError` where there is none of this experiment."
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder} does not exist: give --resume the folder of a run that was stopped")
     try:
         config = read_json(Path(folder) / "config.json")
         asked, before = dict(config["asked"]), config.get("experiment") or {}

@@ -29,6 +29,7 @@ from cifar_fast.runs.checkpoint import NAME as CHECKPOINT
 from cifar_fast.runs.checkpoint import Checkpoint, read_checkpoint
 from cifar_fast.runs.facts import images_hash, run_facts
 from cifar_fast.runs.folder import HistoryLogger, Run, SilentRun
+from cifar_fast.runs.rehearsal import try_out
 from cifar_fast.runs.test_sets import SecondTest, read_second_tests
 from cifar_fast.runs.trackers import TrackedFit, find_trackers, numbers
 from cifar_fast.training.callbacks.guards import Interruptible, StopOnNaN
@@ -123,13 +124,14 @@ class OneSeed:
         self.learn: Learner | None = None
         self.second_tests: list[SecondTest] = []
         self.opened = ExitStack()  # what is closed however the run ends
+        self.tried = False
 
     def execute(self) -> int:
-        "Do all of it; the exit code. Raises `InputError`, and leaves no folder of its own then."
+        "Do all of it; the exit code. Raises `InputError`. A training that fails in its first epoch leaves no folder."
         try:
             with self.opened:
                 return self._execute()
-        except InputError:
+        except Exception:
             self.run.discard()
             raise
         finally:
@@ -193,6 +195,9 @@ class OneSeed:
         options = SimpleNamespace(**{**vars(self.options), "opt": opt or self.opt})
         learn = learner_from_options(self.experiment, options, self.images, valid, self.device)
         learn.path = self.run.folder
+        if not self.tried:
+            try_out(learn, self.experiment.name)
+            self.tried = True
         return learn
 
     def rehearse(self) -> None:

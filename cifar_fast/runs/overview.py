@@ -14,6 +14,7 @@ from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, read_json
 from cifar_fast.runs.page import write_page
 from cifar_fast.runs.report import NO_SETTINGS
 from cifar_fast.runs.results import duration, percent, read_rows, single_runs
+from cifar_fast.text import did_you_mean
 
 WITHOUT_MEANING = {"run", "data", "device", "track", "quiet", "seed", "seeds", "folds", *NO_SETTINGS}
 HEADER = ["when", "experiment", "settings", "data", "test accuracy", "95 % interval", "training", "state", "folder"]
@@ -56,8 +57,10 @@ class RunList(list):
     "Rows of `list_runs`, which a terminal and a notebook show as a table."
 
     def __str__(self) -> str:
+        if not self:
+            return "No run fits."
         rows = [HEADER, *(o.cells for o in self)]
-        widths = [min(40, max(len(row[i]) for row in rows)) for i in range(len(HEADER))]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
         return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
     def _repr_html_(self) -> str:
@@ -73,15 +76,21 @@ def list_runs(
     data: str | None = None,  # only runs on this data set
     where: dict[str, Any] | None = None,  # only runs with these options
 ) -> RunList:
-    "Every run below `folder`, damaged and half-finished ones too. Raises `InputError` where there is no such folder."
+    """Every run below `folder`, damaged and half-finished ones too.
+
+    Raises `InputError` where there is no such folder, and for an option that none of its runs has.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: no run has been made there yet; name another")
     check("sort", sort, sort in SORTS, f"one of {', '.join(SORTS)}")
     rows = [read_row(o) for o in find_runs(folder)]
+    options = {name for o in rows for name in o.config}
     rows = [o for o in rows if data in (None, o.data)]
     for name, value in (where or {}).items():
         name = name.replace("-", "_")
+        if name not in options:
+            raise InputError(f"no run below {folder} has an option {name!r}{did_you_mean(name, options)}: name another")
         rows = [o for o in rows if name in o.config and str(o.config[name]) == str(value)]
     keys = {
         "when": lambda o: -o.when.timestamp(),

@@ -30,6 +30,7 @@ from cifar_fast.progress import be_quiet
 from cifar_fast.runs.folder import Run, check_begun
 from cifar_fast.runs.launch import train
 from cifar_fast.runs.one_seed import fit_stage, images_from_options, learner_from_options, run_identity
+from cifar_fast.runs.rehearsal import try_out
 from cifar_fast.training.callbacks.guards import StopOnNaN
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def train_trial(
     be_quiet()
     o = experiment.options(**{**fixed, **config})
     learn = learner_from_options(experiment, o, images_from_options(o), "holdout", parse_device(o.device))
+    try_out(learn, experiment.name)
     cbs = [StopOnNaN(), ReportAccuracy()]
     with learn.no_bar(), learn.no_logging():
         for stage in experiment.stages(o):

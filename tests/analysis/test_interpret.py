@@ -39,11 +39,17 @@ def drawn(fig: Figure) -> str:
     return "\n".join(titles + [o.get_text() for ax in fig.axes for o in ax.texts])
 
 
+def test_a_long_path_below_an_image_shows_that_it_is_cut(interp, monkeypatch):
+    monkeypatch.setattr(interp.dl.dataset, "files", ["cat/0.png", "airplane/a_very_long_name_000043.png"])
+    assert interp.caption(0) == "\ncat/0.png" and interp.caption(1, 20) == "\n…ong_name_000043.png"
+
+
 @pytest.mark.parametrize("n_classes", [2, 10, 100])
 @pytest.mark.parametrize("plot", [plot_confusion, plot_per_class, plot_calibration])
 def test_figures_are_drawn_for_2_to_100_classes(plot, n_classes):
     fig = plot(random_predictions(n_classes), title="what this is")
     assert isinstance(fig, Figure) and "what this is" in drawn(fig)
+    assert not any(ax.get_legend() for ax in fig.axes)  # which would hide what is drawn
     assert max(fig.get_size_inches()) <= 30
 
 

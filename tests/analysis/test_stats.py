@@ -73,5 +73,6 @@ def test_seeds_needed_are_those_of_a_t_test():
     assert seeds_needed(0.001, 1.0) is None and seeds_needed(0.0, 1.0) is None and seeds_needed(0.1, 0.0) == 2
 
 
-def test_equal_accuracies_without_spread_do_not_differ():
+@pytest.mark.filterwarnings("error")
+def test_equal_accuracies_without_spread_do_not_differ_and_warn_of_nothing():
     assert compare_methods([0.5, 0.5], [0.5, 0.5]).verdict == "no detectable difference"

@@ -145,6 +145,8 @@ def test_folders_are_looked_through(image_folder, tmp_path):
     ]  # fmt: skip
     with pytest.raises(InputError, match="nowhere"):
         find_images([tmp_path / "nowhere"])
+    with pytest.raises(InputError, match="is an address"):
+        find_images(["https://example.com/a.jpg"])
 
 
 def script(*args):
@@ -158,7 +160,7 @@ def test_the_script_goes_on_after_unreadable_files(image_folder):
     done = script(KEPT, root, "--csv")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert done.returncode == 1 and len(rows) == 2 and rows[0]["file"].endswith("0.png")
-    assert "1 of 3 files are unreadable" in done.stderr and "1.png" in done.stderr
+    assert "1 of 3 files cannot be read" in done.stderr and "1.png" in done.stderr
 
 
 def test_the_script_prints_json(image_folder):

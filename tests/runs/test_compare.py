@@ -6,11 +6,13 @@ import shutil
 
 import pytest
 
+from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.commands import compare as command
 from cifar_fast.errors import InputError
 from cifar_fast.runs.compare import (
     compare,
     differing_settings,
+    evidence_note,
     evidence_table,
     read_methods,
     result_rows,
@@ -18,6 +20,7 @@ from cifar_fast.runs.compare import (
     write_comparison,
 )
 from cifar_fast.runs.results import Runs
+from cifar_fast.text import counted
 
 
 @pytest.fixture
@@ -55,8 +58,14 @@ def test_several_seeds_are_compared_as_methods(digits_run, other_digits_run, tmp
     found = compare(*methods)
     assert "Welch" in found.test and found.verdict == "better" and found.difference == pytest.approx(0.2)
     assert methods[0].accuracy_text.startswith("50.05 % ±")
+    first = methods[1].first
+    said = Predictions(first.predictions.preds[:9], first.predictions.targs[:9], first.predictions.vocab)
+    fewer = dataclasses.replace(first, test_images="else", predictions=said)
+    with pytest.raises(InputError, match="different images"):
+        compare(methods[0], Runs("fewer", [fewer, fewer]))
     page = write_comparison(methods[:1], tmp_path / "seeds.html").read_text()
     assert "50.10 %" in page and "lr_end" in page and "Settings that differ" not in page
+    assert page.index("<h2>Pictures") < page.index("<h2>Settings") and "What accuracy costs" not in page
 
 
 def test_runs_with_other_classes_on_the_same_images_are_compared_without_a_confusion_difference(
@@ -135,6 +144,11 @@ def test_a_run_without_an_epoch_has_no_training_accuracy(two_runs):
     assert result_rows([none])[0][3] == "-"
 
 
+def test_few_parameters_are_counted_and_many_are_millions(two_runs):
+    assert counted(2_810) == "2,810" and counted(4_294_218) == "4.29 M" and counted(None) == "-"
+    assert "Mean corruption error" not in evidence_note(evidence_table(two_runs)[0])
+
+
 def test_a_page_that_cannot_be_written_is_one_line(two_runs, tmp_path):
     for path in (tmp_path, tmp_path / "nowhere/page.html"):
         with pytest.raises(InputError, match="--out"):
@@ -155,7 +169,7 @@ def test_runs_of_the_same_name_are_called_by_their_paths(digits_run, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="no finished run"):
+    with pytest.raises(InputError, match=r"no finished run \(config.json is missing\)"):
         Runs.read(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         Runs.read(tmp_path / "nowhere")

@@ -98,7 +98,7 @@ def test_shift_has_a_block_and_a_baseline_and_what_was_asked_before_stays(run, o
     assert found["shift"]["clean"] == FinishedRun.read(run).accuracy > found["shift"]["mean"]
     assert found["shift"]["error_against_baseline"] > 0 and set(kept) == {"shift", "test set digits-c"}
     assert (
-        page.count("<details") == 1 and "not the corruptions of CIFAR-10-C" in page and "not CIFAR-10 results" in page
+        page.count("<details") == 2 and "not the corruptions of CIFAR-10-C" in page and "not CIFAR-10 results" in page
     )
     assert not re.search(r"(?:src|href)=\"(?!data:)", page) and "<script" not in page
 

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from cifar_fast.errors import InputError
-from cifar_fast.runs.overview import list_runs, write_overview
+from cifar_fast.runs.overview import RunList, list_runs, write_overview
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +46,12 @@ def test_rows_say_what_differs_from_the_defaults_and_what_came_out(runs, digits_
 def test_rows_are_filtered_and_sorted(runs):
     found = list_runs(runs, where={"schedule": "constant"})
     assert [o.folder.name for o in found] == ["constant"]
-    assert list_runs(runs, data="cifar10") == [] and len(list_runs(runs, data="digits", best=2)) == 2
+    assert str(list_runs(runs, data="cifar10")) == "No run fits." and len(list_runs(runs, data="digits", best=2)) == 2
     accuracies = [o.accuracy or 0 for o in list_runs(runs, sort="accuracy")]
     assert accuracies == sorted(accuracies, reverse=True)
-    for wrong in (dict(folder=runs / "nowhere"), dict(folder=runs, sort="beauty")):
+    for wrong in (dict(folder="nowhere"), dict(sort="beauty"), dict(where={"wdith": 8})):
         with pytest.raises(InputError):
-            list_runs(**wrong)
+            list_runs(**{"folder": runs, **wrong})
 
 
 def test_the_list_is_a_table_in_terminal_notebook_and_page(runs, tmp_path):
@@ -58,3 +59,12 @@ def test_the_list_is_a_table_in_terminal_notebook_and_page(runs, tmp_path):
     assert len(str(rows).splitlines()) == 6 and rows._repr_html_().count("<tr>") == 6
     page = write_overview(rows, tmp_path / "runs.html").read_text()
     assert page.count("<polyline") == 4 and "schedule=constant" in page
+
+
+def test_a_click_sorts_times_as_times(runs, browser_page, tmp_path):
+    rows = RunList(replace(list_runs(runs)[0], seconds=o) for o in (15, 123, 99, 601))
+    page = browser_page(1280)
+    page.goto(write_overview(rows, tmp_path / "runs.html").as_uri())
+    page.click("th:text-is('training')")
+    shown = page.eval_on_selector_all("#runs td:nth-child(8)", "o => o.map(o => o.textContent)")
+    assert shown == ["10 min 1 s", "2 min 3 s", "99.0 s", "15.0 s"]

@@ -1,6 +1,7 @@
 """Callbacks that refuse or end a fit: choosing on test images, NaN, and a clean Ctrl-C."""
 
 import signal
+from math import isfinite
 
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
@@ -52,6 +53,9 @@ class StopOnNaN(Callback):
         "Look, once an epoch: a look at every batch would wait for the device. Raises `RunError`."
         loss = getattr(self.learn, "smooth_loss", None)
         if loss is not None and not loss.isfinite():
+            first = self.recorder.losses[0].item()  # of weights before any step
+            if self.epoch == 0 and not isfinite(first):
+                raise RunError(f"the loss of the first batch is {first}: look at the loss, the network and the images")
             raise RunError(f"the training loss is {loss.item()} in epoch {self.epoch}: lower the learning rate")
         # the last step of an epoch has no loss after it
         if not all(o.isfinite().all() for o in (*self.model.parameters(), *self.model.buffers())):

@@ -1,0 +1,104 @@
+"""Mistakes in an experiment of one's own: said in a line before anything is trained, and no folder is left."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from fastai.callback.core import Callback
+from torch import nn
+
+from cifar_fast.errors import InputError, RunError
+from cifar_fast.experiment import experiment
+from cifar_fast.training.learner import fast_learner
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+SMALL = {"data": "digits", "images": 100, "test_images": 40, "epochs": 1, "device": "cpu", "quiet": True, "run": "made"}
+
+
+class Forgetful(nn.Module):
+    "Counts on an image of 16 pixels."
+
+    def __init__(self, c: int):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 2, 3, padding=1), nn.Linear(2 * 16 * 16, c)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).flatten(1))
+
+
+class TwoOutputs(nn.Linear):
+    "Says its features, too."
+
+    def forward(self, x):
+        return super().forward(x.flatten(1)), x
+
+
+class Hidden(nn.Module):
+    "Its layers are in a plain list."
+
+    def __init__(self, c: int):
+        super().__init__()
+        self.layers = [nn.Flatten(), nn.Linear(3072, c)]
+
+
+def dense(n: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, n))
+
+
+def one_argument(preds):
+    return preds.mean()
+
+
+MISTAKES = {
+    "too few outputs": (lambda c: dense(c - 1), {}, r"shape \(8, 9\) for 8 images of 10 classes"),
+    "too many outputs": (lambda c: dense(100), {}, r"shape \(8, 100\) for 8 images of 10 classes"),
+    "several outputs": (lambda c: TwoOutputs(3072, c), {}, "a tuple for 8 images of 10 classes"),
+    "own forward": (Forgetful, {}, r"multiplied.*in test_rehearsal.py, line \d+, forward, in layer fc: Linear"),
+    "in a Sequential": (lambda c: nn.Sequential(dense(7), nn.Linear(8, c)), {}, "in layer 1: Linear"),
+    "a metric": (dense, {"metrics": [one_argument]}, "TypeError: one_argument.. takes 1 positional argument"),
+    "a loss": (dense, {"loss_func": nn.MSELoss()}, "cannot be trained: RuntimeError"),
+    "no parameters": (Hidden, {}, "nn.ModuleList"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_before_training(mistake):
+    network, more, said = MISTAKES[mistake]
+
+    @experiment
+    def made(dls):
+        return fast_learner(dls, network(dls.c), **more)
+
+    with pytest.raises(InputError, match=said) as caught:
+        made.run(**SMALL)
+    assert "\n" not in str(caught.value) and not list(Path().iterdir())
+
+
+class LooksAround(Callback):
+    "Asks for what a fit has, and refuses what is not a fit's."
+
+    def before_batch(self):
+        assert self.epoch < self.n_epoch and 0 <= self.pct_train <= 1
+
+
+def test_it_changes_no_result_and_takes_callbacks_that_look_at_the_epoch(monkeypatch):
+    @experiment
+    def made(dls):
+        net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3072), nn.Dropout(0.5), nn.Linear(3072, dls.c))
+        return fast_learner(dls, net, cbs=LooksAround(), precision="fp32")
+
+    with_it = made.run(**SMALL)
+    monkeypatch.setattr("cifar_fast.runs.one_seed.try_out", lambda *args: None)
+    without = made.run(**SMALL | {"run": "without"})
+    assert all(torch.equal(a, b) for a, b in zip(*(o.learn.model.state_dict().values() for o in (with_it, without))))
+
+
+def test_a_loss_that_is_nan_at_once_is_not_blamed_on_the_rate():
+    @experiment
+    def made(dls):
+        return fast_learner(dls, dense(dls.c), loss_func=lambda pred, y: pred.sum() * float("nan"))
+
+    for seeds in (1, 2):
+        with pytest.raises(RunError, match="loss of the first batch is nan: look at the loss"):
+            made.run(**SMALL, seeds=seeds)
+    assert not list(Path().iterdir())  # so that the same command works when the loss is mended

@@ -57,7 +57,7 @@ class FinishedRun:
             history = History(folder.resolve().name, rows, [float(o["lr"]) for o in batches])
             return cls(folder, config, metrics, history, preds, images)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            missing = getattr(error, "filename", None)  # safetensors names the file in its text alone
+            missing = error.filename if isinstance(error, FileNotFoundError) else None  # safetensors gives no name
             why = f"{Path(missing).name} is missing" if missing else error
             raise InputError(f"{folder} holds no finished run ({why}): name the folder of one") from error
 

@@ -158,7 +158,7 @@ def main(
     "Measure how much of a GPU the toolkit uses, beside what bounds it."
     if unknown := set(parts.split(",")) - set(PARTS):
         raise InputError(f"there is no part {unknown.pop()!r}: give some of {','.join(PARTS)}")
-    bench = GpuBenchmark(data, "none", bs, images, repeats, 1, 0, device, False, "auto", out)
+    bench = GpuBenchmark(data, "none", "resnet18", bs, images, repeats, 1, 0, device, False, "auto", out)
     bench.data, bench.epochs, bench.size = data, epochs, size
     bench.races = [(94, checkouts, runs), (96, checkouts, runs // 2)]
     for part in parts.split(","):

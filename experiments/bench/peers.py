@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10
-from torchvision.models import resnet18
+from torchvision.models import get_model_builder
 from torchvision.transforms import v2
 
 from cifar_fast.data.formats import ImageSet
@@ -90,10 +90,13 @@ def stock_learner(dls: DataLoaders, model: nn.Module) -> Learner:
     return Learner(dls, model, loss_func=nn.CrossEntropyLoss(), metrics=accuracy)
 
 
-def stock_vision_learner(dls: DataLoaders) -> Learner:
-    "fastai's frozen ResNet-18 with a linear head; random weights, on which its speed does not depend."
+def stock_vision_learner(
+    dls: DataLoaders,
+    arch: str = "resnet18",  # a network of torchvision
+) -> Learner:
+    "fastai's frozen network with a linear head; random weights, on which its speed does not depend."
     head = dict(concat_pool=False, lin_ftrs=[], ps=0.0, first_bn=False)
-    learn = vision_learner(dls, resnet18, pretrained=False, normalize=False, metrics=accuracy, **head)
+    learn = vision_learner(dls, get_model_builder(arch), pretrained=False, normalize=False, metrics=accuracy, **head)
     learn.freeze()
     return learn
 

@@ -41,13 +41,14 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Benchmark:
     "Options of experiments/bench.py; a method a row. Parameters are documented there."
 
-    def __init__(self, data, weights, bs, images, repeats, seeds, workers, device, compile, precision, out):
+    def __init__(self, data, weights, arch, bs, images, repeats, seeds, workers, device, compile, precision, out):
         self.out = Path(out).absolute()
         self.device = parse_device(device)
         self.whole = load_images(data)
         self.source = Path(data) if (Path(data) / "train").is_dir() else None
         self.images = self.whole.fewer(min(images, len(self.whole.train_y)), min(images, len(self.whole.test_y)))
-        self.weights, self.bs, self.repeats, self.seeds, self.compile = weights, bs, repeats, seeds, compile
+        self.weights, self.arch, self.bs = weights, arch, bs
+        self.repeats, self.seeds, self.compile = repeats, seeds, compile
         self.workers = workers or min(16, os.cpu_count())
         self.precision = resolve_precision(precision, self.device)
         self.rows: list[dict] = []
@@ -89,9 +90,10 @@ class Benchmark:
         dls = self.stock_dls(augmented=True)
         own = image_dls(self.images, self.bs, flip="random", translate=4, cutout=8, device=self.device)
         learners = {
-            f"ours, {self.precision}": custom_learner(own, precision=self.precision, compile=self.compile),
-            "stock fastai, from_folder": peers.stock_learner(dls, CustomCNN(c)),
+            f"ours, {o}": custom_learner(own, precision=o, compile=self.compile)
+            for o in dict.fromkeys((self.precision, "fp32"))
         }
+        learners["stock fastai, from_folder"] = peers.stock_learner(dls, CustomCNN(c))
         for learn in learners.values():
             learn.loss_func = CrossEntropyLossFlat()
             learn.add_cb(MixUp(0.4))
@@ -205,6 +207,28 @@ class Benchmark:
             note = " (one measured epoch x 30)" if stock else ""
             self.add(row, name + note, median(values) * (EPOCHS if stock else 1), "s", values)
 
+    def frozen(self) -> None:
+        "A frozen network, 30 epochs at 32 pixels, each whole and from the same weights: seconds, and test accuracies."
+        dls, seconds, accuracies = self.stock_dls(), {}, {}
+        for seed in range(self.repeats):
+            set_seed(seed)
+            ours = self.transfer(32, arch=self.arch)
+            stock = peers.stock_vision_learner(dls, self.arch)
+            stock.model[0].load_state_dict(ours.model[0].state_dict())
+            for name, learn in ((f"ours, {self.precision}", ours), ("stock fastai", stock)):
+                begin = time.perf_counter()
+                with quiet(learn):
+                    learn.fit_decay(EPOCHS, 1e-3, 8e-5)
+                seconds.setdefault(name, []).append(time_when_done(self.device) - begin)
+                accuracies.setdefault(name, []).append(learn.recorder.values[-1][-1])
+        n = f"{len(self.images.train_y):,} + {len(self.images.test_y):,} images"
+        for name, values in seconds.items():
+            self.add(f"frozen {self.arch}, {EPOCHS} epochs, {n}", name, median(values), "s", values)
+        for name, values in accuracies.items():
+            average, half = mean_interval(values)
+            row = f"frozen {self.arch}, test accuracy, {len(values)} seeds"
+            self.add(row, name, average * 100, "%", values, half and half * 100)
+
     def startup(self) -> None:
         "Process start to first training batch, imports included, and the peak memory after 20 batches."
         source = str(self.source or self.folder)
@@ -273,10 +297,10 @@ class Benchmark:
         dls = image_dls(images or self.images, self.bs, device=self.device)
         return custom_learner(dls, precision=precision, compile=self.compile)
 
-    def transfer(self, size: int, images: ImageSet | None = None) -> Learner:
-        "The frozen ResNet-18 as the toolkit trains it."
+    def transfer(self, size: int, images: ImageSet | None = None, arch: str = "resnet18") -> Learner:
+        "A frozen network as the toolkit trains it."
         dls = image_dls(images or self.images, self.bs, device=self.device)
-        return transfer_learner(dls, weights=self.weights, size=size, precision=self.precision, compile=self.compile)
+        return transfer_learner(dls, arch, self.weights, size=size, precision=self.precision, compile=self.compile)
 
     def bare(self, steps: int, precision: str) -> Callable[[], None]:
         "The compute limit of the custom CNN."

@@ -31,6 +31,8 @@ _BLIND_MODULES = {
     "cifar_fast.runs.folder",
 }
 
+SMALL_STEP = 10_000_000  # multiplications of a head's forward pass, below which a second thread gains nothing
+
 
 class FrozenBody(Callback):
     """A frozen body computes in training as it does afterwards: without dropout and without stochastic depth.
@@ -82,6 +84,7 @@ class CachedBody(Callback):
     order = 11  # after CastToTensor and MixedPrecision
     in_graph = True  # of `BatchGraphs`: what it does in a batch is work of the device
     _stateattrs = ("cache", "loaded")
+    threads: int | None = None  # of torch, where the fit goes on with one
 
     def __init__(
         self,
@@ -105,8 +108,10 @@ class CachedBody(Callback):
         "Exchange the training images for features, while the body is frozen."
         self.active = self.active and self._is_frozen()  # a callback may have unfrozen it since the last epoch
         if not self.active and not self._start():
+            self._restore_threads()
             return
         self.learn.dl = self._feature_dl(self.dls.train)
+        self._spare_threads()
 
     def after_train(self):
         "Let the image loader go on where the feature loader stopped."
@@ -126,8 +131,21 @@ class CachedBody(Callback):
     def after_fit(self):
         "Images again."
         self.active = False
+        self._restore_threads()
 
     after_failed_fit = after_fit
+
+    def _spare_threads(self) -> None:
+        "On a CPU a small head's steps are so short that threads wait for each other longer than they work."
+        work = sum(p.numel() for p in self.model[1].parameters()) * self.dls.train.bs
+        if self.threads is None and self.dls.device.type == "cpu" and work < SMALL_STEP:
+            self.threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+
+    def _restore_threads(self) -> None:
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+            self.threads = None
 
     def _is_frozen(self) -> bool:
         return not isinstance(self.model, TransferModel) or not any(p.requires_grad for p in self.model[0].parameters())

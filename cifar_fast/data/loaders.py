@@ -9,6 +9,7 @@ import torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.torch_core import TensorCategory, TensorImage, default_device, to_detach
+from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import Tensor
 
@@ -216,6 +217,7 @@ def image_dls(
     train_files, test_files = images.files or (None, None)
     if valid == "test":
         train, other = (images.train_x, images.train_y), (images.test_x, images.test_y)
+        idxs = torch.arange(len(train[1]) + len(other[1])).split([len(train[1]), len(other[1])])
     elif valid == "holdout":
         idxs = images.holdout(HOLDOUT_FRACTION, seed)
         train, other = ((taken(images.train_x, i), images.train_y[i]) for i in idxs)
@@ -227,6 +229,7 @@ def image_dls(
     train_ds = ImageTensors(*train, split_idx=0, **about)
     valid_ds = ImageTensors(*other, split_idx=1, is_test=valid == "test", **about)
     train_ds.files, valid_ds.files = train_files, test_files
+    train_ds.splits = valid_ds.splits = L(o.tolist() for o in idxs)
     stored = images.train_x.shape[-1]
     fixed = [IntToFloatTensor(), Normalize.from_stats(images.mean, images.std, cuda=False)]
     fixed += [BatchResize(size)] if size not in (None, stored) else []

@@ -8,7 +8,7 @@ import torch
 from fastai.data.transforms import Categorize, CategoryMap
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, TensorImage, show_image
-from fastcore.foundation import is_indexer
+from fastcore.foundation import L, is_indexer
 from torch import Tensor
 
 from cifar_fast.data.image import Levels, decode_image
@@ -48,12 +48,18 @@ class ImageTensors:
         self.levels = levels
         self.vocab, self.loss_func = CategoryMap(vocab, sort=False), BatchCrossEntropy()
         self.files: list[str] | None = None  # of the images, below the folder that they are from
+        self.splits: L | None = None  # indices of training and validation images in the whole that both are parts of
         self.parent: tuple[ImageTensors, Tensor] | None = None  # of a subset: the whole, and the indices in it
 
     @property
     def c(self) -> int:
         "Number of classes."
         return len(self.vocab)
+
+    @property
+    def n_subsets(self) -> int | None:
+        "Splits of the whole; None where there is no whole."
+        return self.splits and len(self.splits)
 
     @property
     def items(self) -> "ImageTensors":
@@ -120,7 +126,8 @@ class ImageTensors:
         if self.x.device == torch.device(device):
             return self
         res = self.replace(self.x.to(device), None if self.y is None else self.y.to(device))
-        res.parent, res.files = self.parent, getattr(self, "files", None)  # which an older export.pkl lacks
+        for name in ("parent", "files", "splits"):
+            setattr(res, name, getattr(self, name, None))  # which an older export.pkl lacks
         return res
 
     @property

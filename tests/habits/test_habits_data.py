@@ -380,6 +380,17 @@ def test_iterating_over_a_dataset(dls):
     assert len([int(y) for _, y in dls.valid_ds]) == 8
 
 
+def test_the_splits(dls):
+    train, valid = dls.splits
+    assert dls.train_ds.splits == dls.valid_ds.splits == dls.splits and dls.n_subsets == 2
+    assert (len(train), len(valid)) == (len(dls.train_ds), len(dls.valid_ds))
+    assert sorted([*train, *valid]) == list(range(24))
+
+
+def test_which_split_a_dataset_is(dls):
+    assert (dls.train_ds.split_idx, dls.valid_ds.split_idx) == (0, 1) == (dls.split_idx, dls.valid.split_idx)
+
+
 def test_show_at(dls):
     show_at(dls.train_ds, 3)
 

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from cifar_fast.data.cache import cache_dir
 from cifar_fast.errors import InputError
 from cifar_fast.files import write_atomically, write_tensors
 from cifar_fast.runs.folder import Run
+from conftest import make_run
 
 
 @pytest.mark.parametrize(("umask", "wanted"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
@@ -26,6 +29,28 @@ def test_written_files_are_for_whom_the_umask_says(tmp_path, umask, wanted):
     assert {o.name: stat.S_IMODE(o.stat().st_mode) for o in tmp_path.iterdir()} == {
         "a.safetensors": wanted, "b.txt": wanted,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002])
+def test_colleagues_read_all_that_a_run_leaves_as_the_umask_says(tmp_path, image_folder, umask):
+    root, before = image_folder({"cat": 10, "dog": 10}), os.umask(umask)
+    shutil.make_archive(str(tmp_path / "pets"), "zip", root)
+    try:
+        make_run(tmp_path / "run", data=str(tmp_path / "pets.zip"), epochs=1, lr="auto", bs=2, size=8, width=4)
+        pytest.importorskip("ray")
+        from cifar_fast.runs.sweep import KeepTrials
+
+        trials = tmp_path / "run/trials"
+        trials.mkdir()
+        trial = SimpleNamespace(last_result={"accuracy": 0.5, "epoch": 1}, config={})
+        KeepTrials(trials).on_trial_complete(1, [], trial)
+    finally:
+        os.umask(before)
+    found = [*(tmp_path / "run").rglob("*"), *cache_dir().rglob("*")]
+    modes = {o: stat.S_IMODE(o.stat().st_mode) for o in found}
+    assert {o: oct(mode) for o, mode in modes.items() if mode != (0o777 if o.is_dir() else 0o666) & ~umask} == {}
+    names = {o.name for o in found}
+    assert {"predictions.safetensors", "checkpoint.pt", "lr_find.png", "model.json", "report.html", "0.png"} <= names
 
 
 @pytest.fixture

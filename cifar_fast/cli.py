@@ -129,6 +129,7 @@ def exit_codes() -> Iterator[None]:
 def _ends() -> Iterator[None]:
     for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
         warnings.simplefilter("ignore", category)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of what surrounds an image's pixels, and of large ones
     os.environ.setdefault("MPLBACKEND", "Agg")  # scripts open no windows
     if _is_one_of_many():
         signal.signal(signal.SIGTERM, _end_with_the_others)  # by which a launcher ends what is left

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import tarfile
 import zipfile
@@ -14,10 +15,10 @@ from PIL import Image
 from cifar_files import archive, batches
 
 
-def picture(path: Path, form: str | None = None) -> None:
-    "A small picture that no other path has."
+def picture(path: Path, form: str | None = None, of: str | None = None) -> None:
+    "A small picture that no other path, or no other `of`, has."
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(list(os.fsencode(path))).integers(0, 256, (8, 8, 3))
+    pixels = np.random.default_rng(list(os.fsencode(of or path))).integers(0, 256, (8, 8, 3))
     Image.fromarray(pixels.astype(np.uint8)).save(path, format=form)
 
 
@@ -45,6 +46,14 @@ def with_classes(more: Callable[[Path], object]) -> Callable[[Path], object]:
         return more(root)
 
     return make
+
+
+def wide(root: Path) -> None:
+    "Panoramas."
+    for name, n in CLASSES.items():
+        (root / name).mkdir(parents=True)
+        for i in range(n):
+            Image.effect_noise((24, 8), 50).save(root / name / f"{i}.png")
 
 
 def litter(root: Path) -> None:
@@ -115,8 +124,37 @@ def npz(**changed) -> Callable[[Path], dict]:
 
     def make(root: Path) -> dict:
         x, y = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8), np.arange(6) % 2
-        np.savez("photos.npz", **{"x_train": x, "y_train": y, "x_test": x[::-1] ^ 1, "y_test": y, **changed})
+        arrays = {"x_train": x, "y_train": y, "x_test": x[::-1] ^ 1, "y_test": y, **changed}
+        np.savez("photos.npz", **{name: o for name, o in arrays.items() if o is not None})
         return {"data": "photos.npz"}
+
+    return make
+
+
+def png_array() -> np.ndarray:
+    "An image that no array of `npz` has."
+    return np.full((1, 8, 8, 3), 7, np.uint8)
+
+
+def parquet(names: tuple[str, ...] = ("cat", "dog"), **splits: int) -> Callable[[Path], None]:
+    "Makes a file of so many images for each split, labels 0 and 1 in turn, as Hugging Face lays them out."
+
+    def make(root: Path) -> None:
+        import pyarrow as pa  # which the table of kinds need not wait for
+        import pyarrow.parquet as pq
+
+        about = {"info": {"features": {"label": {"names": names}}}}
+        image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        schema = pa.schema([("image", image), ("label", pa.int64())], metadata={"huggingface": json.dumps(about)})
+        root.mkdir()
+        for split, n in splits.items():
+            images = []
+            for i in range(n):
+                picture(root / "one.png", "PNG", of=f"{split}{i}")
+                images.append({"bytes": (root / "one.png").read_bytes(), "path": f"{i}.png"})
+            (root / "one.png").unlink()
+            columns = {"image": images, "label": [i % 2 for i in range(n)]}
+            pq.write_table(pa.table(columns, schema), root / f"{split}-00000-of-00001.parquet")
 
     return make
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_fast.data.formats import CIFAR10_VOCAB, ImageSet
+from cifar_fast.data.folders import ROLES
+from cifar_fast.data.formats import CIFAR10_VOCAB, ImageSet, fifth_of_each
 from cifar_fast.data.image import decode_image
 from cifar_fast.errors import InputError
 from cifar_fast.files import put_in_place
@@ -157,44 +158,86 @@ def unpacked(
     return place
 
 
-# Pairs of names that arrays of images and labels have in .npz files: Keras's, MedMNIST's.
+# How arrays of images and labels are called in .npz files: Keras's and MedMNIST's ways.
 _NPZ_NAMES = {
-    "train": (("x_train", "y_train"), ("train_images", "train_labels"), ("X_train", "y_train")),
-    "test": (("x_test", "y_test"), ("test_images", "test_labels"), ("X_test", "y_test")),
+    role: [(form.format(name), of_labels.format(name)) for form, of_labels in forms for name in names]
+    for forms in [[("x_{}", "y_{}"), ("X_{}", "y_{}"), ("{}_images", "{}_labels")]]
+    for role, names in ROLES.items()
 }
+
+
+def npz_lines(
+    path: Path,
+) -> list[str]:
+    "What is to be said about a file of arrays: which of them choose, and which are not used."
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {role: pair for role in _NPZ_NAMES if (pair := _npz_pair(arrays, role))}
+            others = sorted(set(arrays) - {name for pair in found.values() for name in pair})
+    except (ValueError, *_DAMAGE):  # reading it says what is wrong
+        return []
+    lines = [f"Not used: {', '.join(others)} of {path}."] * bool(others)
+    if "valid" not in found:
+        return lines
+    what = f"{found['valid'][0]} of {path}"
+    if "test" not in found:
+        return [f"Test images: {what}.", *lines]
+    return [f"{what} chooses (early stopping, sweeps) and is then trained on; {found['test'][0]} is tested on.", *lines]
 
 
 def read_npz(
     path: Path,
     size: int,  # pixels of a side of the stored square
 ) -> ImageSet:
-    "Arrays x_train, y_train, x_test, y_test, or train_images, ..., read without pickle. Raises `InputError`."
+    """Arrays x_train, y_train, x_test, y_test, or train_images, ..., read without pickle.
+
+    x_val and y_val choose, or are tested on where there are no others. Without a second split a fifth of each class
+    is set aside. Raises `InputError`.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            splits = {role: _npz_split(path, arrays, names) for role, names in _NPZ_NAMES.items()}
+            splits = {role: _npz_split(path, arrays, pair) for role in _NPZ_NAMES if (pair := _npz_pair(arrays, role))}
+            if "train" not in splits:
+                known = ", ".join(_NPZ_NAMES["train"][0])
+                raise InputError(f"{path} holds {', '.join(arrays)}: name its arrays {known}")
     except InputError:  # which is a ValueError
         raise
     except (ValueError, *_DAMAGE) as error:
         raise InputError(f"{path} cannot be read ({error}): it is damaged, or holds pickled objects") from error
-    labels = np.unique(np.concatenate([y for _, y in splits.values()]))
-    tensors = []
-    for x, y in splits.values():
-        pixels = torch.stack([torch.from_numpy(decode_image(o, size)).permute(2, 0, 1) for o in x])
-        tensors.append((pixels, torch.from_numpy(np.searchsorted(labels, y))))
-    return ImageSet.from_splits(path.stem, [str(o) for o in labels], *tensors)
+    if "test" not in splits and "valid" in splits:
+        splits["test"] = splits.pop("valid")
+    labels = np.unique(splits["train"][1])
+    x, y = {}, {}
+    for role, (images, targets) in splits.items():
+        if unknown := set(targets.tolist()) - set(labels.tolist()):
+            raise InputError(f"{path}: the training images lack the class {min(unknown)!r} of the {role} images")
+        x[role] = torch.stack([torch.from_numpy(decode_image(o, size)).permute(2, 0, 1) for o in images])
+        y[role] = torch.from_numpy(np.searchsorted(labels, targets))
+    if "test" not in splits:
+        train, test = fifth_of_each(y["train"])
+        parts = [(x["train"][o], y["train"][o]) for o in (train, test)]
+    else:
+        chosen = [role for role in ("train", "valid") if role in splits]
+        parts = [tuple(torch.cat([o[role] for role in chosen]) for o in (x, y)), (x["test"], y["test"])]
+    n_valid = len(splits["valid"][1]) if "valid" in splits else 0
+    return ImageSet.from_splits(path.stem, [str(o) for o in labels], *parts, n_valid=n_valid)
 
 
-def _npz_split(path: Path, arrays, names: tuple) -> tuple[np.ndarray, np.ndarray]:
-    pair = next((o for o in names if o[0] in arrays and o[1] in arrays), None)
-    if pair is None:
-        known = ", ".join(names[0])
-        raise InputError(f"{path} holds {', '.join(arrays)}: name its arrays {known}")
-    x, y = arrays[pair[0]], arrays[pair[1]].squeeze()
+def _npz_pair(arrays, role: str) -> tuple[str, str] | None:
+    "Names of a split's images and labels."
+    return next((o for o in _NPZ_NAMES[role] if o[0] in arrays and o[1] in arrays), None)
+
+
+def _npz_split(path: Path, arrays, pair: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    x, y = arrays[pair[0]], arrays[pair[1]]
+    y = y.reshape(len(y)) if y.shape == (len(y), 1) else y
     if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[-1] not in (1, 3):
         x = x.transpose(0, 2, 3, 1)
-    if x.dtype != np.uint8 or x.ndim not in (3, 4) or y.shape != (len(x),):
+    if x.dtype != np.uint8 or x.ndim not in (3, 4) or y.shape != (len(x),) or not len(x):
         raise InputError(
             f"{path}: {pair[0]} is {x.dtype} {x.shape} and {pair[1]} {y.shape}: give uint8 images (N, H, W, 3) or "
             "(N, H, W), and a label for each"
         )
-    return x, y
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        raise InputError(f"{path}: {pair[1]} holds labels that are no numbers: leave those images out")
+    return x, np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y

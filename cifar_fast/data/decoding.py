@@ -5,19 +5,22 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
+from fastcore.basics import chunked
 from torch import Tensor
 
 from cifar_fast.data.cache import room, taken
 from cifar_fast.data.folders import Listing
 from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, fifth_of_each
-from cifar_fast.data.image import Levels, decode_image
-from cifar_fast.data.levels import find_levels
+from cifar_fast.data.image import Levels, decode_and_measure
+from cifar_fast.data.levels import AT_ONCE, find_levels
 from cifar_fast.errors import ImageError, InputError
 from cifar_fast.progress import progress
 from cifar_fast.text import printable
 
 SPLITS = ("train", "valid", "test")  # in this order: validation images are the last of the training images
+LONG = 2.0  # times as long as wide: the square in the middle of an image is less than half of it
 NAMED = 10  # bad images that a message names
 
 
@@ -40,9 +43,11 @@ def read_image_folder(
         for name, paths in listing.files.get(split, {}).items()
         for path in paths
     ]
-    x, levels, bad = _decode([path for path, *_ in found], size)
+    paths = [path for path, *_ in found]
+    levels = find_levels(paths)
+    x, bad, ratios = decode_files(paths, size, levels)
     if bad and not skip_bad:
-        raise InputError(_bad_line(bad))
+        raise InputError(bad_line(bad, "--skip-bad"))
     if bad:
         whole = [i for i in range(len(found)) if i not in bad]
         x, found = taken(x, torch.tensor(whole, dtype=torch.int64)), [found[i] for i in whole]
@@ -55,7 +60,7 @@ def read_image_folder(
         "cifar10" if is_cifar10 else printable(Path(root).name), [printable(o) for o in vocab],
         (taken(x, train), y[train]), (taken(x, test), y[test]), levels=levels, n_valid=n_valid,
         files=tuple([names[i] for i in idxs.tolist()] for idxs in (train, test)),
-        skipped=tuple(printable(message) for message in bad.values()),
+        skipped=tuple(printable(message) for message in bad.values()), n_long=int((ratios > LONG).sum()),
     )  # fmt: skip
 
 
@@ -67,29 +72,46 @@ def _parts(splits: list[str], y: Tensor) -> tuple[Tensor, Tensor, int]:
     return *fifth_of_each(y), 0
 
 
-def _decode(paths: list[str], size: int) -> tuple[Tensor, Levels | None, dict[int, str]]:
-    "Pixels uint8 (N, 3, size, size), the range of deep images, and what is wrong with which of them."
-    x = room((len(paths), 3, size, size))
-    levels, bad = find_levels(paths), {}
+def decode_files(
+    paths: list[str],
+    size: int,  # pixels of a side
+    levels: Levels | None,  # by which images of more than 8 bits are scaled; None: by those of each one's kind
+) -> tuple[Tensor, dict[int, str], np.ndarray]:
+    """Every image, by all processors, with a progress bar: pixels, errors, and ratios of their sides.
 
-    def decode(i: int) -> None:
-        try:
-            x[i] = torch.from_numpy(decode_image(paths[i], size, levels)).permute(2, 0, 1)
-        except ImageError as error:
-            bad[i] = str(error)
+    uint8 (N, 3, size, size), black where an image cannot be read; what is wrong with which image; float (N,).
+    """
+    x, bad, ratios = room((len(paths), 3, size, size)), {}, np.ones(len(paths))
+    pixels = x.numpy()  # which takes small images quicker than the tensor does
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in progress(pool.map(decode, range(len(paths))), total=len(paths)):
+    def decode(part: list[int]) -> None:
+        for i in part:
+            try:
+                image, ratios[i] = decode_and_measure(paths[i], size, levels)
+                pixels[i] = image.transpose(2, 0, 1)
+            except ImageError as error:
+                bad[i] = str(error)
+
+    n_threads = os.cpu_count() or 1
+    at_once = max(1, min(AT_ONCE, len(paths) // (4 * n_threads)))
+    parts = list(chunked(range(len(paths)), at_once))
+    with ThreadPoolExecutor(n_threads) as pool:
+        for _ in progress(pool.map(decode, parts), total=len(parts)):
             pass
-    return x, levels, dict(sorted(bad.items()))
+    return x, dict(sorted(bad.items())), ratios
 
 
-def _bad_line(bad: dict[int, str]) -> str:
+def bad_line(
+    bad: dict[int, str],  # of `decode_files`
+    way_out: str = "",  # option that goes on without them
+) -> str:
+    "All that cannot be read, in one line."
     messages = list(bad.values())
     if len(messages) == 1:
-        return f"{messages[0]}, or leave it out with --skip-bad"
+        return messages[0] + f", or leave it out with {way_out}" * bool(way_out)
     more = f" and {len(messages) - NAMED:,} more" * (len(messages) > NAMED)
-    return f"{len(messages):,} images cannot be read: {'; '.join(messages[:NAMED])}{more}. --skip-bad leaves them out"
+    said = f"{len(messages):,} images cannot be read: {'; '.join(messages[:NAMED])}{more}"
+    return said + f". {way_out} leaves them out" * bool(way_out)
 
 
 def _check_classes(root: Path, vocab: list[str], y: Tensor) -> None:

@@ -34,6 +34,18 @@ def exact_duplicates(
     return [Pair(i, j, 1.0) for i, j in found if j is not None]
 
 
+def under_two_classes(
+    x: Tensor,  # uint8 (N, 3, H, W)
+    y: Tensor,  # int64 (N,) labels
+) -> list[int]:
+    "Indices of the images that are there under another class too, pixel by pixel."
+    found: dict[bytes, set[int]] = {}
+    digests = [_digest(image) for image in x]
+    for digest, label in zip(digests, y.tolist()):
+        found.setdefault(digest, set()).add(label)
+    return [i for i, digest in enumerate(digests) if len(found[digest]) > 1]
+
+
 def _digest(image: Tensor) -> bytes:
     return hashlib.blake2b(image.contiguous().numpy(), digest_size=16).digest()
 

@@ -4,12 +4,13 @@ Nothing is left out without a word: a listing carries a line for each thing that
 """
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cifar_fast.data.image_files import is_image, is_litter, walk_images
+from cifar_fast.data.image_files import is_image, is_litter, refuse_unlisted, walk_images
 from cifar_fast.errors import InputError
 
 ROLES = {
@@ -55,7 +56,7 @@ def list_images(
     folders = _folders(root)
     if not folders or not any(map(_has_images, folders.values())):
         _refuse_flat(root)
-    splits = _splits(root, folders, listing)
+    splits = {role: _inside(o, role, listing) for role, o in _splits(root, folders, listing).items()}
     for role, folder in splits.items():
         listing.files[role] = _classes(folder, listing)
     if root not in splits.values():
@@ -81,7 +82,7 @@ def _refuse_flat(root: Path) -> None:
                 f"{root} holds files called {os.path.basename(first)}: unpacking has lost their folders. Give the "
                 "archive itself, or unpack it with another program"
             )
-        above = "" if _role(root.name) else f"give the folder above ({root.parent}) if this is one class, "
+        above = "" if role_of(root.name) else f"give the folder above ({root.parent}) if this is one class, "
         raise InputError(
             f"{root} holds images but no folders of classes: put each class's images in a folder of its own, {above}or "
             "name a table of labels with --labels"
@@ -102,8 +103,12 @@ def _has_classes(folder: Path) -> bool:
     return any(map(_has_images, _folders(folder).values()))
 
 
-def _role(name: str) -> str | None:
-    return next((role for role, names in ROLES.items() if name.lower() in names), None)
+def role_of(
+    name: str,  # of a folder, or what a table says
+) -> str | None:  # train, valid or test
+    "The split that a name means: train, Training, training_set, train2017, val-images, ..."
+    word = re.sub(r"([ _-]?(set|data|images|imgs|split|\d+))+$", "", name.lower())
+    return next((role for role, names in ROLES.items() if word in names), None)
 
 
 def _innermost(root: Path, listing: Listing) -> Path:
@@ -114,21 +119,34 @@ def _innermost(root: Path, listing: Listing) -> Path:
         if len(folders) != 1 or files:
             return root
         (name, inner), *_ = folders.items()
-        if _role(name) or not _has_classes(inner):
+        if role_of(name) or not _has_classes(inner):
             return root
         listing.notes.append(f"Reading {inner}.")
         root = inner
+
+
+def _inside(split: Path, role: str, listing: Listing) -> Path:
+    "The folder of a split's classes, where one of the same meaning is wrapped around it: training_set/training_set/."
+    folders = _folders(split)
+    if (
+        len(folders) != 1
+        or role_of(next(iter(folders))) != role
+        or not _has_classes(inner := next(iter(folders.values())))
+    ):
+        return split
+    listing.notes.append(f"Reading {inner}.")
+    return inner
 
 
 def _splits(root: Path, folders: dict[str, Path], listing: Listing) -> dict[str, Path]:
     "The folder of each split; the root alone where its folders are classes."
     named: dict[str, Path] = {}
     for name, folder in folders.items():
-        if role := _role(name):
+        if role := role_of(name):
             if role in named:
                 raise InputError(f"{root} has {named[role].name}/ and {name}/: rename the one that is not {role}")
             named[role] = folder
-    others = [o for name, o in folders.items() if not _role(name) and _has_images(o)]
+    others = [o for name, o in folders.items() if not role_of(name) and _has_images(o)]
     with_classes = {role: o for role, o in named.items() if _has_classes(o)}
     if "train" not in with_classes:
         if with_classes and (not others or any(set(_folders(o)) & set(folders) for o in with_classes.values())):
@@ -150,9 +168,9 @@ def _splits(root: Path, folders: dict[str, Path], listing: Listing) -> dict[str,
 
 def _note_neighbours(root: Path, listing: Listing) -> None:
     "Say what lies beside a folder that is one of several splits."
-    if _role(root.name) is None or not root.parent.is_dir():
+    if role_of(root.name) is None or not root.parent.is_dir():
         return
-    beside = [o for name, o in _folders(root.parent).items() if _role(name) and o != root and _has_classes(o)]
+    beside = [o for name, o in _folders(root.parent).items() if role_of(name) and o != root and _has_classes(o)]
     if beside:
         listing.notes.append(f"{root} is read alone: to use {beside[0].name}/ too, give --data {root.parent}.")
 
@@ -161,6 +179,7 @@ def _classes(folder: Path, listing: Listing) -> dict[str, list[str]]:
     "The images of each class, everything below its folder; class names in Unicode's composed form."
     found: dict[str, list[str]] = {}
     for name, place in _folders(folder).items():
+        _refuse_splits_inside(place)
         key = unicodedata.normalize("NFC", name)
         if key in found:
             listing.notes.append(f"{place} counts for the class {key!r}, as the folder of the same name does.")
@@ -170,6 +189,17 @@ def _classes(folder: Path, listing: Listing) -> dict[str, list[str]]:
     if empty:
         raise InputError(f"{folder / empty[0]} has no images: fill the class or remove its folder")
     return found
+
+
+def _refuse_splits_inside(place: Path) -> None:
+    "Raises `InputError` for a class whose training and test images lie in folders of its own."
+    inside = {role: o for o in _folders(place) if (role := role_of(o)) and _has_images(place / o)}
+    if "train" in inside and len(inside) > 1:
+        one, other, *_ = inside.values()
+        raise InputError(
+            f"{place} has {one}/ and {other}/ inside the class: put the classes inside those, as "
+            f"{place.parent / inside['train'] / place.name}/"
+        )
 
 
 def _leave_out_loose(folder: Path, listing: Listing) -> None:
@@ -188,7 +218,7 @@ def _images_of(folder: Path, listing: Listing) -> list[str]:
     "All images below a class's folder."
     images, nested, seen = [], set(), set()
     around = set(map(str, Path(os.path.realpath(folder)).parents))
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse_unlisted):
         if (real := os.path.realpath(place)) in seen or real in around:
             if real in around:  # other classes lie in it
                 _leave_out(Path(place), listing, "link to a folder around it")

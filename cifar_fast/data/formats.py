@@ -1,6 +1,7 @@
 """A decoded data set: its tensors, its statistics, its splits, and the one that scikit-learn brings."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,7 +32,9 @@ class ImageSet:
     levels: Levels | None = None  # by which images of more than 8 bits were scaled
     files: tuple[list[str], list[str]] | None = None  # of training and test images, below the folder; None: no files
     n_valid: int = 0  # the last so many training images choose, where the data set says so; 0: a tenth is drawn
-    leaked: int = 0  # test images of the whole that are training images too, counted where they are files of a folder
+    leaked: int = 0  # test images of the whole that are training images too, pixel by pixel
+    n_contrary: int = 0  # training images that are there under another class too, pixel by pixel
+    n_long: int = 0  # images more than twice as long as wide, of which the square in the middle is read
     skipped: tuple[str, ...] = ()  # files that cannot be read, where they were to be skipped
 
     @property
@@ -41,7 +44,12 @@ class ImageSet:
 
     @classmethod
     def from_splits(cls, name: str, vocab: list[str], train: tuple, test: tuple, **about) -> "ImageSet":
-        "An `ImageSet` from two (x, y) pairs; the pixels' statistics are computed from the first."
+        """An `ImageSet` from two (x, y) pairs; the pixels' statistics are computed from the first.
+
+        Raises `InputError` for two classes of one name.
+        """
+        if twice := [o for o, n in Counter(vocab).items() if n > 1]:
+            raise InputError(f"{name} has two classes called {twice[0]!r}: rename one of them")
         return cls(name, list(vocab), *train, *test, *pixel_stats(train[0]), **about)
 
     def fewer(self, n_train: int = 0, n_test: int = 0) -> "ImageSet":

@@ -33,6 +33,15 @@ def decode_image(
     animation the first frame counts. Damaged texts, profiles and thumbnails do not matter, a JPEG of many pixels is
     read at a smaller scale. Raises `ImageError`, naming the file.
     """
+    return decode_and_measure(source, size, levels)[0]
+
+
+def decode_and_measure(
+    source,  # as of `decode_image`
+    size: int,
+    levels: Levels | None = None,
+) -> tuple[np.ndarray, float]:
+    "As `decode_image`, and how many times as long as wide the image is, or as wide as long."
     name = source if isinstance(source, (str, Path)) else type(source).__name__
     try:
         return _decode(source, size, levels)
@@ -53,7 +62,7 @@ def _said(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _decode(source, size: int, levels: Levels | None) -> np.ndarray:
+def _decode(source, size: int, levels: Levels | None) -> tuple[np.ndarray, float]:
     if isinstance(source, np.ndarray):
         return _square(Image.fromarray(_uint8_array(source, levels)), size, levels)
     if isinstance(source, Image.Image):
@@ -121,14 +130,15 @@ def _reads_heic() -> bool:
     return True
 
 
-def _square(image: Image.Image, size: int, levels: Levels | None) -> np.ndarray:
+def _square(image: Image.Image, size: int, levels: Levels | None) -> tuple[np.ndarray, float]:
     has_deep_colours = image.mode[0] not in "IF" and ";16" in str(getattr(image, "tile", ""))
     image.load()
     if has_deep_colours and 0 < max(np.ravel(image.getextrema())) < TWELVE_BITS >> 8:
         raise ImageError("its 16-bit colours are 12 bits or fewer, of which Pillow keeps 4: scale them to 8 or 16 bits")
     with suppress(Exception):  # EXIF data may be anything; Pillow turns the image before it writes them anew
         ImageOps.exif_transpose(image, in_place=True)
-    return np.array(ImageOps.fit(to_rgb(image, levels), (size, size), Image.Resampling.BILINEAR))
+    pixels = np.array(ImageOps.fit(to_rgb(image, levels), (size, size), Image.Resampling.BILINEAR))
+    return pixels, max(image.size) / min(image.size)
 
 
 def _uint8_array(pixels: np.ndarray, levels: Levels | None) -> np.ndarray:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from cifar_fast.errors import InputError
+
 # What Pillow reads by itself, and what pillow-heif adds. Left out: EPS and WMF, which start other programs, and formats
 # that Pillow knows by name only.
 IMAGE_SUFFIXES = tuple(
@@ -46,12 +48,22 @@ def _begins_as_image(path: str | Path) -> bool:
         return False
 
 
+def refuse_unlisted(
+    error: OSError,  # of `os.walk`, which else passes over a folder that it cannot list
+) -> None:
+    "Raises `InputError`."
+    raise InputError(f"{error.filename} cannot be listed ({error.strerror}): change its permissions") from error
+
+
 def walk_images(
     folder: str | Path,  # to look through
 ) -> Iterator[str]:
-    "Every image in and below `folder`, in the order of names, litter passed over; links to folders are followed once."
+    """Every image in and below `folder`, in the order of names, litter passed over; links to folders are followed once.
+
+    Raises `InputError` for a folder that cannot be listed.
+    """
     seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse_unlisted):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue

@@ -1,12 +1,14 @@
 """Tables of labels: a csv or jsonl file that names images and their classes, Kaggle's trainLabels.csv among them."""
 
 import csv
+import io
 import json
 import os
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from cifar_fast.data.folders import ROLES, Listing
+from cifar_fast.data.folders import Listing, role_of
 from cifar_fast.data.image_files import walk_images
 from cifar_fast.errors import InputError
 
@@ -41,89 +43,140 @@ def list_labelled(
 ) -> Listing:
     """The images of `folder` by the labels of `table`: names are paths below either, or names without suffix.
 
-    Images without a label are left out, and counted. Raises `InputError` for a table without the columns, or with files
-    that are not there.
+    Images without a label are left out, and counted. Raises `InputError` for a table without the columns, with files
+    that are not there, or with two labels for one image.
     """
-    folder, table = Path(folder), Path(table)
+    folder, table, listing = Path(folder), Path(table), Listing({})
     rows = _rows(table)
-    columns = list(rows[0]) if rows else []
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     file, label = (_column(table, columns, names) for names in (FILE_COLUMNS, LABEL_COLUMNS))
-    split = next((o for o in columns if o.lower() in SPLIT_COLUMNS), None)
-    known = _by_name(folder)
-    listing, missing, used = Listing({}), [], set()
+    split = _split_column(table, columns, rows, listing)
+    images = list(walk_images(folder))
+    known, missing, found = _by_name(images), [], {}
     for row in rows:
-        path = _find(str(row[file]), folder, table.parent, known)
-        if path is None:
-            missing.append(str(row[file]))
+        name, said = (_text(table, row, o) for o in (file, label))
+        if not said:
             continue
-        used.add(path)
-        listing.files.setdefault(_role_of(table, row.get(split)), {}).setdefault(str(row[label]), []).append(path)
+        path = _find(table, name, folder, known)
+        if path is None:
+            missing.append(name)
+            continue
+        here = (_role_of(table, row.get(split)) if split else "train", said)
+        before = found.setdefault(path, here)
+        if before != here:
+            one, other = (" of ".join(reversed(o)) for o in (before, here))
+            raise InputError(f"{table} names {name} twice, as {one} and as {other}: correct it")
     if missing:
         raise InputError(f"{table} names {len(missing):,} files that {folder} lacks ({missing[0]}): correct the table")
+    if split is None:
+        found = _by_folder(found, folder, listing)
+    for path, (role, said) in found.items():
+        listing.files.setdefault(role, {}).setdefault(said, []).append(path)
     if "train" not in listing.files:
         raise InputError(f"{table} names no training images: add rows, or correct its column {split!r}")
-    return _finished(listing, folder, table, used, known)
+    for path in images:
+        if os.path.abspath(path) not in found:
+            listing.left_out["image without a label", os.path.relpath(path, folder)] += 1
+    return _finished(listing, table)
 
 
-def _finished(listing: Listing, folder: Path, table: Path, used: set, known: dict) -> Listing:
+def _by_folder(found: dict, folder: Path, listing: Listing) -> dict:
+    "Splits and labels of the images, where they lie in train/ and test/ and the table says no more of it."
+    roles = {o: role_of(os.path.relpath(o, os.path.abspath(folder)).split(os.sep)[0]) for o in found}
+    if not {"train"} < set(roles.values()) - {None}:
+        return found
+    listing.notes.append(f"Split by the folders in {folder}: {', '.join(sorted(set(roles.values()) - {None}))}.")
+    return {path: (roles[path] or role, said) for path, (role, said) in found.items()}
+
+
+def _finished(listing: Listing, table: Path) -> Listing:
     listing.files = {role: dict(sorted(o.items())) for role, o in listing.files.items()}
     for role in set(listing.files) - {"train"}:
         if unknown := sorted(set(listing.files[role]) - set(listing.files["train"])):
             raise InputError(f"{table}: the training images lack the class {unknown[0]!r} of the {role} images")
     if "test" not in listing.files and "valid" in listing.files:
         listing.files["test"] = listing.files.pop("valid")
-    for path in sorted(set(known.values()) - used - {None}):
-        listing.left_out["image without a label", os.path.relpath(path, folder)] += 1
     listing.notes.append(f"Labels: {table}.")
     return listing
 
 
 def _rows(table: Path) -> list[dict]:
     if not table.is_file():
-        raise InputError(f"{table} does not exist: give a csv or jsonl file of images and labels")
+        raise InputError(f"{table} does not exist, or is no file: give a csv or jsonl file of images and labels")
     try:
         text = table.read_text(encoding="utf-8-sig")
         if table.suffix.lower() in (".jsonl", ".ndjson"):
-            rows = [json.loads(o) for o in text.splitlines() if o.strip()]
+            rows = [json.loads(o) for o in text.split("\n") if o.strip()]
+        elif table.suffix.lower() == ".json":
+            rows = json.loads(text)
         else:
-            rows = list(
-                csv.DictReader(text.splitlines(), dialect=csv.Sniffer().sniff(text.partition("\n")[0], ",;\t "))
-            )
+            mark = _delimiter(text.partition("\n")[0])
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True))
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{table} cannot be read as csv or jsonl ({error}): give a table with a header") from error
-    if not rows or not all(isinstance(o, dict) for o in rows):
-        raise InputError(f"{table} holds no rows: give a table with a header")
+    if not isinstance(rows, list) or not rows or not all(isinstance(o, dict) for o in rows):
+        raise InputError(f"{table} holds no rows of names and values: give a table with a header")
     return rows
 
 
+def _delimiter(header: str) -> str:
+    "By which a header falls into columns that are known."
+    for mark in ",;\t ":
+        names = {o.strip(' "\r').lower() for o in header.split(mark)}
+        if names & set(FILE_COLUMNS) and names & set(LABEL_COLUMNS):
+            return mark
+    return next((o for o in ",;\t" if o in header), ",")
+
+
 def _column(table: Path, columns: list[str], names: Iterable[str]) -> str:
-    found = next((o for name in names for o in columns if o.lower() == name), None)
+    found = next((o for name in names for o in columns if str(o).strip().lower() == name), None)
     if found is None:
-        raise InputError(f"{table} has the columns {', '.join(columns)}: name one of them {next(iter(names))}")
+        raise InputError(
+            f"{table} has the columns {', '.join(map(str, columns))}: name one of them {next(iter(names))}"
+        )
     return found
 
 
-def _by_name(folder: Path) -> dict[str, str | None]:
+def _split_column(table: Path, columns: list[str], rows: list[dict], listing: Listing) -> str | None:
+    "The column that says which images are tested on; one of other things, as the numbers of folds, is not used."
+    column = next((o for o in columns if str(o).strip().lower() in SPLIT_COLUMNS), None)
+    said = sorted({_text(table, row, column) for row in rows} - {""}) if column is not None else []
+    if any(map(role_of, said)) or (said and column.strip().lower() in SPLIT_COLUMNS[:2]):
+        return column
+    if said:
+        listing.notes.append(f"Not used: the column {column!r} of {table}, which names no train, valid or test.")
+    return None
+
+
+def _text(table: Path, row: dict, column: str) -> str:
+    "What a row has in a column: composed, and without the space around it; empty where it has nothing."
+    value = row.get(column)
+    if isinstance(value, (list, dict)):
+        raise InputError(f"{table}: a row has several values as its {column!r} ({value}): give one")
+    return "" if value is None else unicodedata.normalize("NFC", str(value).strip())
+
+
+def _by_name(images: list[str]) -> dict[str, str | None]:
     "Images by their names with and without suffix; None where a name stands for several."
     known: dict[str, str | None] = {}
-    for path in walk_images(folder):
+    for path in images:
         name = os.path.basename(path)
         for key in {name, os.path.splitext(name)[0]}:
             known[key] = None if key in known else path
     return known
 
 
-def _find(name: str, folder: Path, beside: Path, known: dict) -> str | None:
-    for place in (folder, beside):
+def _find(table: Path, name: str, folder: Path, known: dict) -> str | None:
+    "The image that a table calls so."
+    for place in (folder, table.parent):
         if (path := place / name).is_file():
-            return str(path)
-    return known.get(name)
+            return os.path.abspath(path)
+    if known.get(name, "") is None:
+        raise InputError(f"{table} names {name}, and several images are called so: give their paths")
+    return os.path.abspath(known[name]) if name in known else None
 
 
 def _role_of(table: Path, text) -> str:
-    if text is None:
-        return "train"
-    role = next((role for role, names in ROLES.items() if str(text).lower() in names), None)
-    if role is None:
+    if (role := role_of(str(text).strip())) is None:
         raise InputError(f"{table} has a split {text!r}: give train, valid or test")
     return role

@@ -10,13 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastai.data.transforms import CategoryMap
 from torch import Tensor
 
+from cifar_fast.data.decoding import bad_line, decode_files
 from cifar_fast.data.folders import list_images
 from cifar_fast.data.formats import read_digits
-from cifar_fast.data.image import decode_image
+from cifar_fast.data.image import Levels
 from cifar_fast.data.image_files import walk_images
 from cifar_fast.errors import InputError
+from cifar_fast.progress import say
+from cifar_fast.text import printable
 
 SEVERITIES = 5  # of CIFAR-10-C, one after another in each of its files
 LEAST_AGREEMENT = 0.8  # of CIFAR-10H's likeliest classes with the labels of the images that they are of
@@ -36,6 +40,7 @@ def read_labelled_sets(
     path: str | Path,  # a folder of .npy files or of classes, or one .npy file with its labels beside it
     vocab: Sequence[str],  # class names; labels are indices into it
     size: int,  # pixels of a side that a folder's images are decoded to
+    levels: Levels | None = None,  # by which the training images of more than 8 bits were scaled
 ) -> list[LabelledSet]:
     """What lies at `path`; of CIFAR-10-C a set for each corruption and severity.
 
@@ -50,7 +55,7 @@ def read_labelled_sets(
     arrays = sorted(o for o in path.glob("*.npy") if not o.name.endswith("labels.npy"))
     if arrays:
         return [found for o in arrays for found in _read_pair(o, len(vocab))]
-    return [_read_classes(path, list(vocab), size)]
+    return [_read_classes(path, vocab, size, levels)]
 
 
 def _read_pair(path: Path, n_classes: int) -> list[LabelledSet]:
@@ -92,14 +97,27 @@ def _check_images(path: Path, x: np.ndarray) -> None:
         raise InputError(f"{path} has {x.dtype} of shape {x.shape}: images are uint8 (N, H, W, 3)")
 
 
-def _read_classes(root: Path, vocab: list[str], size: int) -> LabelledSet:
-    "A folder `<class>/*`, or `test/<class>/*`."
-    files = list_images(root / "test" if (root / "test").is_dir() else root).files["train"]
-    if unknown := [o for o in files if o not in vocab]:
-        raise InputError(f"{root} has the class {unknown[0]!r}, and the run knows {', '.join(vocab)}")
-    x = np.stack([decode_image(o, size) for paths in files.values() for o in paths])
-    y = [vocab.index(name) for name, paths in files.items() for _ in paths]
-    return LabelledSet(root.name, x, torch.tensor(y))
+def _read_classes(root: Path, vocab: Sequence[str], size: int, levels: Levels | None) -> LabelledSet:
+    "A folder `<class>/*`, or `test/<class>/*`, or the test images beside `train/`. What is not read is said."
+    listing = list_images(root / "test" if (root / "test").is_dir() else root)
+    o2i, role = CategoryMap(vocab, sort=False).o2i, "test" if "test" in listing.files else "train"
+    found = [(path, printable(name)) for name, paths in listing.files[role].items() for path in paths]
+    if unknown := next((name for _, name in found if name not in o2i), None):
+        raise InputError(f"{root} has the class {unknown!r}, and the run knows {', '.join(vocab)}")
+    x = _decoded([path for path, _ in found], size, levels)
+    if others := [o for o in listing.files if o != role]:
+        listing.notes.append(f"Not used: the {' and '.join(others)} images of {root}.")
+    for line in listing.lines(root):
+        say(printable(line))
+    return LabelledSet(root.name, x, torch.tensor([o2i[name] for _, name in found]))
+
+
+def _decoded(paths: list[str], size: int, levels: Levels | None) -> np.ndarray:
+    "uint8 (N, size, size, 3). Raises `InputError`, naming all that cannot be read."
+    x, bad, _ = decode_files(paths, size, levels)
+    if bad:
+        raise InputError(bad_line(bad))
+    return x.permute(0, 2, 3, 1).numpy()
 
 
 def read_soft_labels(
@@ -123,6 +141,7 @@ def read_soft_labels(
 def read_unlabelled(
     data: str | Path,  # digits, a folder of images, a .npy of images, or SVHN's test_32x32.mat
     size: int,  # pixels of a side that files are decoded to
+    levels: Levels | None = None,  # by which the training images of more than 8 bits were scaled
 ) -> np.ndarray:  # uint8 (N, H, W, 3)
     "Images of whatever they are. Raises `InputError`."
     path = Path(data).expanduser()
@@ -133,7 +152,7 @@ def read_unlabelled(
         files = list(walk_images(path))
         if not files:
             raise InputError(f"{path} has no images: give a folder of image files")
-        return np.stack([decode_image(o, size) for o in files])
+        return _decoded(files, size, levels)
     if path.suffix == ".mat":
         return _read_svhn(path)
     if not path.exists():

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from fastcore.basics import chunked
 from PIL import Image
 
 from cifar_fast.data.image import Levels, is_deep
@@ -14,6 +15,7 @@ from cifar_fast.errors import InputError
 # How formats begin that never hold grey of more than 8 bits, and how PNG does, whose 25th byte says how many it holds.
 _SHALLOW = (b"\xff\xd8", b"GIF8", b"RIFF", b"BM")
 _PNG = b"\x89PNG"
+AT_ONCE = 32  # images that a thread takes one after another: each hand-over costs as much as a small image
 
 
 class Held(NamedTuple):
@@ -34,7 +36,8 @@ def find_levels(
     images would be of one grey.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = [o for o in pool.map(held, paths) if o is not None]
+        parts = pool.map(lambda part: list(map(held, part)), chunked(paths, AT_ONCE))
+        found = [o for part in parts for o in part if o is not None]
     if not found:
         return None
     least, most = min(found, key=lambda o: o.low), max(found, key=lambda o: o.high)

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from cifar_fast.data.folders import ROLES
+from cifar_fast.data.image_files import IMAGE_SUFFIXES
 from cifar_fast.errors import InputError, MissingExtra
 from cifar_fast.files import put_in_place
 
@@ -26,9 +28,18 @@ def parquet_files(
         found.setdefault(role, []).append(path)
     if len(folders := {o.parent for paths in found.values() for o in paths}) > 1:
         raise InputError(f"{folder} has parquet files in {len(folders)} folders: give one, as {sorted(folders)[0]}")
+    for role, paths in found.items():
+        _check_shards(folder, role, paths)
     if found and "train" not in found:
         raise InputError(f"{folder} has parquet files of {', '.join(found)} but none of train")
     return found
+
+
+def _check_shards(folder: Path, role: str, paths: list[Path]) -> None:
+    "Raises `InputError` where files that are counted in their names (`-00000-of-00002`) are not all there."
+    wanted = {int(o[1]) for path in paths if (o := re.search(r"-of-(\d+)", path.stem))}
+    if wanted and sum(wanted) != len(paths):
+        raise InputError(f"{folder} has {len(paths)} of {sum(wanted)} parquet files of {role}: fetch the others")
 
 
 def _first_word(name: str) -> str:
@@ -51,7 +62,7 @@ def unpacked_parquet(
             row = 0
             for path in paths:
                 for name, content, suffix in _images(path):
-                    folder = Path(tmp) / "content" / role / name.replace("/", "\N{DIVISION SLASH}").lstrip(".")
+                    folder = Path(tmp) / "content" / role / _as_folder(name)
                     folder.mkdir(parents=True, exist_ok=True)
                     (folder / f"{row:07}{suffix}").write_bytes(content)
                     row += 1
@@ -72,14 +83,24 @@ def _images(path: Path) -> Iterator[tuple[str, bytes, str]]:
             for batch in file.iter_batches(_ROWS, columns=[image, label]):
                 for value, number in zip(batch[image].to_pylist(), batch[label].to_pylist()):
                     content, inner = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, "")
-                    if not isinstance(content, bytes) or number is None:
+                    if not isinstance(content, bytes) or number is None or str(number).strip() == "":
                         raise InputError(f"{path}: a row has no image or no label: leave it out")
-                    yield _class(path, number, names), content, os.path.splitext(inner or "")[1] or ".png"
+                    suffix = os.path.splitext(inner or "")[1]
+                    suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ".png"  # else nobody would read it
+                    yield _class(path, number, names), content, suffix
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}): fetch it again") from error
 
 
+def _as_folder(name: str) -> str:
+    "The name of a class with signs in it that look like those which a folder's name may not have."
+    name = name.replace("/", "\N{DIVISION SLASH}")
+    return f"\N{ONE DOT LEADER}{name[1:]}" if name.startswith(".") else name
+
+
 def _class(path: Path, number, names: list[str] | None) -> str:
+    if isinstance(number, (list, dict)):
+        raise InputError(f"{path}: a row has several labels ({number}): give one")
     if names is None:
         return str(number)
     if not isinstance(number, int) or not 0 <= number < len(names):
@@ -99,7 +120,14 @@ def _columns(path: Path, schema) -> tuple[str, str, list[str] | None]:
     if image is None or label is None:
         columns = ", ".join(schema.names)
         raise InputError(f"{path} has the columns {columns}: it needs images as bytes, and one of {', '.join(_LABELS)}")
-    return image, label, features.get(label, {}).get("names")
+    return image, label, _told_apart(features.get(label, {}).get("names"))
+
+
+def _told_apart(names: list[str] | None) -> list[str] | None:
+    "Names of classes; those that several have, as ImageNet's two cranes, with their numbers."
+    if names is None:
+        return None
+    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _holds_images(kind) -> bool:

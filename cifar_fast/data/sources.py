@@ -7,6 +7,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cifar_fast.data.archives import (
     CIFAR10_FILES,
     CIFAR100_FILES,
     holds_cifar,
+    npz_lines,
     read_cifar_archive,
     read_cifar_batches,
     read_npz,
@@ -22,7 +24,7 @@ from cifar_fast.data.archives import (
 from cifar_fast.data.cache import cache_dir, is_too_large
 from cifar_fast.data.decoding import rare_lines, read_image_folder
 from cifar_fast.data.download import DownloadError, download
-from cifar_fast.data.duplicates import exact_duplicates
+from cifar_fast.data.duplicates import exact_duplicates, under_two_classes
 from cifar_fast.data.folders import Listing, list_images
 from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, read_digits
 from cifar_fast.data.label_tables import list_labelled, table_of
@@ -216,14 +218,23 @@ class Source:
         return cls(path, "folder", listing)
 
     def fingerprint(self) -> str:
-        "A hash over the name, size and time of change of every file."
+        """A hash over the name, size and times of every file.
+
+        A program that copies may set the time of a file's content back, but not that of its entry.
+        """
         if self.kind == "batches":
             paths = sorted(map(str, self.path.iterdir()))
         else:
             paths = self.listing.paths if self.listing else [str(self.path)]
         stats = ((p, os.stat(p)) for p in paths)
-        lines = "\n".join(f"{p}\t{s.st_size}\t{s.st_mtime_ns}" for p, s in stats)
+        lines = "\n".join(f"{p}\t{s.st_size}\t{s.st_mtime_ns}\t{s.st_ctime_ns}" for p, s in stats)
         return hashlib.sha256(os.fsencode(lines + self.labels())).hexdigest()
+
+    def lines(self) -> list[str]:
+        "What is to be said about them."
+        if self.kind == "npz":
+            return npz_lines(self.path)
+        return self.listing.lines(self.path) if self.listing else []
 
     def labels(self) -> str:
         "Which file has which label, where its folder does not say it."
@@ -255,7 +266,7 @@ class Source:
 def _place(paths: list[Path]) -> Path:
     "Where in the cache these files are unpacked: another place once they have changed."
     stats = ((path, os.stat(path)) for path in paths)
-    lines = "\n".join(f"{path}\t{o.st_size}\t{o.st_mtime_ns}" for path, o in stats)
+    lines = "\n".join(f"{path}\t{o.st_size}\t{o.st_mtime_ns}\t{o.st_ctime_ns}" for path, o in stats)
     return cache_dir() / f"unpacked-{hashlib.sha256(os.fsencode(lines)).hexdigest()[:12]}"
 
 
@@ -271,23 +282,36 @@ def _decoded(source: Source, size: int, skip_bad: bool = False) -> ImageSet:
     if images is None or (images.skipped and not skip_bad):
         say(f"Decoding {source.path} ...")
         images = source.read(size, skip_bad)
-        if source.listing:
-            images = replace(images, leaked=len(exact_duplicates(images.train_x, images.test_x)))
+        if all(o == 1 for o in images.std):  # which no other pixels have
+            raise InputError(f"{source.path}: all pixels of all training images are the same: nothing can be learnt")
+        leaked = len(exact_duplicates(images.train_x, images.test_x))
+        contrary = len(under_two_classes(images.train_x, images.train_y))
+        images = replace(images, leaked=leaked, n_contrary=contrary)
         _write_cache(path, fingerprint, images)
         if is_too_large(images.train_x.shape):
             images = _read_cache(path, fingerprint) or images  # safetensors maps what it reads
             say(f"{images.train_x.nbytes / 1e9:,.1f} GB of training images are mapped from {path}.")
-    if images.leaked:
-        say(f"{images.leaked:,} of {len(images.test_y):,} test images are training images too, pixel by pixel: "
-            "evaluate RUN --duplicates shows them, and the accuracy without them.")  # fmt: skip
-    lines = source.listing.lines(source.path) if source.listing else []
-    skipped = [f"Skipped, as they cannot be read: {len(images.skipped):,} images."] * bool(images.skipped)
-    for line in [*lines, *skipped, *rare_lines(images)]:
+    for line in [*source.lines(), *_lines(images), *rare_lines(images)]:
         say(printable(line))
     return images
 
 
-_ABOUT = ("name", "vocab", "mean", "std", "levels", "files", "n_valid", "leaked", "skipped")
+def _lines(images: ImageSet) -> Iterator[str]:
+    "What their pixels make to be said."
+    if images.leaked:
+        yield (
+            f"{images.leaked:,} of {len(images.test_y):,} test images are training images too, pixel by pixel: "
+            "evaluate RUN --duplicates shows them, and the accuracy without them."
+        )
+    if images.n_contrary:
+        yield f"{images.n_contrary:,} training images are there under another class too, pixel by pixel."
+    if images.n_long:
+        yield f"{images.n_long:,} images are more than twice as long as wide: the square in their middle is read."
+    if images.skipped:
+        yield f"Skipped, as they cannot be read: {len(images.skipped):,} images."
+
+
+_ABOUT = ("name", "vocab", "mean", "std", "levels", "files", "n_valid", "leaked", "n_contrary", "n_long", "skipped")
 
 
 def _read_cache(path: Path, fingerprint: str) -> ImageSet | None:

@@ -40,7 +40,8 @@ def write_run(
     if not isinstance(learn.dls.valid, TensorDL) or not len(learn.dls.valid_ds):
         raise InputError("write_run tests on DataLoaders of this package: make them with cifar_dls or image_dls")
     tested = learn.dls.valid_ds
-    tests = read_second_tests(also_test, learn.dls.vocab, tested.x.shape[-1], tested.y.cpu())
+    levels = getattr(tested, "levels", None)  # which an older export.pkl lacks
+    tests = read_second_tests(also_test, learn.dls.vocab, tested.x.shape[-1], tested.y.cpu(), levels)
     run, path = Run(folder, resumable=False), learn.path
     try:
         history, losses = _last_fit(learn, name)

@@ -64,6 +64,32 @@ def learner_from_options(
     return experiment.learner(dls, o)
 
 
+def check_batches(
+    experiment: "Experiment",
+    options: SimpleNamespace,  # all of the experiment's
+    images: ImageSet,  # of `images_from_options`
+    device: torch.device,
+) -> None:
+    "Where batches are of one image, one through each stage. Raises `InputError` where batch norm cannot train on it."
+    if options.bs != 1:
+        return
+    still_open = {"lr": ("auto", 1e-3), "opt": ("both", "adam")}
+    found = {k: value for k, (choice, value) in still_open.items() if getattr(options, k) == choice}
+    options = SimpleNamespace(**{**vars(options), **found})
+    learn = learner_from_options(experiment, options, images, "test", device)
+    try_out(learn, experiment.name)
+    try:
+        with learn.no_bar(), learn.no_logging():
+            for stage in experiment.stages(options):
+                fit_stage(learn, stage, options, options.lr, [FirstBatchOnly()])
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "batch norm cannot train on batches of one image: give --bs 2 or more, or leave batch norm out"
+        ) from error
+
+
 def fit_stage(
     learn: Learner,
     stage: "Stage",
@@ -160,12 +186,11 @@ class OneSeed:
             self.images = images_from_options(o)
             self.identity = run_identity(self.experiment, self.images, self.identity)
         x, y = self.images.test_x, self.images.test_y
-        self.second_tests = read_second_tests(o.also_test or [], self.images.vocab, x.shape[-1], y)
+        self.second_tests = read_second_tests(o.also_test or [], self.images.vocab, x.shape[-1], y, self.images.levels)
         if num_distrib() > 1:
             say(f"{num_distrib()} processes: {o.bs} images a batch each, {o.bs * num_distrib()} a step")
         self.write_config({})
-        if o.bs == 1:
-            self.rehearse()
+        check_batches(self.experiment, o, self.images, self.device)
         unfinished = self.choose() if o.opt == "both" or o.early_stop else None
         self.learn = learn = self.learner("test")
         if unfinished:
@@ -199,19 +224,6 @@ class OneSeed:
             try_out(learn, self.experiment.name)
             self.tried = True
         return learn
-
-    def rehearse(self) -> None:
-        "A batch through each stage, for batches of one image. Raises `InputError` where batch norm cannot train on it."
-        learn, lr = self.learner("test"), 1e-3 if self.options.lr == "auto" else self.options.lr
-        try:
-            with learn.no_bar(), learn.no_logging():
-                for stage in self.experiment.stages(self.options):
-                    fit_stage(learn, stage, self.options, lr, [FirstBatchOnly()])
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            advice = "give --bs 2 or more, or leave batch norm out"
-            raise InputError(f"batch norm cannot train on batches of one image: {advice}") from error
 
     def choose(self) -> Learner | None:
         """Train on nine tenths of the training images; the last tenth picks the optimizer and the number of epochs.

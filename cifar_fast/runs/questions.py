@@ -34,7 +34,7 @@ from cifar_fast.runs.test_sets import ask_second_test, read_second_tests, tell_s
 def ask_test_sets(subject: Subject, paths: Sequence[str | Path]) -> list[Answer]:
     "How the model does on other labelled images, beside its test images. Raises `InputError` before it is asked."
     tested = subject.run.predictions
-    tests = read_second_tests(paths, subject.vocab, subject.card.stored_size, tested.targs)
+    tests = read_second_tests(paths, subject.vocab, subject.card.stored_size, tested.targs, subject.card.levels)
     ask = partial(predictions_of, subject, vocab=subject.vocab)
     return [tell_second_test(o.name, ask_second_test(o, tested, ask), tested) for o in tests]
 
@@ -117,7 +117,7 @@ def _loss(preds: Predictions) -> float:
 
 def ask_foreign(subject: Subject, data: str | Path) -> Answer:
     "Whether the model tells images of no class from its test images."
-    images = read_unlabelled(data, subject.card.stored_size)
+    images = read_unlabelled(data, subject.card.stored_size, subject.card.levels)
     known = subject.logits(subject.test_images)
     foreign, name = subject.logits(images), Path(data).name
     auroc, sure = foreign_auroc(known, foreign), foreign.softmax(1).max(1).values.mean().item()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.stats import Comparison, compare_models, compare_sets, share_interval
+from cifar_fast.data.image import Levels
 from cifar_fast.data.labelled_sets import LabelledSet, read_labelled_sets, read_soft_labels
 from cifar_fast.runs.page import Answer
 from cifar_fast.runs.results import percent
@@ -32,18 +33,19 @@ def read_second_tests(
     vocab: Sequence[str],  # class names
     size: int,  # pixels of a side that a folder's images are decoded to
     labels: Tensor,  # int64 (N,) of the test images
+    levels: Levels | None = None,  # by which the training images of more than 8 bits were scaled
 ) -> list[SecondTest]:
     "Read them, each once; large arrays stay in their files. Raises `InputError`."
     paths = list(dict.fromkeys(map(str, paths)))
     names = [Path(o).name for o in paths]
     names = [path if names.count(name) > 1 else name for name, path in zip(names, paths)]
-    return [_read(name, Path(path), vocab, size, labels) for name, path in zip(names, paths)]
+    return [_read(name, Path(path), vocab, size, labels, levels) for name, path in zip(names, paths)]
 
 
-def _read(name: str, path: Path, vocab: Sequence[str], size: int, labels: Tensor) -> SecondTest:
+def _read(name: str, path: Path, vocab: Sequence[str], size: int, labels: Tensor, levels: Levels | None) -> SecondTest:
     if path.name.startswith("cifar10h") and path.suffix == ".npy":
         return SecondTest(name, [], read_soft_labels(path, labels, len(vocab)))
-    return SecondTest(name, read_labelled_sets(path, vocab, size))
+    return SecondTest(name, read_labelled_sets(path, vocab, size, levels))
 
 
 def ask_second_test(

@@ -122,13 +122,46 @@ def test_arrays_of_numpy_are_read(tmp_path, names, shape):
     assert np.array_equal(images.train_x[0], expected)
 
 
+def arrays(role, form, labels):
+    rng = np.random.default_rng(len(role))
+    x = rng.integers(0, 256, (len(labels), 8, 8), dtype=np.uint8)
+    return {f"x_{role}": x, f"y_{role}": labels} if form == "keras" else {f"{role}_images": x, f"{role}_labels": labels}
+
+
+@pytest.mark.parametrize("form", ["keras", "medmnist"])
+def test_validation_arrays_choose_or_are_tested_on_and_others_are_named(tmp_path, form, capsys):
+    train, val = arrays("train", form, [3, 5] * 5), arrays("val", form, [5, 3, 3])
+    path = tmp_path / "d.npz"
+    np.savez(path, **train, **val, **arrays("test", form, [5, 5]), ids=[1, 2])
+    images = load_images(path, 8)
+    assert (len(images.train_y), images.n_valid, images.test_y.tolist()) == (13, 3, [1, 1])
+    assert images.train_y[-3:].tolist() == [1, 0, 0]
+    said = capsys.readouterr().out
+    assert "chooses (early stopping, sweeps)" in said and "Not used: ids of" in said
+    np.savez(path, **train, **val)
+    images = load_images(path, 8)
+    assert (len(images.train_y), images.n_valid, images.test_y.tolist()) == (10, 0, [1, 0, 0])
+    assert "Test images: " in capsys.readouterr().out
+    np.savez(path, **train)
+    images = load_images(path, 8)
+    assert (images.train_y.bincount().tolist(), images.test_y.bincount().tolist()) == ([4, 4], [1, 1])
+
+
 def test_arrays_of_other_names_or_shapes_are_named(tmp_path):
     np.savez(tmp_path / "d.npz", a=[1])
     with pytest.raises(InputError, match="holds a: name its arrays x_train, y_train"):
         load_images(tmp_path / "d.npz")
-    x = np.zeros((4, 8, 8), np.uint8)
+    x = np.arange(4 * 64, dtype=np.uint8).reshape(4, 8, 8)
     np.savez(tmp_path / "d.npz", x_train=x, y_train=[0, 1], x_test=x, y_test=[0, 1, 0, 1])
     with pytest.raises(InputError, match=r"x_train is uint8 \(4, 8, 8\) and y_train \(2,\)"):
+        load_images(tmp_path / "d.npz")
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=[0, 1, 0, float("nan")], x_test=x, y_test=[0, 1, 0, 1])
+    with pytest.raises(InputError, match="y_train holds labels that are no numbers"):
+        load_images(tmp_path / "d.npz")
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=[b"caf\xc3\xa9", b"tea"] * 2)
+    assert load_images(tmp_path / "d.npz").vocab == ["caf\u00e9", "tea"]
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=[0, 1, 0, 1], x_test=x, y_test=[0, 1, 0, 2])
+    with pytest.raises(InputError, match="the training images lack the class 2 of the test images"):
         load_images(tmp_path / "d.npz")
 
 

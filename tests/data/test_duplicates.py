@@ -1,9 +1,12 @@
 """Test images that are training images too."""
 
+import numpy as np
 import torch
 
 from cifar_fast.data.duplicates import exact_duplicates, near_duplicates
 from cifar_fast.data.sources import load_images
+from cifar_files import batches, write_batches
+from made_data import table
 
 
 def smooth(n, seed):
@@ -35,6 +38,21 @@ def test_a_leak_is_said_when_a_folder_is_read(image_folder, capsys):
     for _ in range(2):  # decoded, and from the cache
         assert load_images(root).leaked == 1
         assert "1 of 2 test images are training images too" in capsys.readouterr().out
+
+
+def test_a_leak_is_said_of_arrays_batch_files_and_tables_too(tmp_path, capsys):
+    x = smooth(6, 0).permute(0, 2, 3, 1).numpy()
+    np.savez("a.npz", x_train=x, y_train=[0, 1] * 3, x_test=x[2:5], y_test=[0, 1, 0])
+    made = batches()
+    made["test_batch"] = made["data_batch_3"]
+    write_batches(tmp_path / "cifar", made)
+    kept = table(tmp_path / "pets", "t.csv", "path,label,split\n" + "".join(
+        f"all/{i}.png,{'ab'[i % 2]},{'train' if i < 8 else 'test'}\n" for i in range(10)
+    ))  # fmt: skip
+    (tmp_path / "pets/all/9.png").write_bytes((tmp_path / "pets/all/0.png").read_bytes())
+    for given, leaked in (({"data": "a.npz"}, 3), ({"data": tmp_path / "cifar"}, 20), (kept, 1)):
+        assert load_images(**given).leaked == leaked
+        assert f"{leaked} of " in capsys.readouterr().out
 
 
 def test_nothing_is_said_without_a_leak(image_folder, capsys):

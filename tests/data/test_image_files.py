@@ -1,5 +1,6 @@
 """Which files are images: training and predicting find the same ones, and pass over what systems leave."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cifar_fast.data.folders import list_images
 from cifar_fast.data.image_files import IMAGE_SUFFIXES, is_image, is_litter, walk_images
 from cifar_fast.data.sources import load_images
 from cifar_fast.deploy.predictor import find_images
+from cifar_fast.errors import InputError
 
 LITTER = [
     ".DS_Store", "._cat.png", "Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir", "lost+found", ".ipynb_checkpoints",
@@ -77,10 +80,24 @@ NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 def test_images_of_any_name_are_found_by_predicting_and_by_training(tmp_path_factory, names, suffix):
     root = tmp_path_factory.mktemp("names")
     names = [o for o in names if not is_litter(o)]
-    for folder in ("a", "b"):
+    for grey, folder in enumerate(("a", "b")):
         (root / folder).mkdir()
         for name in [*names, "own", "more"]:
-            Image.new("L", (2, 2)).save(root / folder / f"{name}{suffix}", format="PNG")
+            Image.new("L", (2, 2), grey).save(root / folder / f"{name}{suffix}", format="PNG")
     found = list(walk_images(root))
     images = load_images(root, 8)
     assert len(found) == 2 * len({*names, "own", "more"}) == len(images.train_y) + len(images.test_y)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(image_folder, monkeypatch):
+    root, scandir = image_folder({"cat/more": 2, "cat/less": 2, "dog": 2}), os.scandir
+
+    def not_for_us(path="."):
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", not_for_us)  # root may list every folder
+    for read in (list_images, lambda o: list(walk_images(o))):
+        with pytest.raises(InputError, match=r"cat/more cannot be listed \(Permission denied\)"):
+            read(root)

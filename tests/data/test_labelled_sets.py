@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cifar_fast.data.labelled_sets import read_labelled_sets, read_soft_labels, read_unlabelled
 from cifar_fast.errors import InputError
@@ -58,6 +59,33 @@ def test_a_folder_of_the_same_classes(image_folder):
     root = image_folder({"owl": 2, "cat": 1})
     (found,) = read_labelled_sets(root, VOCAB, 16)
     assert found.x.shape == (3, 16, 16, 3) and found.y.tolist() == [0, 2, 2]
+
+
+def test_a_folder_is_read_as_the_training_images_are_and_what_is_not_read_is_said(tmp_path, capsys):
+    root, levels = tmp_path / "further", (0, 4000)
+    for name, top in (("cat", 4000), ("dog", 2000)):
+        (root / name).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), top, np.uint16)).save(root / name / "0.tif")
+    (root / "dog/notes.txt").write_text("")
+    (found,) = read_labelled_sets(root, VOCAB, 8, levels)
+    assert [o.max() for o in found.x] == [255, 128] == [o.max() for o in read_unlabelled(root, 8, levels)]
+    assert "1 x no image (notes.txt)" in capsys.readouterr().out
+
+
+def test_of_a_whole_data_set_the_images_that_are_not_trained_on_are_read(image_folder, capsys):
+    (found,) = read_labelled_sets(image_folder({"train/cat": 3, "train/dog": 3, "val/dog": 2}), VOCAB, 8)
+    assert found.y.tolist() == [1, 1]
+    said = capsys.readouterr().out
+    assert "Test images: " in said and "Not used: the train images of" in said
+
+
+def test_all_that_cannot_be_read_is_named_at_once(image_folder):
+    root = image_folder({"cat": 3, "dog": 3})
+    for i in (0, 2):
+        (root / f"dog/{i}.png").write_bytes(b"no image")
+    for read in (lambda: read_labelled_sets(root, VOCAB, 8), lambda: read_unlabelled(root, 8)):
+        with pytest.raises(InputError, match=r"2 images cannot be read: .*dog/0.png .*dog/2.png"):
+            read()
 
 
 def test_what_does_not_fit_is_one_line(corruptions, image_folder, tmp_path, pixels):

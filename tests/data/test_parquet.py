@@ -53,6 +53,29 @@ def test_numbers_stand_for_classes_without_names(tmp_path):
     assert load_images(tmp_path / "hub").vocab == ["5", "6"]
 
 
+def test_two_classes_of_one_name_stay_two(tmp_path):
+    write(tmp_path / "hub/train.parquet", [(i, i % 3) for i in range(15)], names=["crane", "cat", "crane"])
+    assert load_images(tmp_path / "hub").vocab == ["cat", "crane (0)", "crane (2)"]
+
+
+def of_labels(path, labels, kind):
+    path.parent.mkdir(exist_ok=True)
+    images = [{"bytes": png(i)[1], "path": f"v1.{i}"} for i in range(len(labels))]
+    pq.write_table(pa.table({"image": pa.array(images, IMAGE), "label": pa.array(labels, kind)}), path)
+
+
+def test_names_that_no_folder_may_have_and_suffixes_that_nobody_knows_are_read(tmp_path):
+    of_labels(tmp_path / "hub/train.parquet", [".a", "a", "../a", "a/b"] * 5, pa.string())
+    images = load_images(tmp_path / "hub")
+    assert len(images.vocab) == 4 and images.train_y.bincount().tolist() == [4] * 4
+
+
+def test_a_file_that_is_missing_of_several_is_said(tmp_path):
+    write(tmp_path / "hub/train-00000-of-00002.parquet", [(0, 0), (1, 1)])
+    with pytest.raises(InputError, match="has 1 of 2 parquet files of train: fetch the others"):
+        load_images(tmp_path / "hub")
+
+
 def damaged(path):
     path.write_bytes(b"PAR1" + bytes(50))
 
@@ -61,13 +84,27 @@ def without_images(path):
     pq.write_table(pa.table({"text": ["a"], "label": [0]}), path)
 
 
+def with_several_labels(path):
+    of_labels(path, [[0, 1], [1]], pa.list_(pa.int64()))
+
+
+def with_an_empty_label(path):
+    of_labels(path, ["a", ""], pa.string())
+
+
 def with_a_label_too_many(path):
     write(path, [(0, 0), (1, 7)])
 
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
-    [(damaged, "cannot be read"), (without_images, "the columns text, label"), (with_a_label_too_many, "the label 7")],
+    [
+        (damaged, "cannot be read"),
+        (without_images, "the columns text, label"),
+        (with_a_label_too_many, "the label 7"),
+        (with_several_labels, r"several labels \(\[0, 1\]\)"),
+        (with_an_empty_label, "no image or no label"),
+    ],
 )
 def test_what_is_wrong_is_one_line(tmp_path, spoil, said):
     (tmp_path / "hub").mkdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from PIL import Image
 
 from cifar_fast.data import decoding, formats
 from cifar_fast.data import sources as data
@@ -74,6 +75,29 @@ def test_a_folder_is_stored_at_the_size_asked_for(image_folder):
     root = image_folder({"train/a": 4, "test/a": 2})
     assert load_images(root, 20).train_x.shape[-1] == 20
     assert load_images(root, 32).train_x.shape[-1] == 32
+
+
+def test_other_images_of_the_same_size_and_time_are_decoded_anew(tmp_path):
+    root, before = tmp_path / "pets", {}
+    for i in range(20):
+        path = root / "ab"[i % 2] / f"{i}.ppm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (i, i, i)).save(path)
+        before[path] = path.stat()
+    assert load_images(root).train_x.max() < 20
+    for i, (path, stat) in enumerate(before.items()):
+        Image.new("RGB", (8, 8), (200 + i, 200, 200)).save(path)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as tar and rsync do
+        assert path.stat().st_size == stat.st_size
+    assert load_images(root).train_x.min() == 200
+
+
+def test_images_of_one_grey_are_refused(tmp_path):
+    for i in range(10):
+        (tmp_path / "pets" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 7).save(tmp_path / "pets" / "ab"[i % 2] / f"{i}.png")
+    with pytest.raises(InputError, match="all pixels of all training images are the same"):
+        load_images(tmp_path / "pets")
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:50], lambda b: b"", lambda b: b"\xff" * 100])

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from cifar_fast.experiment import Experiment
 
 
+MAY_MOVE = ("data", "labels")  # a run goes on where they name the same images in another place
+
+
 class Series:
     """Several trainings of one experiment: a run folder for each, a .json about all, and a page.
 
@@ -171,9 +174,9 @@ def resumed_options(
         raise InputError(
             f"the source of {experiment.name} has changed since {folder} was begun: undo that, or {advice}"
         )
-    free = {*OF_A_START, *OF_A_PLACE, "data"}
+    free = {*OF_A_START, *OF_A_PLACE, *MAY_MOVE}
     check_begun(folder, vars(begun), {o: getattr(options, o) for o in given - free}, "leave it out")
-    for name in given & {"device", "track", "quiet", "data"}:
+    for name in given & {"device", "track", "quiet", *MAY_MOVE}:
         setattr(begun, name, getattr(options, name))
     return begun, before
 

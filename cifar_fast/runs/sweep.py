@@ -29,7 +29,7 @@ from cifar_fast.files import read_json, write_csv, write_json
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.folder import Run, check_begun
 from cifar_fast.runs.launch import train
-from cifar_fast.runs.one_seed import fit_stage, images_from_options, learner_from_options, run_identity
+from cifar_fast.runs.one_seed import check_batches, fit_stage, images_from_options, learner_from_options, run_identity
 from cifar_fast.runs.rehearsal import try_out
 from cifar_fast.training.callbacks.guards import StopOnNaN
 
@@ -166,9 +166,11 @@ class Sweep:
     ):
         self.experiment = experiment
         self.before = before = asked_before(options.resume) if options.resume else {}
-        if before and not options.param:
-            asked = {name: before.get(name, value) for name, value in vars(options).items()}
-            options = SimpleNamespace(**{**asked, "trials": options.trials, "run": None, "resume": options.resume})
+        if before:
+            data = before.get("data", options.data) if options.data == DEFAULTS["data"] else options.data
+            own = {"data": data, "trials": options.trials, "run": None, "resume": options.resume}
+            asked = vars(options) if options.param else {k: before.get(k, o) for k, o in vars(options).items()}
+            options = SimpleNamespace(**{**asked, **own})
         trials = options.trials or before.get("trials") or N_TRIALS
         self.options = options = SimpleNamespace(**{**vars(options), "trials": trials})
         self.params = [Param.parse(o, experiment) for o in options.param or ()]
@@ -196,6 +198,7 @@ class Sweep:
             if done:
                 print(f"Finished already: {len(done)} of {o.trials} trials.", flush=True)
             if len(done) < o.trials:
+                self.check_batches()
                 self.search(done)
             trials = self.ranked(self.finished())
             if not trials:
@@ -213,11 +216,13 @@ class Sweep:
     def check_begun(self) -> None:
         "A sweep that goes on must search the same, by the same source, on the same images. Raises `InputError`."
         o, before = self.options, self.before
-        check_begun(self.run.folder, before, {"param": o.param, "data": o.data}, "give the same")
         same = before.get("experiment") or {}
+        found_again = {} if same.get("images") else {"data": o.data}  # images are compared by what they hold
+        check_begun(self.run.folder, before, {"param": o.param, **found_again}, "give the same")
         who = {"name": self.experiment.name, "source": self.experiment.source}
         check_begun(self.run.folder, same, who, "go on with the experiment as it was")
-        self.run.write_json("config.json", {**before, **vars(o)})
+        if not before:
+            self.run.write_json("config.json", vars(o))
         images = load_images(
             o.data, self.fixed.get("size", 32), self.fixed.get("labels"), self.fixed.get("skip_bad", False)
         )  # decoded once, not by every trial
@@ -240,6 +245,16 @@ class Sweep:
         given = as_named_now(trial["config"])
         config = {o.name: given[o.name] for o in self.searched}
         return {"config": config, "accuracy": float(trial["accuracy"]), "epochs": int(trial["epochs"])}
+
+    def check_batches(self) -> None:
+        "Raises `InputError` where the search may propose batches of one image, and batch norm cannot train on them."
+        smallest = {p.name: min(p.values) for p in self.params if p.name == "bs"}
+        first = {p.name: p.values[0] for p in self.searched}
+        choices = [{p.name: value} for p in self.searched if p.kind == "choice" for value in p.values]
+        for config in [{}, *choices]:
+            options = self.trial_options({**first, **config, **smallest})
+            if options.bs == 1:
+                check_batches(self.experiment, options, images_from_options(options), parse_device(options.device))
 
     def search(self, done: list[dict]) -> None:
         "Run the trials that are missing."
@@ -327,7 +342,7 @@ class Sweep:
                 folder.rename(before)
         options = self.trial_options(winner["config"])
         options.run, options.resume = str(folder), str(folder) if folder.exists() else None
-        code = train(self.experiment, options)[0]
+        code = train(self.experiment, options, given={"data"})[0]
         if code == 0:
             shutil.rmtree(before, ignore_errors=True)
         return code

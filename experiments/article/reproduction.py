@@ -10,12 +10,14 @@ from article import claims as article
 from article.claims import Claims, Training, explanation
 from article.published import plot_published
 from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
+from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.sources import load_images
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import load_experiment
 from cifar_fast.files import read_json, write_json
 from cifar_fast.progress import say
 from cifar_fast.runs.compare import RESULT_HEADER, result_rows, verdict_rows
+from cifar_fast.runs.facts import images_hash
 from cifar_fast.runs.folder import check_begun
 from cifar_fast.runs.launch import is_finished
 from cifar_fast.runs.launch import train as launch
@@ -24,6 +26,7 @@ from cifar_fast.runs.report import warnings_of
 from cifar_fast.runs.results import Runs
 
 PARTS = ("article", "memory", "study", "next")
+IMAGES = "images_sha256"  # in reproduce.json, beside the options: what it was begun on
 USUAL_SIZES = {"images": 10_000, "test_images": 2_000}  # of the study and the next steps
 
 
@@ -33,19 +36,28 @@ class Reproduction:
     def __init__(self, folder: str, parts: list[str], **options):
         self.folder, self.parts = Path(folder), parts
         path = self.folder / "reproduce.json"
+        if not path.exists() and self.folder.exists() and any(self.folder.iterdir()):
+            raise InputError(f"{folder} is there already and holds something else: give --run another folder")
         begun = read_json(path) if path.exists() else {}
         if not begun.get("body"):  # one may be added to what was done without
             begun = {k: o for k, o in begun.items() if k not in ("body", "body_weights")}
         elif not options["body"]:
             options |= {k: begun[k] for k in ("body", "body_weights")}
-        options = _with_sizes({k: begun.get(k) if o is None else o for k, o in options.items()})
+        known = begun.pop(IMAGES, None)
+        if known and options["data"] == "auto":
+            options["data"] = begun["data"]
+        images = load_images(options["data"])
+        options = _with_sizes({k: begun.get(k) if o is None else o for k, o in options.items()}, images)
         self.options = SimpleNamespace(**options)
         self.trainings = self.wanted()
+        if known:  # images are compared by what they hold
+            begun.pop("data")
         check_begun(folder, begun, options, "give the same, or --run another folder")
-        if not path.exists() and self.folder.exists() and any(self.folder.iterdir()):
-            raise InputError(f"{folder} is there already and holds something else: give --run another folder")
+        found = images_hash(images)
+        if known not in (None, found):
+            raise InputError(f"{folder} was begun on other images than {options['data']} has: name those with --data")
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, options)
+        write_json(path, {**options, IMAGES: found})
 
     def wanted(self) -> list[Training]:
         "The trainings of the parts that are asked for."
@@ -92,7 +104,7 @@ class Reproduction:
         folder = self.folder_of(training)
         changed = {**common, **training.options, "run": str(folder)}
         if (folder / "config.json").exists():
-            changed = {"resume": str(folder)}
+            changed = {"resume": str(folder), "data": o.data}
         else:
             shutil.rmtree(folder, ignore_errors=True)
         if training.part in ("study", "next"):
@@ -176,11 +188,10 @@ class Reproduction:
         return [{"name": o.name, "accuracy": o.accuracy_text, **row} for o, row in zip(methods, verdicts)]
 
 
-def _with_sizes(options: dict) -> dict:
+def _with_sizes(options: dict, found: ImageSet) -> dict:
     "The options, how many images to take filled in where that is left open: 0, which is all, where there are fewer."
     if None not in (options["images"], options["test_images"]):
         return options
-    found = load_images(options["data"])
     for name, what, n in (("images", "training", len(found.train_y)), ("test_images", "test", len(found.test_y))):
         if options[name] is None:
             usual = USUAL_SIZES[name]
@@ -196,4 +207,4 @@ def exit_code(
 ) -> int:
     "Train it, in whatever process this is."
     made = load_experiment(name)
-    return launch(made, made.options(**options))[0]
+    return launch(made, made.options(**options), given=set(options))[0]

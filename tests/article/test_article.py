@@ -151,6 +151,18 @@ def test_other_options_do_not_mix_into_the_folder(tmp_path, resnet18_file):
         reproduction(tmp_path / "article", resnet18_file, epochs=3)
 
 
+def test_it_goes_on_where_the_images_have_moved_and_not_where_they_have_changed(tmp_path, resnet18_file, image_folder):
+    folder, root = tmp_path / "article", image_folder({"cat": 5, "dog": 5})
+    reproduction(folder, resnet18_file, data=str(root), images=0, test_images=0)
+    place = str(root.rename(tmp_path / "elsewhere"))
+    moved = reproduction(folder, resnet18_file, data=place, images=0, test_images=0)
+    assert moved.options.data == place
+    (tmp_path / "elsewhere/cat/0.png").unlink()
+    for data in (place, "auto"):
+        with pytest.raises(InputError, match="begun on other images"):
+            reproduction(folder, resnet18_file, data=data, images=0, test_images=0)
+
+
 def test_another_body_may_join_the_study_later_and_stays(tmp_path, resnet18_file):
     folder = tmp_path / "article"
     assert not [o for o in reproduction(folder, resnet18_file).trainings if o.name.startswith("body")]

@@ -23,6 +23,7 @@ from cifar_fast.errors import InputError, RunError
 from cifar_fast.records.recipes import RECIPES
 from cifar_fast.runs.checkpoint import NAME, Checkpoint, read_checkpoint, write_checkpoint
 from cifar_fast.runs.folder import Run, SilentRun
+from cifar_fast.runs.launch import is_finished
 from cifar_fast.runs.launch import train as launch
 from cifar_fast.training.learner import custom_learner
 from conftest import with_cbs
@@ -118,6 +119,25 @@ def test_seeds_go_on_with_the_one_that_was_stopped(tmp_path):
         assert_same(tmp_path / f"whole/seed-{seed}", tmp_path / f"killed/seed-{seed}")
     seeds = [json.loads((tmp_path / o / "seeds.json").read_text()) for o in ("whole", "killed")]
     assert seeds[0] == seeds[1]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_run_goes_on_where_its_images_have_moved_and_not_where_they_have_changed(seeds, tmp_path, image_folder):
+    root, folder = image_folder({"cat": 20, "dog": 20}), tmp_path / "run"
+    own = dict(data=str(root), images=0, test_images=0, width=4, size=8, bs=8, seeds=seeds)
+    assert not train("custom", folder, 6 if seeds == 1 else 20, **own)
+    place = root.rename(tmp_path / "elsewhere")
+    go_on = dict(resume=str(folder))
+    with pytest.raises(InputError, match=f"{root} does not exist"):
+        launch(custom, custom.options(**go_on))
+    added = place / "cat/new.png"
+    added.write_bytes((place / "dog/0.png").read_bytes())
+    moved = dict(go_on, data=str(place))
+    with pytest.raises(InputError, match="begun on other images than are there now"):
+        launch(custom, custom.options(**moved), given={"data"})
+    added.unlink()
+    assert launch(custom, custom.options(**moved), given={"data"})[0] == 0
+    assert is_finished(folder) and json.loads((folder / "config.json").read_text())["asked"]["data"] == str(place)
 
 
 def test_other_processes_go_on_with_random_numbers_of_their_own(digits_dls, tmp_path, monkeypatch):

@@ -270,8 +270,12 @@ def test_deterministic_asks_torch_for_it_and_learns_the_same_on_a_cpu(digits_run
 
 @pytest.mark.parametrize(
     ("made", "changed"),
-    [(custom, {"width": 4}), (transfer, {"weights": "none", "unfreeze_epochs": 1})],
-    ids=["custom", "transfer"],
+    [
+        (custom, {"width": 4}),
+        (custom, {"width": 4, "opt": "both", "lr": "auto"}),
+        (transfer, {"weights": "none", "unfreeze_epochs": 1}),
+    ],
+    ids=["custom", "choosing", "transfer"],
 )
 def test_batches_of_one_image_are_refused_before_training_where_batch_norm_is(tmp_path, made, changed, capsys):
     folder = tmp_path / "run"

@@ -160,6 +160,22 @@ def test_the_old_winner_stays_until_the_new_one_is_trained(tmp_path, monkeypatch
     assert FinishedRun.read(tmp_path / "run/winner-before").config["lr"] == 1e-3
 
 
+@pytest.mark.parametrize("params", [["bs=choice(64,1)", "bn=choice(false,true)"], ["bs=randint(1,8)"]])
+def test_batches_of_one_image_are_refused_before_the_first_trial_where_batch_norm_is(tmp_path, params, monkeypatch):
+    monkeypatch.setattr(Sweep, "search", lambda *args: pytest.fail("a trial has begun"))
+    few = ["images=20", "test_images=10", "epochs=1", "width=4", "device=cpu"]
+    with pytest.raises(InputError, match=r"batches of one image: give --bs 2"):
+        Sweep(custom, options(*params, *few, run=str(tmp_path / "run"))).execute()
+    assert not (tmp_path / "run").exists()
+
+
+def test_batches_of_one_image_are_searched_without_batch_norm(tmp_path, monkeypatch):
+    monkeypatch.setattr(Sweep, "search", lambda *args: None)
+    few = ["images=20", "test_images=10", "epochs=1", "width=4", "device=cpu", "bn=false"]
+    with pytest.raises(InputError, match="no trial came to an end"):
+        Sweep(custom, options("bs=choice(64,1)", *few, run=str(tmp_path / "run"))).execute()
+
+
 def test_a_sweep_goes_on_with_the_same_images_only(tmp_path):
     asked = finished_sweep(tmp_path / "run", (1e-3, 0.5))
     asked.data = "cifar10"
@@ -175,6 +191,28 @@ def test_auto_may_not_come_to_mean_other_images(tmp_path, monkeypatch):
     monkeypatch.setattr("cifar_fast.runs.sweep.load_images", lambda *args: fewer)
     with pytest.raises(InputError, match="begun on other images"):
         Sweep(custom, asked).execute()
+
+
+def test_a_sweep_goes_on_where_the_images_have_moved_and_not_where_they_have_changed(tmp_path, image_folder):
+    root, place = image_folder({"cat": 20, "dog": 20}), tmp_path / "elsewhere"
+    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5), data=str(root))
+    asked.param = [asked.param[0], "epochs=1", "width=4", "device=cpu"]
+    config = tmp_path / "run/config.json"
+    config.write_text(json.dumps(vars(asked)))
+    assert Sweep(custom, asked).execute() == 0
+    root.rename(place)
+    add_trial(tmp_path / "run", 1, 1e-2, 0.9)  # a new winner, which is trained on them
+    alone = options(resume=str(tmp_path / "run"), trials=None, data=str(place))
+    alone.param = None
+    assert Sweep(custom, alone).execute() == 0
+    assert FinishedRun.read(tmp_path / "run/winner").config["asked"]["data"] == str(place)
+    assert json.loads(config.read_text())["data"] == str(place)
+    (place / "cat/0.png").unlink()
+    shutil.copytree(place, root)
+    alone.data = str(root)
+    with pytest.raises(InputError, match="begun on other images"):
+        Sweep(custom, alone).execute()
+    assert json.loads(config.read_text())["data"] == str(place)  # which a refusal does not change
 
 
 def test_damaged_trials_are_left_out(tmp_path, capsys):

@@ -59,7 +59,8 @@ class FinishedRun:
             history = History(folder.resolve().name, rows, [float(o["lr"]) for o in batches])
             return cls(folder, config, metrics, history, preds, about["images"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            why = f"{Path(error.filename).name} is missing" if isinstance(error, FileNotFoundError) else error
+            missing = getattr(error, "filename", None) if isinstance(error, FileNotFoundError) else None
+            why = f"{Path(missing).name} is missing" if missing else error
             raise InputError(f"{folder} holds no finished run ({why}): name the folder of one") from error
 
 

@@ -36,6 +36,7 @@ from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.shift import measure_shift, plot_kinds, plot_shift, shifted
 from cifar_fast.analysis.stats import compare_methods, compare_models, compare_sets, mean_interval
 from cifar_fast.baselines import custom, record, transfer
+from cifar_fast.commands import evaluate
 from cifar_fast.data.augment import (
     AlternatingFlip,
     BatchResize,
@@ -63,7 +64,6 @@ from cifar_fast.options import amount, count, pixels, rate, share
 from cifar_fast.records.recipes import RECIPES, Recipe, TestTimeViews, record_learner
 from cifar_fast.runs.by_hand import write_run
 from cifar_fast.runs.compare import compare
-from cifar_fast.runs.evidence import evaluate
 from cifar_fast.runs.overview import list_runs
 from cifar_fast.runs.results import FinishedRun, Runs
 from cifar_fast.training.callbacks.clip import AdaptiveGradientClip

@@ -11,8 +11,8 @@ import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import update_wrapper
-from inspect import Parameter, signature
+from functools import partial
+from inspect import BoundArguments, signature
 from traceback import format_exception_only, format_list
 
 from fastcore.script import anno_parser
@@ -40,44 +40,29 @@ def _meant(parser: ArgumentParser, message: str) -> str:
     return did_you_mean(wrong[1], parser._option_string_actions) if wrong else ""
 
 
-class Command:
-    "A function as a script: `main` parses the command line, calls it, and ends the process with its exit code."
-
-    def __init__(self, function: Callable):
-        self.function = function
-        update_wrapper(self, function)
-
-    def __call__(self, *args, **kwargs):
-        return self.function(*args, **kwargs)
-
-    def main(
-        self,
-        args: list[str] | None = None,  # None: those of the process
-        prog: str | None = None,  # the script's name in messages; None: as it was called
-    ) -> None:
-        "Do it. The function's int, if it gives one, is the exit code."
-        found = vars(one_line_parser(with_choices(self.function), prog).parse_args(args))
-        given, several = [], ()
-        parameters = signature(self.function).parameters.values()
-        for o in parameters:
-            if o.kind is Parameter.VAR_POSITIONAL:
-                several = found[o.name]
-            elif o.kind is Parameter.POSITIONAL_OR_KEYWORD:
-                given.append(found[o.name])
-        rest = {o.name: found[o.name] for o in parameters if o.kind is Parameter.KEYWORD_ONLY}
-        with exit_codes():
-            code = self.function(*given, *several, **rest)
-        sys.exit(code if isinstance(code, int) else 0)
+def _main(
+    function: Callable,
+    args: list[str] | None = None,  # None: those of the process
+    prog: str | None = None,  # the script's name in messages; None: as it was called
+) -> None:
+    "Parse the command line, call the function, and end the process: an int that it gives is the exit code, else said."
+    found = vars(one_line_parser(with_choices(function), prog).parse_args(args))
+    call = BoundArguments(signature(function), found)
+    with exit_codes():
+        result = function(*call.args, **call.kwargs)
+        if result is not None and not isinstance(result, int):
+            print(result)
+    sys.exit(result if isinstance(result, int) else 0)
 
 
 def command(
     function: Callable,  # of a script
-) -> Command:
+) -> Callable:  # itself, which has a `main(args, prog)` from now on
     "Decorates a function that is a script; one in the script's own file runs at once, as with `call_parse`."
-    made = Command(function)
+    function.main = partial(_main, function)
     if function.__module__ == "__main__":
-        made.main()
-    return made
+        function.main()
+    return function
 
 
 _FASTAIS_LINE = "Exception occured in "  # and the callback's name, above what a callback has raised

@@ -4,9 +4,10 @@
 """
 
 import sys
+from types import SimpleNamespace
 from typing import Literal
 
-from cifar_fast.cli import Command, command, exit_codes
+from cifar_fast.cli import command, exit_codes
 from cifar_fast.errors import InputError
 from cifar_fast.options import Positional, Repeated, amount, count, seed_number
 from cifar_fast.text import did_you_mean
@@ -48,40 +49,18 @@ def compare(
     from pathlib import Path
 
     if not runs:
-        return _list_runs(Path(folder), sort, best, data, where or [], Path(out or "runs.html"))
-    from cifar_fast.runs.compare import (
-        RESULT_HEADER,
-        correction_line,
-        evidence_note,
-        evidence_table,
-        markdown_table,
-        read_methods,
-        result_rows,
-        verdict_rows,
-        write_comparison,
-    )
+        from cifar_fast.runs.overview import list_runs, write_overview
+
+        if wrong := [o for o in where or () if "=" not in o]:
+            raise InputError(f"--where is {wrong[0]!r}: give NAME=VALUE, as in --where width=256")
+        rows = list_runs(folder, sort, best or None, data, dict(o.split("=", 1) for o in where or ()))
+        print(f"{rows}\n-> {write_overview(rows, Path(out or 'runs.html'))}")
+        return
+    from cifar_fast.runs.compare import comparison_text, read_methods, write_comparison
 
     methods = read_methods(list(dict.fromkeys(runs)))
     page = write_comparison(methods, Path(out or "comparison.html"))
-    print(markdown_table(RESULT_HEADER, result_rows(methods)))
-    print("± and ranges are 95 % intervals, over seeds where there are several, else over test images.")
-    verdicts = verdict_rows(methods)
-    for row in verdicts:
-        print("{pair}: {difference} ({interval}), p = {p}: {verdict}. {test}. {seeds}".format(**row))
-    header, evidence = evidence_table(methods)
-    if len(header) > 1:
-        print(f"{markdown_table(header, evidence)}\n{evidence_note(header)}")
-    print(correction_line(len(verdicts)) + "\n" * (len(verdicts) > 1) + f"-> {page}")
-
-
-def _list_runs(folder, sort: str, best: int, data: str | None, where: list[str], out) -> None:
-    from cifar_fast.runs.overview import list_runs, write_overview
-
-    if wrong := [o for o in where if "=" not in o]:
-        raise InputError(f"--where is {wrong[0]!r}: give NAME=VALUE, as in --where width=256")
-    rows = list_runs(folder, sort, best or None, data, dict(o.split("=", 1) for o in where))
-    print(rows)
-    print(f"-> {write_overview(rows, out)}")
+    print(f"{comparison_text(methods)}\n-> {page}")
 
 
 @command
@@ -102,10 +81,10 @@ def evaluate(
     device: str = "cpu",  # cpu, cuda or another torch device
 ):
     "Ask a finished run for more than its test accuracy, and write evidence.html beside it."
-    asked = {name: o for name, o in locals().items() if name not in ("run", "paths")}
-    from cifar_fast.runs.evidence import evaluate as ask
+    asked = SimpleNamespace(**locals())
+    from cifar_fast.runs.evidence import evidence_of
 
-    print(ask(run, *paths, **asked))
+    return evidence_of(asked)
 
 
 @command
@@ -165,7 +144,7 @@ def main() -> None:
     from cifar_fast.experiment import Experiment
 
     jobs = {o.name: o for o in vars(baselines).values() if isinstance(o, Experiment)}
-    jobs |= {name: o for name, o in globals().items() if isinstance(o, Command)}
+    jobs |= {name: o for name, o in globals().items() if hasattr(o, "main")}
     job, args = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
     if job == "run":
         run(args)

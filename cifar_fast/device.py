@@ -31,9 +31,7 @@ def full_device(
         raise InputError(f"device {str(device)!r} does not work here: give auto or cpu") from error
 
 
-def time_when_done(
-    device: torch.device,  # that computes
-) -> float:
+def time_when_done(device: torch.device) -> float:
     "`time.perf_counter()`, in seconds, when `device` has done all that it was given."
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

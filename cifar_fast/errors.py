@@ -47,10 +47,7 @@ def check(
         raise InputError(f"{name} is {value!r}: give {wanted}")
 
 
-def is_whole(
-    value,  # of any type
-    least: int = 1,
-) -> bool:
+def is_whole(value, least: int = 1) -> bool:
     "Whether `value` is a whole number, numpy's too, of at least `least`."
     return isinstance(value, Integral) and value >= least
 

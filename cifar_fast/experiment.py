@@ -9,7 +9,6 @@ import inspect
 import sys
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial, update_wrapper
 from importlib.util import module_from_spec, spec_from_file_location
@@ -38,9 +37,7 @@ class Stage:
 
     name: str  # in the history
     epochs: int  # 0 leaves the stage out
-    fit: Callable | None = (
-        None  # (learn, cbs), which fits for `epochs` with these callbacks; None: by the shared options
-    )
+    fit: Callable | None = None  # (learn, cbs), which fits for `epochs` with these; None: by the shared options
 
 
 def shared_stage(epochs: int) -> list[Stage]:
@@ -63,9 +60,8 @@ class Experiment:
                 raise InputError("its first parameter is to be dls: the DataLoaders")
             self.own = options_of(function, leave_out=("dls",))
             if clash := set(self.own) & {*OF_A_START, "run", "track", "quiet", "seeds"}:
-                raise InputError(
-                    f"its parameter {min(clash)!r} has the name of an option of every experiment: rename it"
-                )
+                why = "has the name of an option of every experiment"
+                raise InputError(f"its parameter {min(clash)!r} {why}: rename it")
             self.all = {**self.own, **{k: v for k, v in SHARED.items() if k not in self.own}}
             if twice := [o for o in self.all if o.startswith("no_") and o[3:] in self.all]:
                 raise InputError(f"its parameter {twice[0]!r} is what --no-{twice[0][3:]} stands for: rename it")
@@ -120,12 +116,17 @@ class Experiment:
         "All options; those that are not given have their defaults. Raises `InputError` for what does not fit."
         values = {name: o.default for name, o in self.all.items()}
         for name, value in changed.items():
-            if negated := name.startswith("no_") and name[3:] in self.all:
-                name, value = name[3:], not value
-            values[name] = self.option(name).check(value) if not negated else value
+            if self.is_negated(name):
+                values[name[3:]] = not value
+            else:
+                values[name] = self.option(name).check(value)
         options = SimpleNamespace(**values)
         self.check_fitting(options)
         return options
+
+    def is_negated(self, name: str) -> bool:
+        "Whether `name` is `no_` before an option's."
+        return name.startswith("no_") and name[3:] in self.all
 
     def option(self, name: str) -> Option:
         "The option `name`. Raises `InputError` where there is none."
@@ -138,7 +139,7 @@ class Experiment:
     def parse_option(self, name: str, text: str) -> tuple[str, Any]:
         "Name and value of an option given as text; `no_bn` is `bn`, negated. Raises `InputError`."
         name = name.replace("-", "_")
-        if name.startswith("no_") and name[3:] in self.all:
+        if self.is_negated(name):
             return name[3:], not self.option(name[3:]).parse(text)
         return name, self.option(name).parse(text)
 
@@ -165,15 +166,16 @@ class Experiment:
 
     def learner(self, dls: "DataLoaders", options: SimpleNamespace) -> "Learner":
         "The Learner for these options: what the function does not ask for is done here."
-        from cifar_fast.training.adapt import as_lean, with_opt, with_precision
+        from cifar_fast.training.adapt import as_lean, with_precision
         from cifar_fast.training.ideas import with_ideas
+        from cifar_fast.training.optimizers import optimizer
 
         learn = self.function(dls, **{name: getattr(options, name) for name in self.own})
         learn = as_lean(learn, options.precision)
         if "precision" not in self.own:
             with_precision(learn, options.precision)
         if "opt" not in self.own and options.opt is not None:
-            with_opt(learn, options.opt)
+            learn.opt_func, learn.opt = optimizer(options.opt), None
         with_ideas(learn, options, self.own)
         if options.compile and "compile" not in self.own:
             from cifar_fast.training.callbacks.compiled import Compiled
@@ -214,9 +216,8 @@ class Experiment:
         prog: str | None = None,  # the script's name in messages; None: as it was called
     ) -> None:
         "The command line: train, and end the process with the exit code."
-        parser = one_line_parser(
-            as_function([o.parameter for o in self.all.values()], self.name, self.__doc__ or ""), prog
-        )
+        function = as_function([o.parameter for o in self.all.values()], self.name, self.__doc__ or "")
+        parser = one_line_parser(function, prog)
         unset = object()  # in place of defaults, which argparse leaves out where there is a value
         blank = {name: None if o.repeated else unset for name, o in self.all.items()}  # None: what argparse appends to
         found = vars(parser.parse_args(args, Namespace(**blank)))
@@ -243,23 +244,19 @@ def experiment(
     """
     if function is None:
         return partial(experiment, stages=stages)
-    if function.__module__ != "__main__":
+    if function.__module__ != "__main__" or not _is_script(function):
         return Experiment(function, stages)
-    with exit_codes() if _is_script(function) else nullcontext():
+    with exit_codes():
         made = Experiment(function, stages)
-    if _is_script(function):
-        _run_script(made.file)
+    _run_script(made.file)
     return made
 
 
 def _is_script(function: Callable) -> bool:
     "Whether `function` stands in the file that this process was started with, and that file does not start itself."
     file = getattr(sys.modules["__main__"], "__file__", None)
-    return (
-        bool(file)
-        and Path(file).resolve() == Path(function.__code__.co_filename).resolve()
-        and not _starts_itself(file)
-    )
+    is_there = file and Path(file).resolve() == Path(function.__code__.co_filename).resolve()
+    return bool(is_there) and not _starts_itself(file)
 
 
 def _starts_itself(file: str | Path) -> bool:

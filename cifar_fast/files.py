@@ -1,13 +1,15 @@
 """Files written whole or not at all, and tensors in them that are known to be what was written."""
 
+import csv
 import errno
 import hashlib
+import json
 import math
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Whenever the process or the machine stops, `path` is the old file or the whole new one, with the permissions that
     the umask gives. Raises OSError where the file cannot be written, whatever `write` made of it.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_prefix(path)) as tmp:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.writing-") as tmp:
         try:
             write(Path(tmp) / path.name)
         except Exception as error:
@@ -35,6 +37,31 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     _sync(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    "Write `text` whole, or not at all."
+    write_atomically(path.absolute(), lambda tmp: tmp.write_text(text, "utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, content) -> None:
+    "Write plain values whole, or not at all; what JSON has not is null, or its name."
+    write_text(path, json.dumps(finite(content), indent=2, default=str) + "\n")
+
+
+def read_json(path: Path):
+    "What `write_json` wrote. Raises OSError where the file is missing, ValueError where it is damaged."
+    return json.loads(path.read_text())
+
+
+def write_csv(path: Path, header: list[str], rows: Iterable) -> None:
+    "Write a table whole, or not at all."
+
+    def write(tmp: Path) -> None:
+        with tmp.open("w", newline="") as out:
+            csv.writer(out).writerows([header, *rows])
+
+    write_atomically(path, write)
+
+
 def share_as_usual(path: Path) -> None:
     "Give a file the permissions that a new one beside it gets: safetensors and `tempfile` keep theirs to the user."
     usual = path.with_name(f"{path.name}.usual")
@@ -45,10 +72,8 @@ def share_as_usual(path: Path) -> None:
         usual.unlink()
 
 
-def is_not_offered(
-    error: OSError,  # of a lock or a sync
-) -> bool:
-    "Whether the system has no such thing, so that there is nothing for the user to mend."
+def is_not_offered(error: OSError) -> bool:
+    "Whether the system has no such lock or sync, so that there is nothing for the user to mend."
     return error.errno in _NOT_OFFERED
 
 
@@ -67,11 +92,8 @@ def finite(content):
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def put_in_place(
-    made: Path,  # a folder, on the same disk
-    place: Path,  # what it becomes, where no other process was first
-) -> None:
-    "Rename a folder that took long to make; what another process has made meanwhile stays."
+def put_in_place(made: Path, place: Path) -> None:
+    "Rename a folder that took long to make, on the same disk; what another process has made meanwhile stays."
     try:
         os.rename(made, place)
     except OSError:
@@ -103,22 +125,18 @@ def read_tensors(path: Path) -> tuple[dict, dict[str, str]]:
 
 
 def _digest(tensors: dict, about: dict[str, str]) -> str:
+    import torch  # here and not above: an ONNX model is used without it
+
     digest = hashlib.sha256(repr(sorted(about.items())).encode())
     for name, o in sorted(tensors.items()):
         digest.update(f"{name} {o.dtype} {tuple(o.shape)}".encode())
-        digest.update(o.contiguous().flatten().view(_uint8()).numpy())
+        digest.update(o.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
 def tensor_hash(x) -> str:
     "A SHA-256 over the values of a uint8 tensor, wherever it lies."
     return hashlib.sha256(x.contiguous().cpu().numpy()).hexdigest()
-
-
-def _uint8():
-    import torch  # here and not above: an ONNX model is used without it
-
-    return torch.uint8
 
 
 SEED_FOLDER, FOLD_FOLDER = "seed-", "fold-"  # and a number: the runs of `--seeds` and of `--folds`
@@ -134,10 +152,6 @@ def remove_leftovers(folder: Path) -> None:
     "Remove the temporary files of processes that were killed while they wrote into `folder`."
     for path in folder.glob(".*.writing-*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _prefix(path: Path) -> str:
-    return f".{path.name}.writing-"
 
 
 def _is_write_error(error: Exception) -> bool:

@@ -5,7 +5,7 @@ Nothing here may import torch or fastai: `--help` and a mistyped option answer a
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from types import FunctionType, NoneType, SimpleNamespace, UnionType
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from fastcore.docments import ann_parts, docments
 
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check
 
 
 def _number(name: str, convert, fits, wanted: str):
@@ -50,11 +50,8 @@ def rate_or_auto(text: str) -> float | str:
 rate_or_auto.__name__ = "rate|auto"
 
 
-def check_seeds(
-    seed: int,  # the first
-    n: int,  # how many follow one another
-) -> None:
-    "Raises `InputError` where the last is more than random numbers begin with."
+def check_seeds(seed: int, n: int) -> None:
+    "Raises `InputError` where the last of `n` seeds from `seed` on is more than random numbers begin with."
     if seed + n > 2**32:
         raise InputError(f"{n} seeds from {seed} on end above {2**32 - 1:,}: begin with a smaller --seed")
 
@@ -127,13 +124,14 @@ class Option:
     choices: tuple  # of values; empty: any
     default: Any
     help: str
-    repeated: bool = False  # may be given several times: the value is a list
+    extra: dict = field(default_factory=dict)  # of argparse's `add_argument`, as fastcore's parser takes it
 
     @classmethod
     def of(cls, name: str, found: dict) -> "Option":
         "From what fastcore's docments found. Raises `InputError` for an annotation that makes no option."
         anno, meta = ann_parts(found.anno)
-        choices = tuple(next((o["choices"] for o in meta if isinstance(o, dict) and "choices" in o), ()))
+        extra = next((o for o in meta if isinstance(o, dict)), {})
+        choices = tuple(extra.get("choices", ()))
         if get_origin(anno) in (Union, UnionType):
             kinds = [o for o in get_args(anno) if o is not NoneType]
             anno = kinds[0] if len(kinds) == 1 else None
@@ -141,25 +139,25 @@ class Option:
             choices = get_args(anno)
             anno = type(choices[0]) if len({type(o) for o in choices}) == 1 else None
         anno = str if anno is NoneType and found.default is None else anno
-        if (
-            not callable(anno)
-            or get_origin(anno)
-            or (isinstance(anno, type) and anno not in (bool, int, float, str, Path))
-        ):
+        is_other_type = isinstance(anno, type) and anno not in (bool, int, float, str, Path)
+        if not callable(anno) or get_origin(anno) or is_other_type:
             raise InputError(
                 f"its parameter {name!r} has an annotation that makes no option ({found.anno}): annotate it with int, "
                 "float, str, bool, Path, a Literal, or count, share, ... of cifar_fast.options"
             )
-        repeated = any(isinstance(o, dict) and o.get("action") == "append" for o in meta)
-        return cls(name, anno, choices, found.default, found.docment or "", repeated)
+        return cls(name, anno, choices, found.default, found.docment or "", extra)
+
+    @property
+    def repeated(self) -> bool:
+        "Whether it may be given several times: the value is a list."
+        return self.extra.get("action") == "append"
 
     def parse(self, text: str) -> Any:
         "The value that `text` means. Raises `InputError`."
-        if self.choices and text not in map(str, self.choices):
-            raise InputError(f"{self.name} is {text!r}: give one of {', '.join(map(str, self.choices))}")
+        known = list(map(str, self.choices))
+        check(self.name, text, not known or text in known, f"one of {', '.join(known)}")
         if self.kind is bool:
-            if text.lower() not in ("true", "false"):
-                raise InputError(f"{self.name} is {text!r}: give true or false")
+            check(self.name, text, text.lower() in ("true", "false"), "true or false")
             return text.lower() == "true"
         try:
             return [self.kind(text)] if self.repeated else self.kind(text)
@@ -173,18 +171,17 @@ class Option:
             return None
         if self.repeated and isinstance(value, (list, tuple)):
             return [o for each in value for o in self.check(each)]
-        if self.kind is bool and not isinstance(value, bool):
-            raise InputError(f"{self.name} is {value!r}: give True or False")
-        if isinstance(value, bool) and self.kind is not bool:
-            raise InputError(f"{self.name} is {value!r}: give a {self.kind.__name__}")
-        if self.kind is str and not isinstance(value, (str, Path)):
-            raise InputError(f"{self.name} is {value!r}: give a str")
-        return value if self.kind is bool else self.parse(str(value))
+        if self.kind is bool:
+            check(self.name, value, isinstance(value, bool), "True or False")
+            return value
+        fits = not isinstance(value, bool) and (self.kind is not str or isinstance(value, (str, Path)))
+        check(self.name, value, fits, f"a {self.kind.__name__}")
+        return self.parse(str(value))
 
     @property
     def parameter(self) -> Parameter:
         "As a parameter that fastcore's parser takes."
-        extra = {"choices": list(self.choices)} if self.choices else {"action": "append"} if self.repeated else {}
+        extra = self.extra | ({"choices": list(self.choices)} if self.choices else {})
         text = f"without {self.help}" if self.default is True else self.help  # the flag is --no-x
         anno = Annotated[self.kind, text, extra]
         return Parameter(self.name, Parameter.KEYWORD_ONLY, default=self.default, annotation=anno)
@@ -230,12 +227,8 @@ def _parameters(function: Callable) -> dict:
 SHARED = options_of(shared_options)
 
 
-def as_function(
-    parameters: list[Parameter],
-    name: str,  # of the function
-    doc: str,  # its docstring
-) -> Callable:
-    "A function that does nothing and has these parameters, for fastcore's parser."
+def as_function(parameters: list[Parameter], name: str, doc: str) -> Callable:
+    "A function that does nothing and has this name, docstring and these parameters, for fastcore's parser."
 
     def nothing(**kwargs):
         pass
@@ -245,15 +238,8 @@ def as_function(
     return res
 
 
-def with_choices(
-    function: Callable,  # of a script
-) -> Callable:
-    "A function with the same parameters for fastcore's parser, which does not know Literals."
-    parameters = []
-    for name, o in docments(function, full=True, returns=False, eval_str=True).items():
-        anno, extra = o.anno, {}
-        if get_origin(anno) is Literal:
-            anno, extra = type(get_args(anno)[0]), {"choices": list(get_args(anno))}
-        doc = [o.docment] if o.docment else []
-        parameters.append(Parameter(name, o.kind, default=o.default, annotation=Annotated[anno, *doc, extra]))
+def with_choices(function: Callable) -> Callable:
+    "A function with a script's parameters for fastcore's parser, which does not know Literals."
+    found = docments(function, full=True, returns=False, eval_str=True).items()
+    parameters = [Option.of(name, o).parameter.replace(kind=o.kind) for name, o in found]
     return as_function(parameters, function.__name__, function.__doc__)

@@ -7,9 +7,7 @@ from difflib import get_close_matches
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def printable(
-    name: str,  # of a file or a class, as Python reads it from the disk
-) -> str:
+def printable(name: str) -> str:
     r"The name without what no page can hold: bytes that are no UTF-8 become \xe9, control characters \n and the like."
     return _UNSHOWN.sub(lambda o: _escaped(o[0]), str(name))
 

@@ -9,7 +9,7 @@ from cifar_fast.cli import command
 from cifar_fast.options import amount, count
 
 ROWS = (
-    *("custom", "augmented", "finetune", "predict", "transfer32", "transfer128"),
+    *("custom", "augmented", "finetune", "predict", "transfer32", "transfer128", "frozen"),
     *("startup", "single", "shipped", "accuracy"),
 )
 
@@ -30,6 +30,7 @@ def run_soak(trials: int) -> None:
 def main(
     data: str = "cifar10",  # cifar10, digits, or the path of an archive or a folder
     weights: str = "none",  # of ResNet-18: imagenet, none or a path; speeds do not depend on it
+    arch: str = "mobilenet_v3_small",  # of the row frozen: a network of torchvision
     rows: str = ",".join(ROWS),  # what to measure, comma-separated
     bs: count = 64,  # training images a batch
     images: count = 10_000,  # training images of a timed epoch, and test images
@@ -55,8 +56,8 @@ def main(
         raise InputError(f"there is no row {unknown.pop()!r}: give some of {','.join(ROWS)}")
     if quick:
         images, repeats, seeds = min(images, 2_000), min(repeats, 3), 1
-        rows = ",".join(o for o in rows.split(",") if o not in ("transfer128", "accuracy"))
-    bench = Benchmark(data, weights, bs, images, repeats, seeds, workers, device, compile, precision, out)
+        rows = ",".join(o for o in rows.split(",") if o not in ("transfer128", "frozen", "accuracy"))
+    bench = Benchmark(data, weights, arch, bs, images, repeats, seeds, workers, device, compile, precision, out)
     for row in rows.split(","):
         getattr(bench, row)()
     print(bench.table())

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
@@ -124,15 +125,15 @@ def smaller(name: str, args: list[str]) -> list[str]:
     return [word for option, value in options.items() if option not in keep for word in (option, value)]
 
 
-def parse(made: Experiment | commands.Command, args: list[str]) -> None:
+def parse(made: Experiment | Callable, args: list[str]) -> None:
     "Read the options as the command would. Raises SystemExit for one that there is not."
     if isinstance(made, Experiment):
         one_line_parser(as_function([o.parameter for o in made.all.values()], made.name, "")).parse_args(args)
     else:
-        one_line_parser(with_choices(made.function)).parse_args(args)
+        one_line_parser(with_choices(made)).parse_args(args)
 
 
-def ended(made: Experiment | commands.Command, args: list[str]) -> None:
+def ended(made: Experiment | Callable, args: list[str]) -> None:
     "Do it, to its good end."
     try:
         made.main(args, made.__name__)

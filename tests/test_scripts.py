@@ -87,16 +87,6 @@ def test_records_are_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_options_are_searched(tmp_path):
-    script, *args = documented("sweep")
-    shorter = ["epochs=1" if o.startswith("epochs=") else o for o in args]
-    small = ["--trials", "2", "--param", "width=4", "--param", "images=300"]
-    done = run([ROOT / script, *shorter, *small, "--run", "sweep"], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "Winner: " in done.stdout and (tmp_path / "sweep/winner/report.html").exists()
-
-
-@pytest.mark.slow
 @pytest.mark.long
 def test_the_article_is_repeated_by_one_command(tmp_path):
     script, *args = documented("reproduce")

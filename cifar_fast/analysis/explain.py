@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from cifar_fast.analysis.featuremaps import image_layers, layer_outputs
+from cifar_fast.analysis.featuremaps import image_layers, in_eval_mode, layer_outputs
+from cifar_fast.analysis.names import picture_grid
 from cifar_fast.errors import InputError, MissingExtra
 
 STEPS = 32  # of integrated gradients
@@ -35,12 +36,9 @@ def grad_cam(
     maps = [name for name, o in layer_outputs(model, xb[:1]).items() if o.shape[-1] * o.shape[-2] > 1]
     if not maps:
         raise InputError("no layer of this network gives maps of more than a pixel: integrated_gradients looks at any")
-    was_training = model.training
-    try:
-        cam = captum.LayerGradCam(model.eval(), image_layers(model)[maps[-1]])
+    with in_eval_mode(model):
+        cam = captum.LayerGradCam(model, image_layers(model)[maps[-1]])
         found = cam.attribute(xb.clone(), targets.to(xb.device), relu_attributions=True).detach()
-    finally:
-        model.train(was_training)
     found = nn.functional.interpolate(found.float(), size=xb.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     return _scaled(found)
 
@@ -54,14 +52,9 @@ def integrated_gradients(
 
     Source: Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks". Raises `MissingExtra` without captum.
     """
-    was_training = model.training
-    try:
-        ways = _captum().IntegratedGradients(model.eval())
-        found = ways.attribute(
-            xb.clone(), target=targets.to(xb.device), n_steps=STEPS, internal_batch_size=max(AT_ONCE, len(xb))
-        )
-    finally:
-        model.train(was_training)
+    asked = dict(target=targets.to(xb.device), n_steps=STEPS, internal_batch_size=max(AT_ONCE, len(xb)))
+    with in_eval_mode(model):
+        found = _captum().IntegratedGradients(model).attribute(xb.clone(), **asked)
     return _scaled(found.detach().float().abs().sum(1))
 
 
@@ -83,10 +76,9 @@ def plot_looks(
         views["Grad-CAM, true class"] = grad_cam(model, xb, true), true
     views["integrated gradients"] = integrated_gradients(model, xb, said), said
     n, cols = len(images), 1 + len(views)
-    fig = Figure(figsize=(1.9 * cols, 2.1 * n), layout="constrained")
-    for i, line in enumerate(fig.subplots(n, cols, squeeze=False)):
+    fig, axes = picture_grid(n, cols, (1.9 * cols, 2.1 * n))
+    for i, line in enumerate(axes):
         for ax in line:
-            ax.axis("off")
             ax.imshow(images[i], interpolation="nearest", extent=(0, 1, 0, 1))
         name = "" if true is None else vocab[int(true[i])]
         line[0].set_title(name, fontsize=9)

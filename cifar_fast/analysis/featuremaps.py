@@ -1,5 +1,7 @@
 """Figures of what the layers make of one image. Each function returns a matplotlib Figure and shows none."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil, sqrt
 
 import torch
@@ -9,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from cifar_fast.analysis.names import in_figure
+from cifar_fast.analysis.names import in_figure, picture_grid
 from cifar_fast.errors import InputError
 from cifar_fast.models.networks import TransferModel
 
@@ -37,6 +39,16 @@ def _children(model: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
     return layers
 
 
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    "`model` in eval mode, and as it was afterwards."
+    was_training = model.training
+    try:
+        yield model.eval()
+    finally:
+        model.train(was_training)
+
+
 def layer_outputs(
     model: nn.Module,  # any
     xb: Tensor,  # a batch with one image, as the model takes it
@@ -45,7 +57,7 @@ def layer_outputs(
 
     Layers within a network that keep channels last, as Swin's, are left out: only its square maps are images.
     """
-    layers, was_training, maps = image_layers(model), model.training, {}
+    layers, maps = image_layers(model), {}
     names = {id(module): name for name, module in layers.items()}
 
     def keep(module, inputs, output):
@@ -53,11 +65,9 @@ def layer_outputs(
             # cloned: a ReLU that works in place would overwrite what the layer before it gave
             maps[names[id(module)]] = output[0].detach().float().cpu().clone()
 
-    model.eval()
     device = next((p.device for p in model.parameters()), xb.device)
-    with torch.no_grad(), Hooks(layers.values(), keep):
+    with torch.no_grad(), in_eval_mode(model), Hooks(layers.values(), keep):
         model(xb.to(device))
-    model.train(was_training)
     return maps
 
 
@@ -126,11 +136,8 @@ def _shown(learn: Learner, image) -> Tensor:
     return dl.decode_batch(dl.one_batch(), max_n=1)[0][0].as_subclass(Tensor).cpu().permute(1, 2, 0)
 
 
-def _grid(n: int, side: float):
+def _grid(n: int, side: float) -> tuple[Figure, list[Axes]]:
     cols = min(n, max(6, ceil(sqrt(n))))
     rows = ceil(n / cols)
-    fig = Figure(figsize=(side * cols, (side + 0.2) * rows + 0.4), layout="constrained")
-    axes = fig.subplots(rows, cols, squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
+    fig, axes = picture_grid(rows, cols, (side * cols, (side + 0.2) * rows + 0.4))
     return fig, list(axes.flat)

@@ -3,6 +3,7 @@
 Each function returns a matplotlib Figure that pyplot does not know: a notebook shows it once, and none is left open.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cifar_fast.analysis.names import in_figure, short
+from cifar_fast.analysis.names import in_figure, picture_grid, short
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.stats import share_interval
 
@@ -106,14 +107,11 @@ def plot_confusion(
     counts = interp.confusion_matrix()
     share = counts / counts.sum(1, keepdims=True).clip(1)
     shown, about = _shown(counts)
-    counts, share, n = counts[np.ix_(shown, shown)], share[np.ix_(shown, shown)], len(shown)
+    counts, share = counts[np.ix_(shown, shown)], share[np.ix_(shown, shown)]
     fig, ax = _matrix_axes([interp.vocab[i] for i in shown])
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    if n <= MANY:
-        for i, j in np.ndindex(n, n):
-            color = "white" if share[i, j] > 0.5 else "black" if counts[i, j] else "lightgrey"
-            text = f"{share[i, j] * 100:.0f}" if normalize else counts[i, j]
-            ax.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
+    text = (lambda i, j: f"{share[i, j] * 100:.0f}") if normalize else (lambda i, j: counts[i, j])
+    _write_cells(ax, counts, share > 0.5, text)
     title = in_figure(title) + "\nper cent of the true class" * normalize + about
     ax.set_title(title, fontsize="medium", wrap=True)
     return fig
@@ -127,24 +125,19 @@ def plot_confusion_difference(
     "What the second confuses more (red) and less (blue) than the first, in images."
     difference = second.confusion_matrix() - first.confusion_matrix()
     shown, about = _shown(np.abs(difference))
-    difference, n = difference[np.ix_(shown, shown)], len(shown)
+    difference = difference[np.ix_(shown, shown)]
     fig, ax = _matrix_axes([first.vocab[i] for i in shown])
     worse = difference.copy()
     np.fill_diagonal(worse, -difference.diagonal())  # more on the diagonal is better
     most = max(1, np.abs(worse).max())
     ax.imshow(worse, cmap="RdBu_r", vmin=-most, vmax=most)
-    if n <= MANY:
-        for i, j in np.ndindex(n, n):
-            color = "white" if abs(worse[i, j]) > 0.6 * most else "black" if difference[i, j] else "lightgrey"
-            ax.text(j, i, f"{difference[i, j]:+d}", ha="center", va="center", color=color, fontsize=9)
+    _write_cells(ax, difference, np.abs(worse) > 0.6 * most, lambda i, j: f"{difference[i, j]:+d}")
     ax.set_title(in_figure(title) + about, fontsize="medium", wrap=True)
     return fig
 
 
-def _shown(
-    counts: np.ndarray,  # (classes, classes) of mistakes
-) -> tuple[list[int], str]:
-    "Indices of the classes that a matrix has room for, those with most mistakes, and a line that says so."
+def _shown(counts: np.ndarray) -> tuple[list[int], str]:
+    "Of a matrix of mistakes: indices of the classes that have room, those with most of them, and a line that says so."
     if len(counts) <= MOST:
         return list(range(len(counts))), ""
     mistakes = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
@@ -164,6 +157,13 @@ def _matrix_axes(vocab) -> tuple[Figure, Axes]:
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
     return fig, ax
+
+
+def _write_cells(ax: Axes, values: np.ndarray, is_dark: np.ndarray, text: Callable[[int, int], object]) -> None:
+    "A text in each cell of a matrix that is small enough; that of a 0 is pale."
+    for i, j in np.ndindex(values.shape) if len(values) <= MANY else ():
+        color = "white" if is_dark[i, j] else "black" if values[i, j] else "lightgrey"
+        ax.text(j, i, text(i, j), ha="center", va="center", color=color, fontsize=9)
 
 
 def plot_per_class(
@@ -201,10 +201,7 @@ def plot_top_losses(
     losses, idxs = interp.top_losses(min(k, len(interp.losses)))
     cols = min(4, len(idxs))
     rows = -(-len(idxs) // cols)
-    fig = Figure(figsize=(2.6 * cols, 3.2 * rows + 0.4), layout="constrained")
-    axes = fig.subplots(rows, cols, squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
+    fig, axes = picture_grid(rows, cols, (2.6 * cols, 3.2 * rows + 0.4))
     for ax, loss, i in zip(axes.flat, losses.tolist(), idxs.tolist()):
         guess, true = int(interp.decoded[i]), int(interp.targs[i])
         ax.imshow(interp.image(i), interpolation="nearest")
@@ -222,10 +219,7 @@ def plot_confused(
 ) -> Figure:
     "Look-alikes: for the pairs of classes confused most, in both directions, images that were taken for the other."
     rows = _directions(interp, n_pairs)
-    fig = Figure(figsize=(1.7 * k, 2.4 * max(len(rows), 1) + 0.5), layout="constrained")
-    axes = fig.subplots(max(len(rows), 1), k, squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
+    fig, axes = picture_grid(max(len(rows), 1), k, (1.7 * k, 2.4 * max(len(rows), 1) + 0.5))
     for (true, other), line in zip(rows, axes):
         idxs = interp.confused(true, other)
         line[0].set_title(" ", fontsize=10)  # room for the text, by which the layout would make this column wider

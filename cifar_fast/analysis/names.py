@@ -1,7 +1,12 @@
-"""Names in figures: matplotlib takes dollar signs for formulas, and drops what begins with _ from legends."""
+"""What figures share: names as matplotlib can draw them, grids of pictures, writing.
+
+matplotlib takes dollar signs for formulas, and drops what begins with _ from legends.
+"""
 
 import warnings
+from functools import cache
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from cifar_fast.progress import say
@@ -10,44 +15,44 @@ from cifar_fast.text import printable
 LONGEST = 40  # letters of a name in a figure
 
 
-def in_figure(
-    text: str,  # a title, which may hold names
-) -> str:
-    "The text as matplotlib draws it letter for letter."
+def in_figure(text: str) -> str:
+    "A title, which may hold names, as matplotlib draws it letter for letter."
     return printable(text).replace("$", r"\$")
 
 
-def short(
-    name: str,  # of a class or a run
-) -> str:
-    "The name as matplotlib draws it letter for letter, its middle left out where it is long."
+def short(name: str) -> str:
+    "The name of a class or a run as matplotlib draws it letter for letter, its middle left out where it is long."
     name = printable(name)
     return in_figure(name if len(name) <= LONGEST else f"{name[:27]}…{name[-12:]}")
 
 
-def in_legend(
-    name: str,  # of a run
-) -> str:
+def in_legend(name: str) -> str:
     "As `short`, for a legend."
     name = short(name)
     return f" {name}" if name.startswith("_") else name
 
 
-def save_figure(
-    figure: Figure,
-    target,  # a path or a binary file
-) -> None:
-    "Write the figure as PNG; letters that matplotlib's fonts lack are boxes, which one line says."
+def picture_grid(rows: int, cols: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    "A figure of `size` inches, and its axes (rows, cols), for pictures: without ticks and frames."
+    fig = Figure(figsize=size, layout="constrained")
+    axes = fig.subplots(rows, cols, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    return fig, axes
+
+
+def save_figure(figure: Figure, target) -> None:
+    "Write it as PNG to a path or a binary file; letters that matplotlib's fonts lack are boxes, which one line says."
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(target, dpi=110, format="png")
     missing = [o for o in caught if "missing from" in str(o.message)]
-    if missing and not _said:
-        _said.append(True)
-        say("Figures show boxes for letters that matplotlib's fonts lack; tables and pages have the names as they are.")
+    if missing:
+        _say_once("Figures show boxes for letters that matplotlib's fonts lack; tables and pages have the names as "
+                  "they are.")  # fmt: skip
     for o in caught:
         if o not in missing:
             warnings.warn_explicit(o.message, o.category, o.filename, o.lineno)
 
 
-_said: list[bool] = []
+_say_once = cache(say)

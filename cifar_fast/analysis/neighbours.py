@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
 
+from cifar_fast.analysis.names import picture_grid
+
 MOST_ON_MAP = 1500  # images: t-SNE takes seconds for so many
 THUMBNAILS = 60
 CHUNK = 1000
@@ -34,10 +36,7 @@ def plot_neighbours(
     "An image a row, and beside it what is most like it."
     cols = 1 + max((len(o) for o in neighbours), default=0)
     n = max(len(rows), 1)
-    fig = Figure(figsize=(1.5 * cols, 1.75 * n + 0.4), layout="constrained")
-    axes = fig.subplots(n, cols, squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
+    fig, axes = picture_grid(n, cols, (1.5 * cols, 1.75 * n + 0.4))
     for line, first, others in zip(axes, rows, neighbours):
         for ax, (image, text) in zip(line, [first, *others]):
             ax.imshow(image, interpolation="nearest")

@@ -1,7 +1,9 @@
 """What a model said of labelled images, and the numbers that follow from it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,17 +11,16 @@ from fastai.interpret import ClassificationInterpretation
 from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 
+from cifar_fast.files import read_tensors, write_tensors
 
+
+@dataclass(eq=False, repr=False)
 class Predictions:
     "Probabilities and labels of the same images, with the names of the classes."
 
-    def __init__(
-        self,
-        preds: Tensor,  # float (N, classes) probabilities
-        targs: Tensor,  # int64 (N,) labels
-        vocab: Sequence[str],  # class names
-    ):
-        self.preds, self.targs, self.vocab = preds, targs, vocab
+    preds: Tensor  # float (N, classes) probabilities
+    targs: Tensor  # int64 (N,) labels
+    vocab: Sequence[str]  # class names
 
     most_confused = ClassificationInterpretation.most_confused  # (true class, taken for, images), most first
 
@@ -37,6 +38,10 @@ class Predictions:
     def accuracy(self) -> float:
         "Share of right predictions, in [0, 1]."
         return self.right.double().mean().item()
+
+    def cross_entropy(self) -> Tensor:
+        "(N,) loss of each image."
+        return -self.preds[torch.arange(len(self.targs)), self.targs].clamp_min(1e-12).log()
 
     def confusion_matrix(self) -> np.ndarray:
         "int64 (classes, classes): images of the row's class that were taken for the column's."
@@ -67,6 +72,22 @@ class Predictions:
         confidence, accuracy = ((o / counts).numpy() for o in sums)  # NaN for an empty bin
         error = float((sums[0] - sums[1]).abs().sum() / len(sure))
         return Reliability(confidence, accuracy, counts.numpy(), error)
+
+
+def write_predictions(
+    path: Path,
+    found: Predictions,
+    images: str,  # a hash of them, by which predictions of two models are paired
+) -> None:
+    "Write them as safetensors."
+    tensors = {"preds": found.preds.contiguous(), "targs": found.targs}
+    write_tensors(path, tensors, {"vocab": json.dumps(list(found.vocab)), "images": images})
+
+
+def read_predictions(path: Path) -> tuple[Predictions, str]:
+    "What `write_predictions` wrote. Raises OSError where it is missing, ValueError or KeyError where it is damaged."
+    tensors, about = read_tensors(path)
+    return Predictions(tensors["preds"], tensors["targs"], json.loads(about["vocab"])), about["images"]
 
 
 @dataclass(frozen=True)

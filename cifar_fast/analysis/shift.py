@@ -6,7 +6,6 @@ cannot be compared.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -23,62 +22,40 @@ CHUNK = 1000  # images that are changed at once
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
-def _noise(x: Tensor, sigma: float) -> Tensor:
-    return _functional().gaussian_noise(x, sigma=sigma)
-
-
-def _blur(x: Tensor, sigma: float) -> Tensor:
-    return _functional().gaussian_blur(x, [7, 7], [sigma, sigma])
-
-
-def _pixelate(x: Tensor, share: float) -> Tensor:
-    functional, side = _functional(), x.shape[-1]
+def _pixelate(functional, x: Tensor, share: float) -> Tensor:
+    side = x.shape[-1]
     small = functional.resize(x, [max(1, round(side * share))] * 2, antialias=True)
     return functional.resize(small, [side, side], functional.InterpolationMode.NEAREST)
 
 
-def _rotate(x: Tensor, angle: float) -> Tensor:
-    return _functional().rotate(x, angle, _functional().InterpolationMode.BILINEAR)
-
-
-def _affine(x: Tensor, move: float = 0.0, scale: float = 1.0) -> Tensor:
-    functional = _functional()
+def _affine(functional, x: Tensor, move: float = 0.0, scale: float = 1.0) -> Tensor:
     pixels = [round(move * x.shape[-1])] * 2
     return functional.affine(x, 0.0, pixels, scale, [0.0, 0.0], functional.InterpolationMode.BILINEAR)
 
 
-def _hide(x: Tensor, share: float) -> Tensor:
+def _hide(functional, x: Tensor, share: float) -> Tensor:
     side = round(share * x.shape[-1])
     start = (x.shape[-1] - side) // 2
-    return _functional().erase(x, start, start, side, side, torch.full((1,), 128, dtype=x.dtype, device=x.device))
+    return functional.erase(x, start, start, side, side, torch.full((1,), 128, dtype=x.dtype, device=x.device))
 
 
-def _functional():
-    from torchvision.transforms.v2 import functional  # a second, which other analyses need not wait for
-
-    return functional
-
-
-def _by_name(name: str) -> Callable:
-    return lambda x, amount: getattr(_functional(), name)(x, amount)
-
-
-# A name that says what is done, what does it to uint8 images (N, 3, H, W), and how much at severities 1 to 5.
+# A name that says what is done; what does it, by torchvision's `functional`, to uint8 images (N, 3, H, W); and how much
+# of it at severities 1 to 5.
 KINDS: dict[str, tuple[Callable, tuple]] = {
-    "noise": (_noise, (0.04, 0.06, 0.08, 0.12, 0.18)),
-    "blur": (_blur, (0.4, 0.6, 0.8, 1.1, 1.5)),
+    "noise": (lambda f, x, sigma: f.gaussian_noise(x, sigma=sigma), (0.04, 0.06, 0.08, 0.12, 0.18)),
+    "blur": (lambda f, x, sigma: f.gaussian_blur(x, [7, 7], [sigma, sigma]), (0.4, 0.6, 0.8, 1.1, 1.5)),
     "pixelated": (_pixelate, (0.8, 0.65, 0.5, 0.4, 0.3)),
-    "JPEG": (_by_name("jpeg"), (80, 60, 40, 20, 10)),
-    "posterized": (_by_name("posterize"), (5, 4, 3, 2, 1)),
-    "brighter": (_by_name("adjust_brightness"), (1.2, 1.4, 1.7, 2.1, 2.6)),
-    "darker": (_by_name("adjust_brightness"), (0.8, 0.6, 0.45, 0.3, 0.2)),
-    "less contrast": (_by_name("adjust_contrast"), (0.75, 0.55, 0.4, 0.25, 0.15)),
-    "less colour": (_by_name("adjust_saturation"), (0.8, 0.6, 0.4, 0.2, 0.0)),
-    "other hue": (_by_name("adjust_hue"), (0.05, 0.1, 0.18, 0.3, 0.5)),
-    "sharpened": (_by_name("adjust_sharpness"), (2.0, 3.0, 5.0, 8.0, 12.0)),
-    "rotated": (_rotate, (5.0, 10.0, 15.0, 25.0, 40.0)),
-    "moved": (partial(_affine, scale=1.0), (0.06, 0.1, 0.16, 0.22, 0.3)),
-    "smaller": (lambda x, scale: _affine(x, scale=scale), (0.9, 0.8, 0.7, 0.6, 0.5)),
+    "JPEG": (lambda f, x, quality: f.jpeg(x, quality), (80, 60, 40, 20, 10)),
+    "posterized": (lambda f, x, bits: f.posterize(x, bits), (5, 4, 3, 2, 1)),
+    "brighter": (lambda f, x, factor: f.adjust_brightness(x, factor), (1.2, 1.4, 1.7, 2.1, 2.6)),
+    "darker": (lambda f, x, factor: f.adjust_brightness(x, factor), (0.8, 0.6, 0.45, 0.3, 0.2)),
+    "less contrast": (lambda f, x, factor: f.adjust_contrast(x, factor), (0.75, 0.55, 0.4, 0.25, 0.15)),
+    "less colour": (lambda f, x, factor: f.adjust_saturation(x, factor), (0.8, 0.6, 0.4, 0.2, 0.0)),
+    "other hue": (lambda f, x, turn: f.adjust_hue(x, turn), (0.05, 0.1, 0.18, 0.3, 0.5)),
+    "sharpened": (lambda f, x, factor: f.adjust_sharpness(x, factor), (2.0, 3.0, 5.0, 8.0, 12.0)),
+    "rotated": (lambda f, x, angle: f.rotate(x, angle, f.InterpolationMode.BILINEAR), (5.0, 10.0, 15.0, 25.0, 40.0)),
+    "moved": (lambda f, x, share: _affine(f, x, move=share), (0.06, 0.1, 0.16, 0.22, 0.3)),
+    "smaller": (lambda f, x, scale: _affine(f, x, scale=scale), (0.9, 0.8, 0.7, 0.6, 0.5)),
     "partly hidden": (_hide, (0.15, 0.22, 0.3, 0.4, 0.5)),
 }
 
@@ -91,10 +68,12 @@ def shifted(
     "The images, changed; noise is the same each time. Raises `InputError` for another kind or severity."
     check("kind", kind, kind in KINDS, f"one of {', '.join(KINDS)}")
     check("severity", severity, severity in SEVERITIES, "1 to 5")
+    from torchvision.transforms.v2 import functional  # a second, which other analyses need not wait for
+
     change, amounts = KINDS[kind]
     with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
         torch.manual_seed(SEED)
-        return torch.cat([change(o, amounts[severity - 1]) for o in images.split(CHUNK)])
+        return torch.cat([change(functional, o, amounts[severity - 1]) for o in images.split(CHUNK)])
 
 
 @dataclass(frozen=True)
@@ -135,9 +114,7 @@ def measure_shift(
     def ask(x: Tensor) -> Predictions:
         return predictions_of(model, x.permute(0, 2, 3, 1), labels, vocab)
 
-    found = {}
-    for kind in progress(kinds):
-        found[kind] = [ask(shifted(images, kind, o)) for o in SEVERITIES]
+    found = {kind: [ask(shifted(images, kind, o)) for o in SEVERITIES] for kind in progress(kinds)}
     return Shift(
         ask(images).accuracy,
         {kind: [o.accuracy for o in row] for kind, row in found.items()},
@@ -176,11 +153,18 @@ def plot_kinds(
     kinds: Sequence[str] = tuple(KINDS),
 ) -> Figure:
     "One image, changed in each way at each severity: to see what the numbers speak of."
-    fig = Figure(figsize=(1.1 * (len(SEVERITIES) + 1), 1.1 * len(kinds)), layout="constrained")
-    for line, kind in zip(fig.subplots(len(kinds), len(SEVERITIES) + 1, squeeze=False), kinds):
-        for ax, severity in zip(line, (0, *SEVERITIES)):
-            pixels = image if severity == 0 else shifted(image[None], kind, severity)[0]
-            ax.imshow(pixels.cpu().permute(1, 2, 0).numpy(), interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-        line[0].set_ylabel(kind, rotation=0, ha="right", va="center")
+    from torchvision.utils import make_grid
+
+    columns, (_, height, width) = (0, *SEVERITIES), image.shape
+    cells = [shifted(image[None], kind, o)[0] if o else image for kind in kinds for o in columns]
+    gap = max(1, width // 16)
+    grid = make_grid(torch.stack(cells), nrow=len(columns), padding=gap, pad_value=255)
+    fig = Figure(figsize=(1.1 * len(columns) + 1.2, 1.1 * len(kinds) + 0.4), layout="compressed")
+    ax = fig.subplots()
+    ax.imshow(grid.cpu().permute(1, 2, 0).numpy(), interpolation="nearest")  # of one axes: 90 take seconds
+    ax.set_xticks([gap + width / 2 + i * (width + gap) for i in range(len(columns))], columns)
+    ax.set_yticks([gap + height / 2 + i * (height + gap) for i in range(len(kinds))], kinds)
+    ax.set_xlabel("severity")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
     return fig

@@ -58,9 +58,10 @@ def mean_interval(
     return fmean(values), float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stdev(values) * sqrt(share)
 
 
-def share_bounds(mean: float, half: float) -> list[float]:
-    "Ends of an interval of accuracies, which lie in [0, 1] whatever Student says of two seeds."
-    return [max(0.0, mean - half), min(1.0, mean + half)]
+def accuracy_interval(values: Sequence[float], are_folds: bool = False) -> tuple[float, float] | None:
+    "Ends of `mean_interval`, as of accuracies, which lie in [0, 1] whatever Student says of two seeds."
+    mean, half = mean_interval(values, are_folds)
+    return None if half is None else (max(0.0, mean - half), min(1.0, mean + half))
 
 
 def share_interval(

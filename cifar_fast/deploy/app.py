@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 from cifar_fast.analysis.explain import grad_cam, plot_looks
 from cifar_fast.analysis.featuremaps import draw_layer, layer_outputs
@@ -48,28 +49,29 @@ class Visit:
         confused = f" Test images of this class were most often mistaken for **{literal(other)}**." if other else ""
         return found.probabilities, f"**{literal(found.label)}**, {found.probability:.0%} sure.{confused}"
 
-    def layers(self) -> list[str]:
-        "Layers to look into; none for an ONNX model."
-        if self.predictor.model is None:
-            return []
+    @property
+    def blank(self):
+        "A black picture as the network takes it."
         import torch
 
-        blank = torch.zeros(1, 3, self.card.size, self.card.size)
-        return list(layer_outputs(self.predictor.model, blank))
+        return torch.zeros(1, 3, self.card.size, self.card.size)
+
+    def pixels(self, path: str | None) -> np.ndarray | None:
+        "A picture as uint8 (1, H, W, 3); None where it is not usable."
+        try:
+            return decode_image(path, self.card.stored_size, self.card.levels)[None] if path else None
+        except ImageError:
+            return None
+
+    def layers(self) -> list[str]:
+        "Layers to look into; none for an ONNX model."
+        return [] if self.predictor.model is None else list(layer_outputs(self.predictor.model, self.blank))
 
     def look_inside(self, path: str | None, layer: str):
         "The figure of one layer's channels; None without a usable picture."
-        if not path:
+        if (pixels := self.pixels(path)) is None:
             return None
-        import torch
-
-        from cifar_fast.deploy.safemodel import normalise
-
-        try:
-            pixels = torch.from_numpy(decode_image(path, self.card.stored_size, self.card.levels))[None]
-        except ImageError:
-            return None
-        return draw_layer(layer_outputs(self.predictor.model, normalise(pixels, self.card)), layer)
+        return draw_layer(layer_outputs(self.predictor.model, self.predictor.inputs(pixels)), layer)
 
     @cached_property
     def looked_into(self):
@@ -80,25 +82,18 @@ class Visit:
         "A line where it cannot be shown where the model looks; empty where it can."
         if self.predictor.model is None:
             return "Where it looks cannot be shown: the model is an ONNX graph, or several models together."
-        import torch
-
-        blank = torch.zeros(1, 3, self.card.size, self.card.size)
         try:
-            grad_cam(self.looked_into, blank, torch.tensor([0]))
+            grad_cam(self.looked_into, self.blank, self.blank.new_zeros(1).long())
         except InputError as error:  # no captum, or a network without maps
             return f"Where it looks cannot be shown: {literal(str(error))}."
         return ""
 
     def look(self, path: str | None):
         "The picture, and what of it speaks for the class that is said; None without a usable picture."
-        if not path:
+        if (pixels := self.pixels(path)) is None:
             return None
         import torch
 
-        try:
-            pixels = decode_image(path, self.card.stored_size, self.card.levels)[None]
-        except ImageError:
-            return None
         said = torch.from_numpy(self.predictor.logits(pixels)).argmax(1)
         return plot_looks(self.looked_into, self.predictor.inputs(pixels), pixels, said, None, self.card.vocab)
 
@@ -153,10 +148,8 @@ def _about(visit: Visit) -> str:
     return f"{literal(card.architecture['name'])} trained on {literal(card.data)}{measured}. It knows: {classes}."
 
 
-def literal(
-    text: str,  # a name, or a message with names in it
-) -> str:
-    "The text as Markdown shows it letter for letter."
+def literal(text: str) -> str:
+    "A name, or a message with names in it, as Markdown shows it letter for letter."
     return re.sub(r"[^\w\s.,:/()-]|_", lambda o: f"&#{ord(o[0])};", printable(text))
 
 

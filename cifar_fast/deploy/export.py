@@ -52,7 +52,10 @@ def model_card(
         sha256="",
         levels=list(levels) if levels else None,
     )
-    return card if known and _is_readable(card) else _foreign(card, learn)
+    if known and _is_readable(card):
+        return card
+    foreign = {"name": type(learn.model).__name__, "n_out": len(card.vocab)}
+    return replace(card, architecture=foreign, format=FOREIGN)
 
 
 def _is_readable(card: ModelCard) -> bool:
@@ -61,11 +64,6 @@ def _is_readable(card: ModelCard) -> bool:
     except InputError:
         return False
     return True
-
-
-def _foreign(card: ModelCard, learn: Learner) -> ModelCard:
-    name = type(learn.model).__name__
-    return replace(card, architecture={"name": name, "n_out": len(card.vocab)}, format=FOREIGN)
 
 
 @patch

@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 
 from cifar_fast.errors import InputError
-from cifar_fast.files import finite, write_atomically
+from cifar_fast.files import finite, write_text
 
 CARD = "model.json"
 FORMAT = 1  # a network of this package, which is built anew by name
@@ -133,8 +133,7 @@ def store_temperature(
 ) -> None:
     "Write it into the card, for `Predictor(calibrated=True)`."
     card = ModelCard.read(path)
-    text = replace(card, metrics={**card.metrics, "temperature": temperature}).to_json()
-    write_atomically(path, lambda tmp: tmp.write_text(text))
+    write_text(path, replace(card, metrics={**card.metrics, "temperature": temperature}).to_json())
 
 
 def _fits(value, kind: type, least: float, most: float) -> bool:
@@ -151,32 +150,24 @@ def _digest(content: dict) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _is_size(o) -> bool:
-    return isinstance(o, int) and not isinstance(o, bool) and 1 <= o <= 4096
-
-
-def _are_numbers(o) -> bool:
-    return isinstance(o, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in o)
-
-
-def _is_channels(o) -> bool:
-    return _are_numbers(o) and len(o) == 3 and all(abs(x) < 1e3 for x in o)
+def _are_numbers(o, n: int, most: float = 1e3) -> bool:
+    return isinstance(o, list) and len(o) == n and all(_fits(x, float, -most, most) for x in o)
 
 
 _FITS = {
     "architecture": lambda o: isinstance(o, dict),
     "vocab": lambda o: isinstance(o, list) and bool(o) and all(isinstance(x, str) for x in o),
-    "stored_size": _is_size,
-    "size": _is_size,
-    "mean": _is_channels,
-    "std": lambda o: _is_channels(o) and all(x > 0 for x in o),
+    "stored_size": lambda o: _fits(o, int, 1, 4096),
+    "size": lambda o: _fits(o, int, 1, 4096),
+    "mean": lambda o: _are_numbers(o, 3),
+    "std": lambda o: _are_numbers(o, 3) and all(x > 0 for x in o),
     "metrics": lambda o: isinstance(o, dict),
     "data": lambda o: isinstance(o, str),
     "weights": lambda o: isinstance(o, str),
     "versions": lambda o: isinstance(o, dict),
     "sha256": lambda o: isinstance(o, str),
     "onnx_sha256": lambda o: isinstance(o, str),
-    "levels": lambda o: _are_numbers(o) and len(o) == 2 and -1e30 < o[0] < o[1] < 1e30,
+    "levels": lambda o: _are_numbers(o, 2, 1e30) and o[0] < o[1],
 }
 
 

@@ -54,7 +54,8 @@ class Predictor:
         else:
             self.card, self._logits, self.model = _open_folder(path, device)
         if calibrated:
-            self._logits = _cooled(self._logits, self.card.temperature(path))
+            logits, temperature = self._logits, self.card.temperature(path)
+            self._logits = lambda images: logits(images) / temperature
 
     def __call__(
         self,
@@ -121,10 +122,6 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     logits = logits.astype(np.float64)
     exps = np.exp(logits - logits.max(1, keepdims=True))
     return exps / exps.sum(1, keepdims=True)
-
-
-def _cooled(logits: Callable, temperature: float) -> Callable:
-    return lambda images: logits(images) / temperature
 
 
 def _together(path: Path, members: list[Predictor]) -> tuple[ModelCard, Callable]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cifar_fast.deploy.modelcard import CARD, ModelCard
 from cifar_fast.errors import InputError
-from cifar_fast.files import write_atomically
+from cifar_fast.files import write_atomically, write_text
 from cifar_fast.models.networks import build_model
 
 WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
@@ -78,7 +78,7 @@ def save_safe(
     text = replace(card, sha256=hashlib.sha256(content).hexdigest()).to_json()
     ModelCard.parse(text)  # what could not be loaded is not written
     write_atomically(folder / WEIGHTS, lambda tmp: tmp.write_bytes(content))
-    write_atomically(folder / CARD, lambda tmp: tmp.write_text(text))
+    write_text(folder / CARD, text)
     return folder
 
 

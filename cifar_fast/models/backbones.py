@@ -5,13 +5,15 @@ Nothing here needs fastai, but for its layer groups.
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
 import torch
 import torchvision
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.models.densenet import DenseNet
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
@@ -48,8 +50,13 @@ class Backbone:
         self,
         network: nn.Module,  # of `build`
         head: str,  # linear: with the family's own layers before its last one; fastai: cut as fastai cuts it
+        size: int,  # pixels of a side of images that it takes
     ) -> nn.Sequential:
         "What stands before the head: gives maps (N, F, h, w) or features (N, F)."
+        from fastai.vision.learner import create_body, has_pool_type
+
+        if head == "fastai" and has_pool_type(network) and _is_chain(network, size):
+            return create_body(network) or nn.Sequential(network)  # where it pools first of all, nothing would be left
         return nn.Sequential(network)
 
     def fitted(self, weights: Weights, network: nn.Module, size: int | None) -> dict:
@@ -93,12 +100,12 @@ class Torchvision(Backbone):
         try:
             network = self.function(weights=None, **options)
         except NotImplementedError:  # RegNet computes its widths by tensors, which the meta device cannot
-            with torch.device("cpu"):
+            with torch.device("cpu"), _parameters_on_meta():
                 network = self.function(weights=None, **options)
-            network = network.to(torch.get_default_device())
+            network = network.to("meta")  # its buffers
         return _without_last_layer(network, self.name)
 
-    def body(self, network: nn.Module, head: str) -> nn.Sequential:
+    def body(self, network: nn.Module, head: str, size: int) -> nn.Sequential:
         "As of `Backbone`."
         if isinstance(network, VisionTransformer):
             return nn.Sequential(network)  # its class token goes through no chain of children
@@ -163,21 +170,22 @@ class Timm(Backbone):
         self._about = timm.get_pretrained_cfg(name)
         self.takes_size = bool(self._about.fixed_input_size)
 
-    def build(self, size: int | None = None) -> nn.Module:
-        "As of `Backbone`."
-        return self._create(size)
-
-    def _create(self, size: int | None, **options) -> nn.Module:
+    def build(self, size: int | None = None, **options) -> nn.Module:
+        "As of `Backbone`; `options` are of timm's `create_model`."
         if self.takes_size and size is not None:
             options["img_size"] = size
         return self._timm.create_model(self.timm_name, num_classes=0, **options)
+
+    def body(self, network: nn.Module, head: str, size: int) -> nn.Sequential:
+        "As of `Backbone`: with its own pooling, whatever the head."
+        return nn.Sequential(network)
 
     def fitted(self, weights: Weights, network: nn.Module, size: int | None) -> dict:
         "As of `Backbone`, by timm's own conversion of position embeddings."
         if not self.takes_size:
             return weights.state
         try:
-            given = self._create(size, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(weights.state)})
+            given = self.build(size, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(weights.state)})
         except (RuntimeError, KeyError) as error:
             first = str(error).strip().splitlines()[0]
             raise InputError(f"{weights.source} does not fit {self.name} ({first}): give a state dict of it") from error
@@ -191,7 +199,7 @@ class Timm(Backbone):
     def published(self, entry: str | None = None) -> Weights:
         "As of `Backbone`: as timm gets them, from the Hugging Face hub."
         try:
-            state = self._create(None, pretrained=True).state_dict()
+            state = self.build(pretrained=True).state_dict()
         except Exception as error:  # of whichever library fetches them
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DownloadError(f"timm's weights of {self.timm_name} cannot be had ({first})") from error
@@ -214,6 +222,34 @@ def backbone(
         families = "resnet18, vgg16_bn, efficientnet_b0, convnext_tiny, vit_b_16"
         raise InputError(f"{arch!r} is no network of torchvision ({families} ...): name one, or timm/NAME")
     return Torchvision(arch)
+
+
+@torch.no_grad()
+def _is_chain(network: nn.Module, size: int) -> bool:
+    "Whether a network does no more than its children one after another: a cut would leave out what its code does else."
+    xb = torch.linspace(-1, 1, 3 * size**2).view(1, 3, size, size)
+    network.eval()
+    try:
+        found, chained = network(xb.clone()), nn.Sequential(*network.children())(xb.clone())
+        return torch.allclose(found.flatten(1), chained.flatten(1))
+    except Exception:  # each network has its own way to say that its children do not fit together
+        return False
+    finally:
+        network.train()
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    "Networks that are made within it take no memory for their parameters, on whatever device they are made."
+
+    def moved(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        return None if parameter is None else nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(moved)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _renamed(state: dict, old: re.Pattern) -> dict:

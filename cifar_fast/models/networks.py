@@ -65,11 +65,9 @@ class CustomCNN(nn.Sequential):
 
     def __getitem__(self, idx):
         "A layer; of a slice a plain Sequential, as CustomCNN is made by its parameters."
-        return (
-            nn.Sequential(OrderedDict(list(self._modules.items())[idx]))
-            if isinstance(idx, slice)
-            else super().__getitem__(idx)
-        )
+        if isinstance(idx, slice):
+            return nn.Sequential(OrderedDict(list(self._modules.items())[idx]))
+        return super().__getitem__(idx)
 
 
 class Features(Tensor):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cifar_fast.data.download import DownloadError
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check
 from cifar_fast.models.backbones import Backbone, backbone
 from cifar_fast.models.networks import TransferModel
 from cifar_fast.models.weights import RANDOM, Weights, load_into, read_state
@@ -71,8 +71,7 @@ def transfer_model(
     by its own pooling. Raises `InputError` for an unknown head, weights that do not fit, and a size that the network
     cannot take.
     """
-    if head not in HEADS:
-        raise InputError(f"head is {head!r}: give linear or fastai")
+    check("head", head, head in HEADS, "linear or fastai")
     base = backbone(arch)
     network, body, shape = _built(base, head, size)
     if weights.state is not None:
@@ -89,7 +88,7 @@ def _built(base: Backbone, head: str, size: int | None) -> tuple[nn.Module, nn.S
     "The network, its body, and the shape of what that makes of an image."
     try:
         network = base.build(size)
-        body = base.body(network, head)
+        body = base.body(network, head, size or _PIXELS)
         return network, body, _shape(body, size or _PIXELS)
     except InputError:
         raise
@@ -103,7 +102,7 @@ def _built(base: Backbone, head: str, size: int | None) -> tuple[nn.Module, nn.S
 
 def _takes(base: Backbone, head: str, size: int) -> bool:
     try:
-        return bool(_shape(base.body(base.build(size), head), size))
+        return bool(_shape(base.body(base.build(size), head, size), size))
     except Exception:  # as above
         return False
 

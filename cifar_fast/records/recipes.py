@@ -94,9 +94,6 @@ RECIPES = {
 }  # fmt: skip
 
 
-# Callbacks -------------------------------------------------------------------------------------------------------
-
-
 class TestTimeViews(Callback):
     """Predicts from several views of each image: itself and its mirror image, and both shifted by a pixel.
 
@@ -144,11 +141,8 @@ class GrowingImages(Callback):
 
     order, run_valid = 2, False
 
-    def __init__(
-        self,
-        sizes: tuple[int, ...],  # pixels of a side in as many equal parts of the fit; one more part follows
-    ):
-        self.sizes = sizes
+    def __init__(self, sizes: tuple[int, ...]):
+        self.sizes = sizes  # pixels of a side in as many equal parts of the fit; one more part follows
 
     def before_batch(self):
         "Shrink."
@@ -163,11 +157,8 @@ class BriefBias(Callback):
 
     run_valid, frozen = False, False
 
-    def __init__(
-        self,
-        share: float,  # of the fit, in which the bias is trained
-    ):
-        self.share = share
+    def __init__(self, share: float):
+        self.share = share  # of the fit, in which the bias is trained
 
     def before_train(self):
         "Look at the network, which a user may have replaced. Raises `InputError`."
@@ -188,9 +179,6 @@ class BriefBias(Callback):
             self.frozen = False
 
     after_failed_fit = after_fit
-
-
-# Learner ---------------------------------------------------------------------------------------------------------
 
 
 def record_groups(model: RecordNet) -> list[list]:

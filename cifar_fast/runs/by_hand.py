@@ -5,14 +5,12 @@ from pathlib import Path
 
 from fastai.learner import Learner
 
-import cifar_fast.deploy.export  # noqa: F401 - patches methods onto Learner
 from cifar_fast.analysis.charts import History
 from cifar_fast.data.loaders import TensorDL
 from cifar_fast.errors import InputError
 from cifar_fast.progress import say
-from cifar_fast.runs.facts import model_metrics, precision_of, run_facts
+from cifar_fast.runs.facts import run_facts
 from cifar_fast.runs.folder import Run, plain
-from cifar_fast.runs.report import write_report
 from cifar_fast.runs.results import Runs
 from cifar_fast.runs.test_sets import read_second_tests
 
@@ -50,14 +48,12 @@ def write_run(
             batches = list(zip(history.lrs, losses)) if i == len(history.epochs) - 1 else []
             run.add_epoch({**{k: plain(o) for k, o in row.items()}, "stage": "train"}, batches)
         facts = run_facts(learn, name, seed)
-        settings = {"bs": facts["bs"], "size": facts["size"], "precision": precision_of(learn)}
+        settings = {name: facts[name] for name in ("bs", "size", "precision")}
         identity = {"name": name, "file": None, "source": None, "images": None}
         run.write_json("config.json", {**settings, "asked": {}, "defaults": {}, "experiment": identity})
         trained = {"epochs": len(history.epochs), "train_accuracy": None, "train_seconds": train_seconds}
         unknown = {"opt": None, "lr": None, "schedule": None, "images_per_second": None, "choice": {}}
-        metrics = run.finish(learn, {**facts, **trained, **unknown, "interrupted": False}, tests)
-        run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)
-        write_report(run.folder)
+        run.finish(learn, {**facts, **trained, **unknown, "interrupted": False}, tests)
     finally:
         learn.path = path
         run.release()

@@ -16,6 +16,7 @@ from fastcore.foundation import L
 from cifar_fast.errors import InputError
 from cifar_fast.files import write_atomically
 from cifar_fast.runs.folder import Run, SilentRun
+from cifar_fast.training.learner import orders_of, set_orders
 
 NAME = "checkpoint.pt"
 _MAGIC = b"cifar_fast checkpoint 1 sha256 "
@@ -158,7 +159,7 @@ class Checkpoint(Callback):
             "numpy": (name, keys.tolist(), *rest),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "loaders": [(dl.rng.getstate(), getattr(dl, "epoch", 0)) for dl in self.dls.loaders],
+            "loaders": orders_of(self.dls),
         }
 
     def _set_random(self):
@@ -172,9 +173,7 @@ class Checkpoint(Callback):
             torch.cuda.set_rng_state_all(state["cuda"])
         if rank := rank_distrib():  # these were the first process's: others go on with numbers of their own
             torch.manual_seed(int(torch.randint(2**62, ())) + rank)
-        for dl, (rng, epoch) in zip(self.dls.loaders, state["loaders"]):
-            dl.rng.setstate(rng)
-            dl.epoch = epoch
+        set_orders(self.dls, state["loaders"])
         dl = getattr(self.learn, "dl", None)  # CachedBody has put a copy in place of the training loader
         if hasattr(dl, "epoch"):
             dl.epoch = self.dls.train.epoch

@@ -129,7 +129,7 @@ def shifts(methods: list[Runs]) -> dict[str, Shift]:
 
 def evidence_table(methods: list[Runs]) -> tuple[list[str], list[list[str]]]:
     "Header and a row a method: calibration, and what `evaluate` and --also-test have found of any of them."
-    shifted, tests = shifts(methods), [_second_tests(o) for o in methods]
+    shifted, tests = shifts(methods), _second_tests(methods)
     columns = {"calibration error": [percent(o.mean("calibration_error")) for o in methods]}
     after = [o.evidence.get("confidence", {}).get("after", {}).get("calibration_error") for o in methods]
     columns["after temperature"] = [percent(o) for o in after]
@@ -144,15 +144,20 @@ def evidence_table(methods: list[Runs]) -> tuple[list[str], list[list[str]]]:
     return ["run", *columns], [list(row) for row in zip([o.name for o in methods], *columns.values())]
 
 
-def _second_tests(method: Runs) -> dict[str, float]:
-    "Mean accuracy over seeds on each set of --also-test."
-    found: dict[str, list[float]] = {}
-    for run in method.runs:
-        for o in run.metrics.get("also_tested", {}).values():
-            for name, numbers in o.items():
-                if isinstance(numbers, dict):  # else what people said
-                    found.setdefault(name, []).append(numbers["accuracy"])
-    return {name: fmean(o) for name, o in found.items()}
+def _second_tests(methods: list[Runs]) -> list[dict[str, float]]:
+    "A dict a method: mean accuracy over seeds on each set of --also-test; sets of one name are told apart by path."
+    found: list[dict[tuple[str, str], list[float]]] = [{} for _ in methods]
+    for own, method in zip(found, methods):
+        for run in method.runs:
+            for path, sets in run.metrics.get("also_tested", {}).items():
+                for name, numbers in sets.items():
+                    if isinstance(numbers, dict):  # else what people said
+                        own.setdefault((path, name), []).append(numbers["accuracy"])
+    names = [name for _, name in {key for own in found for key in own}]
+    return [
+        {f"{path}: {name}" if names.count(name) > 1 else name: fmean(o) for (path, name), o in own.items()}
+        for own in found
+    ]
 
 
 def evidence_note(
@@ -231,8 +236,6 @@ def write_comparison(
     heading: str = "Runs side by side",  # of the page
 ) -> Path:
     "Write the page. Raises `InputError` for runs that cannot be compared, or a path that cannot be a page."
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"{path} cannot be written: give --out a file in a folder that exists")
     evidence_header, evidence = evidence_table(methods)
     return write_page(
         path,
@@ -253,6 +256,19 @@ def write_comparison(
         settings=differing_settings(methods) if len(methods) > 1 else all_settings(methods[0]),
         figures=comparison_figures(methods),
     )
+
+
+def comparison_text(methods: list[Runs]) -> str:
+    "What the page's tables say, for the terminal."
+    verdicts, (header, evidence) = verdict_rows(methods), evidence_table(methods)
+    said = [
+        markdown_table(RESULT_HEADER, result_rows(methods)),
+        "± and ranges are 95 % intervals, over seeds where there are several, else over test images.",
+        *("{pair}: {difference} ({interval}), p = {p}: {verdict}. {test}. {seeds}".format(**row) for row in verdicts),
+        *([markdown_table(header, evidence), evidence_note(header)] if len(header) > 1 else []),
+        correction_line(len(verdicts)),
+    ]
+    return "\n".join(filter(None, said))
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

@@ -7,6 +7,7 @@ from fastai.learner import Learner
 from torch import Tensor
 
 from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, is_fold, origin
+from cifar_fast.training.precision import precision_of
 
 FROM_SCRATCH = ("CustomCNN", "RecordNet")  # networks that nobody has pretrained weights of
 
@@ -40,12 +41,6 @@ def run_facts(
 def is_tested(dls: DataLoaders) -> bool:
     "Whether test images are tested, and no training images that were held out."
     return dls.valid_ds.is_test and not is_fold(dls.valid_ds.name)
-
-
-def precision_of(learn: Learner) -> str:
-    "What a fastai Learner's fits compute in: fp32, bf16 or fp16."
-    amp = getattr(learn, "mixed_precision", None)
-    return "fp32" if amp is None else amp.amp_mode.value
 
 
 def is_cifar10(dls: DataLoaders) -> bool:

@@ -1,7 +1,5 @@
 """One run's folder: what a training writes into it, and reading it back without running anything from it."""
 
-import csv
-import json
 import pickle
 import re
 import shutil
@@ -24,6 +22,7 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import cifar_fast.deploy.export  # noqa: F401 - patches export_safe onto Learner
 from cifar_fast.analysis.asking import predictions_of
 from cifar_fast.analysis.charts import History, learning_rates, plot_curves
 from cifar_fast.analysis.featuremaps import feature_maps, plot_channel
@@ -36,18 +35,20 @@ from cifar_fast.analysis.interpret import (
     plot_top_losses,
 )
 from cifar_fast.analysis.names import save_figure
-from cifar_fast.analysis.predictions import Predictions
+from cifar_fast.analysis.predictions import Predictions, write_predictions
 from cifar_fast.errors import InputError
 from cifar_fast.files import (
-    finite,
     is_not_offered,
     remove_leftovers,
     tensor_hash,
     warn_once,
     write_atomically,
-    write_tensors,
+    write_csv,
+    write_json,
 )
 from cifar_fast.progress import progress, say
+from cifar_fast.runs.facts import model_metrics
+from cifar_fast.runs.report import write_report
 from cifar_fast.runs.test_sets import SecondTest, ask_second_test
 from cifar_fast.training.portable import PORTABLE
 from cifar_fast.versions import versions
@@ -141,8 +142,7 @@ class Run(EpochRows):
 
     def write_json(self, name: str, content: dict) -> None:
         "Write `content` as `name`, whole or not at all."
-        text = json.dumps(finite(content), indent=2, default=str) + "\n"
-        write_atomically(self.folder / name, lambda tmp: tmp.write_text(text))
+        write_json(self.folder / name, content)
 
     def write_figure(self, name: str, figure: Figure) -> None:
         "Save `figure` as `name` and close it."
@@ -153,23 +153,18 @@ class Run(EpochRows):
         "As of `EpochRows`, and write history.csv and batches.csv anew."
         super().add_epoch(row, batches)
         names = list(self.history[0])
-        self._write_csv("history.csv", names, [[o.get(name, "") for name in names] for o in self.history])
-        self._write_csv("batches.csv", ["batch", "stage", "lr", "loss"], self.batches)
-
-    def _write_csv(self, name: str, header: list[str], rows: list) -> None:
-        def write(tmp: Path) -> None:
-            with tmp.open("w", newline="") as out:
-                csv.writer(out).writerows([header, *rows])
-
-        write_atomically(self.folder / name, write)
+        rows = [[o.get(name, "") for name in names] for o in self.history]
+        write_csv(self.folder / "history.csv", names, rows)
+        write_csv(self.folder / "batches.csv", ["batch", "stage", "lr", "loss"], self.batches)
 
     def finish(
         self,
         learn: Learner,  # trained
         facts: dict,  # entries of metrics.json that are known: those of `run_facts`, and how it was trained
         second_tests: Sequence[SecondTest] = (),  # of `read_second_tests`, to ask too
+        of_model: dict | None = None,  # metrics of the saved model, where it predicts otherwise than the Learner
     ) -> dict:  # the metrics
-        "Export the Learner, test it, and write predictions, figures and metrics.json, the last of all."
+        "Export the Learner, test it, and write predictions, figures, metrics.json, model/ and, last of all, the page."
         learn.path = self.folder
         self.write_export(learn)
         interp = TestInterpretation.from_learner(learn)
@@ -186,6 +181,9 @@ class Run(EpochRows):
         if second_tests:
             metrics["also_tested"] = also_tested(learn, interp, second_tests)
         self.write_json("metrics.json", metrics)
+        model = learn.export_safe("model", model_metrics(metrics | (of_model or {})))
+        self.write_examples(model / "examples", learn)
+        write_report(self.folder)
         return metrics
 
     def write_export(self, learn: Learner) -> None:
@@ -197,15 +195,12 @@ class Run(EpochRows):
 
     def write_predictions(self, interp: TestInterpretation) -> None:
         "Write predictions.safetensors: what the model said of each test image, by which runs can be paired."
-        images = tensor_hash(interp.dl.dataset.x)
-        tensors = {"preds": interp.preds.contiguous(), "targs": interp.targs}
-        about = {"vocab": json.dumps(list(interp.vocab)), "images": images}
-        write_tensors(self.folder / "predictions.safetensors", tensors, about)
+        write_predictions(self.folder / "predictions.safetensors", interp, tensor_hash(interp.dl.dataset.x))
         if interp.files:
             probability, guess = interp.preds.max(1)
             vocab, rows = interp.vocab, zip(interp.files, interp.targs.tolist(), guess.tolist(), probability.tolist())
             named = [[file, vocab[true], vocab[said], f"{p:.4f}"] for file, true, said, p in rows]
-            self._write_csv("predictions.csv", ["file", "label", "predicted", "probability"], named)
+            write_csv(self.folder / "predictions.csv", ["file", "label", "predicted", "probability"], named)
 
     def write_examples(self, folder: Path, learn: Learner, n: int = 10) -> None:
         "Write test images of as many classes as PNG files, for whoever wants to try the model."
@@ -339,11 +334,6 @@ def count_macs(learn: Learner) -> int | None:
     return counter.get_total_flops() // 2
 
 
-@cache
-def _first_peak() -> float:
-    return peak_memory_mb()
-
-
 def memory_after_imports() -> float:
     "MiB resident when the process made its first run; lets peaks count from now, on Linux and GPUs."
     first = _first_peak()
@@ -362,3 +352,6 @@ def peak_memory_mb() -> float:
     import resource  # which Windows lacks
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+_first_peak = cache(peak_memory_mb)

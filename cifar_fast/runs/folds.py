@@ -1,15 +1,14 @@
 """Out-of-fold predictions: what models said of the training images that they were trained without."""
 
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cifar_fast.analysis.predictions import Predictions
+from cifar_fast.analysis.predictions import Predictions, read_predictions
 from cifar_fast.data.formats import fold_indices
 from cifar_fast.errors import InputError
-from cifar_fast.files import read_tensors
+from cifar_fast.files import read_json
 from cifar_fast.options import OF_A_PLACE, OF_A_START
 from cifar_fast.runs.results import FinishedRun, Runs
 
@@ -41,22 +40,19 @@ def read_out_of_fold(
     """
     folder = Path(folder)
     try:
-        config = json.loads((folder / "config.json").read_text())
-        tensors, about = read_tensors(folder / OUT_OF_FOLD)
-        vocab = json.loads(about["vocab"])
+        config = read_json(folder / "config.json")
+        found, images = read_predictions(folder / OUT_OF_FOLD)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} holds no finished folds: train the same with --folds 5, or --resume it") from error
-    own, other = run.config, config
-    names = [(o.get("experiment") or {}).get("name") for o in (own, other)]
-    if names[0] != names[1]:
-        raise InputError(f"{folder} has folds of {names[1]}, and {run.folder} is a run of {names[0]}")
-    sources = [(o.get("experiment") or {}).get("source") for o in (own, other)]
-    if sources[0] != sources[1]:
-        raise InputError(f"the source of {names[0]} has changed between {run.folder} and {folder}: train both anew")
-    one, two = (o.get("asked") or {} for o in (own, other))
+    own, other = (o.get("experiment") or {} for o in (run.config, config))
+    if own.get("name") != other.get("name"):
+        raise InputError(f"{folder} has folds of {other.get('name')}, and {run.folder} is a run of {own.get('name')}")
+    if own.get("source") != other.get("source"):
+        raise InputError(f"the source of {own['name']} has changed between {run.folder} and {folder}: train both anew")
+    one, two = (o.get("asked") or {} for o in (run.config, config))
     for name in sorted((one.keys() & two.keys()) - FREE):
         if one[name] != two[name]:
             raise InputError(f"{folder} was trained with {name} {two[name]}, and {run.folder} with {one[name]}")
-    if (own["experiment"] or {}).get("images") not in (about["images"], None):
+    if own.get("images") not in (images, None):
         raise InputError(f"{folder} has folds of other images than {run.folder} was trained on: train them anew")
-    return Predictions(tensors["preds"], tensors["targs"], vocab)
+    return found

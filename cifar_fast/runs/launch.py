@@ -1,6 +1,5 @@
 """Starting an experiment: one seed, several or folds; a new run or one that was stopped."""
 
-import json
 from pathlib import Path
 from statistics import stdev
 from types import SimpleNamespace
@@ -9,17 +8,17 @@ from typing import TYPE_CHECKING
 from fastai.learner import Learner
 from fastai.torch_core import num_distrib
 
-from cifar_fast.analysis.stats import mean_interval, share_bounds
+from cifar_fast.analysis.predictions import write_predictions
 from cifar_fast.data.formats import ImageSet, fold_indices
 from cifar_fast.device import be_deterministic
 from cifar_fast.errors import InputError
-from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, write_tensors
+from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json
 from cifar_fast.options import OF_A_PLACE, OF_A_START, check_seeds
 from cifar_fast.progress import quiet_as_before
 from cifar_fast.runs.compare import write_comparison
 from cifar_fast.runs.folder import Run, check_begun
 from cifar_fast.runs.folds import OUT_OF_FOLD, out_of_fold
-from cifar_fast.runs.one_seed import OneSeed, images_from_options, run_identity
+from cifar_fast.runs.one_seed import OneSeed, images_from_options, run_config, run_identity
 from cifar_fast.runs.page import Answer, write_page
 from cifar_fast.runs.report import warnings_of
 from cifar_fast.runs.results import Runs, percent
@@ -29,31 +28,30 @@ if TYPE_CHECKING:
 
 
 class Series:
-    "Several trainings of one experiment: a run folder for each, a .json about all, and a page."
+    """Several trainings of one experiment: a run folder for each, a .json about all, and a page.
 
-    about = ""  # name of the .json file
-    part = ""  # of a training, how its folder's name begins
+    Each kind says the `numbers` of its trainings, what is a `training`'s own, and what to `report`.
+    """
+
+    about: str  # name of the .json file
+    part: str  # of a training, how its folder's name begins
 
     def __init__(
         self,
         experiment: "Experiment",
         options: SimpleNamespace,  # of the experiment; `seeds` says how many
-        images: ImageSet | None = None,  # read where they are needed
         identity: dict | None = None,  # of `run_identity`, where the seeds go on
     ):
-        self.experiment, self.options, self.images, self.identity = experiment, options, images, identity
+        self.experiment, self.options, self.identity = experiment, options, identity
         self.run = Run(options.run, experiment.name, bool(options.resume))
         self.learn: Learner | None = None
 
     def execute(self) -> int:
         "Train all that are not done; the exit code. Raises `InputError`. Where nothing was learnt no folder is left."
-        o = self.options
-        asked = {k: v for k, v in vars(o).items() if k not in OF_A_START}
         try:
-            self.images = images_from_options(o)
+            self.images = images_from_options(self.options)
             self.identity = run_identity(self.experiment, self.images, self.identity)
-            about = {"asked": asked, "defaults": self.experiment.defaults(), "experiment": self.identity}
-            self.run.write_json("config.json", {**asked, **about})
+            self.run.write_json("config.json", run_config(self.experiment, self.options, self.identity))
             for number in self.numbers():
                 if code := self.train(number):
                     return code
@@ -65,10 +63,6 @@ class Series:
         finally:
             self.run.release()
         return 0
-
-    def numbers(self) -> range:
-        "Of the trainings."
-        raise NotImplementedError
 
     def train(self, number: int) -> int:
         "Do one training, or go on with it."
@@ -83,14 +77,6 @@ class Series:
         self.learn = training.learn
         return code
 
-    def training(self, number: int) -> tuple[dict, ImageSet, dict]:
-        "What is its own of a training: options, images, and its identity."
-        raise NotImplementedError
-
-    def report(self, runs: Runs) -> None:
-        "Write what came out, and say it."
-        raise NotImplementedError
-
 
 class SeedSeries(Series):
     "The same training from several seeds."
@@ -102,14 +88,12 @@ class SeedSeries(Series):
         return range(self.options.seed, self.options.seed + self.options.seeds)
 
     def training(self, number: int) -> tuple[dict, ImageSet, dict]:
-        "The same images, another seed."
+        "Options, images and identity: the same images, another seed."
         return {"seed": number}, self.images, self.identity
 
     def report(self, runs: Runs) -> None:
         "Mean, interval, and the page of the seeds side by side."
-        values = runs.accuracies
-        mean, half = mean_interval(values)
-        low, high = share_bounds(mean, half)
+        values, mean, (low, high) = runs.accuracies, runs.accuracy, runs.interval
         result = {"accuracies": values, "mean": mean, "deviation": stdev(values), "interval": [low, high]}
         self.run.write_json(self.about, result)
         title = f"{runs.metrics.get('about', runs.name)}, {len(values)} seeds"
@@ -136,10 +120,8 @@ class FoldSeries(Series):
     def report(self, runs: Runs) -> None:
         "Predictions of every training image by the model that was trained without it; mean and interval."
         preds = out_of_fold(runs, self.images.train_y)
-        write_tensors(self.run.folder / OUT_OF_FOLD, {"preds": preds.preds, "targs": preds.targs},
-                      {"vocab": json.dumps(list(preds.vocab)), "images": self.identity["images"]})  # fmt: skip
-        mean, half = mean_interval(runs.accuracies, are_folds=True)
-        interval = share_bounds(mean, half)
+        write_predictions(self.run.folder / OUT_OF_FOLD, preds, self.identity["images"])
+        mean, interval = runs.accuracy, runs.interval
         self.run.write_json(self.about, {"accuracies": runs.accuracies, "mean": mean, "interval": interval})
         title = f"{self.images.name}, {self.experiment.name}: {runs.metrics['model']}, {len(runs.runs)} folds"
         line = (
@@ -161,9 +143,9 @@ def is_finished(folder: Path) -> bool:
     try:
         for series in (SeedSeries, FoldSeries):
             if (folder / series.about).exists():
-                n = len(json.loads((folder / series.about).read_text())["accuracies"])
+                n = len(read_json(folder / series.about)["accuracies"])
                 return sum(map(is_finished, numbered_folders(folder, series.part))) == n
-        return not json.loads((folder / "metrics.json").read_text())["interrupted"]
+        return not read_json(folder / "metrics.json")["interrupted"]
     except (OSError, ValueError, KeyError):
         return False
 
@@ -178,7 +160,7 @@ def resumed_options(
     if not Path(folder).is_dir():
         raise InputError(f"{folder} does not exist, so there is no run to go on with: give --resume the folder of one")
     try:
-        config = json.loads((Path(folder) / "config.json").read_text())
+        config = read_json(Path(folder) / "config.json")
         asked, before = dict(config["asked"]), config.get("experiment") or {}
         begun = experiment.options(**{**asked, "run": folder, "resume": folder})
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,7 +1,7 @@
 """One training, from options to a run folder: choosing on held-out images, each stage, and one test."""
 
-import json
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,7 @@ from fastai.torch_core import distrib_barrier, num_distrib, rank_distrib, set_se
 from fastcore.foundation import L
 from matplotlib import pyplot as plt
 
-import cifar_fast.deploy.export
-import cifar_fast.training.schedules  # noqa: F401 - this and the one above patch methods onto Learner
+import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Learner
 from cifar_fast.data.duplicates import exact_duplicates
 from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.labelled_sets import read_indices
@@ -23,16 +22,16 @@ from cifar_fast.data.loaders import image_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError
+from cifar_fast.files import read_json
 from cifar_fast.options import OF_A_START
 from cifar_fast.progress import be_quiet, say
 from cifar_fast.runs.checkpoint import NAME as CHECKPOINT
 from cifar_fast.runs.checkpoint import Checkpoint, read_checkpoint
-from cifar_fast.runs.facts import images_hash, model_metrics, run_facts
+from cifar_fast.runs.facts import images_hash, run_facts
 from cifar_fast.runs.folder import HistoryLogger, Run, SilentRun
 from cifar_fast.runs.rehearsal import try_out
-from cifar_fast.runs.report import write_report
 from cifar_fast.runs.test_sets import SecondTest, read_second_tests
-from cifar_fast.runs.trackers import TrackedFit, make_trackers, numbers
+from cifar_fast.runs.trackers import TrackedFit, find_trackers, numbers
 from cifar_fast.training.callbacks.guards import Interruptible, StopOnNaN
 from cifar_fast.training.callbacks.measure import Stopwatch, TrainAccuracy
 
@@ -87,10 +86,7 @@ class StopAfter(Callback):
 
     order = -100
 
-    def __init__(
-        self,
-        n: int,  # epochs
-    ):
+    def __init__(self, n: int):
         self.n = n
 
     def before_epoch(self):
@@ -115,8 +111,7 @@ class OneSeed:
         experiment: "Experiment",
         options: SimpleNamespace,  # all of the experiment's
         images: ImageSet | None = None,  # of `images_from_options`, where they have been read
-        identity: dict
-        | None = None,  # of `run_identity`: with `images` that of this run, else what it is to find again
+        identity: dict | None = None,  # of `run_identity`: with `images` this run's, else what it is to find again
     ):
         self.experiment, self.options, self.images, self.identity = experiment, options, images, identity
         be_quiet(options.quiet or rank_distrib() > 0)
@@ -128,17 +123,25 @@ class OneSeed:
         self.carried = {"results": [], "lrs": {}}  # of fits that are done: what each checkpoint carries on
         self.learn: Learner | None = None
         self.second_tests: list[SecondTest] = []
+        self.opened = ExitStack()  # what is closed however the run ends
         self.tried = False
 
     def execute(self) -> int:
         "Do all of it; the exit code. Raises `InputError`. A training that fails in its first epoch leaves no folder."
         try:
-            return self._execute()
+            with self.opened:
+                return self._execute()
         except Exception:
             self.run.discard()
             raise
         finally:
             self.run.release()
+
+    @cached_property
+    def trackers(self) -> list:
+        "Opened when the first fit asks for them: by then the input has been found usable."
+        kinds = [] if rank_distrib() else find_trackers(self.options.track)
+        return [o(self.run.folder, self.opened) for o in kinds]
 
     def go_on(self) -> None:
         "Take up the checkpoint of a run that was stopped; without one the run begins anew."
@@ -150,7 +153,7 @@ class OneSeed:
 
     def _execute(self) -> int:
         o = self.options
-        self.trackers = [] if rank_distrib() else make_trackers(o.track, self.run.folder)
+        find_trackers(o.track)  # refuses unknown ones before the images are read
         if self.run.resumed:
             self.go_on()
         if self.images is None:
@@ -160,15 +163,16 @@ class OneSeed:
         self.second_tests = read_second_tests(o.also_test or [], self.images.vocab, x.shape[-1], y)
         if num_distrib() > 1:
             say(f"{num_distrib()} processes: {o.bs} images a batch each, {o.bs * num_distrib()} a step")
-        self.write_config({"run": str(self.run.folder)})
+        self.write_config({})
         if o.bs == 1:
             self.rehearse()
         unfinished = self.choose() if o.opt == "both" or o.early_stop else None
         self.learn = learn = self.learner("test")
         if unfinished:
             learn.model.load_state_dict(unfinished.model.state_dict())
+        skipped = {"skipped": list(self.images.skipped)} if self.images.skipped else {}
         resolved = {"precision": learn.precision, "device": str(self.device), "weights": learn.weights, "opt": self.opt}
-        self.write_config({**resolved, "run": str(self.run.folder), "data": self.images.name, **self.skipped()})
+        self.write_config({**resolved, "data": self.images.name, **skipped})
         if not self.interrupted:
             self.train(learn)
         if rank_distrib():
@@ -176,20 +180,10 @@ class OneSeed:
         self.report(learn)
         return 130 if self.interrupted else 0
 
-    def skipped(self) -> dict:
-        "Images that cannot be read, and that --skip-bad has left out."
-        return {"skipped": list(self.images.skipped)} if self.images.skipped else {}
-
-    def leaked(self) -> int:
-        "Test images that are training images too, where the folder that they are from has any."
-        return len(exact_duplicates(self.images.train_x, self.images.test_x)) if self.images.leaked else 0
-
     def write_config(self, resolved: dict) -> None:
-        "config.json: the options, what `auto` came to, and what the run must find again to go on."
-        asked = {k: v for k, v in vars(self.options).items() if k not in OF_A_START}
-        self.run.write_json("config.json", {
-            **asked, **resolved, "asked": asked, "defaults": self.experiment.defaults(), "experiment": self.identity,
-        })  # fmt: skip
+        "config.json, with what `auto` came to."
+        config = run_config(self.experiment, self.options, self.identity)
+        self.run.write_json("config.json", config | {"run": str(self.run.folder)} | resolved)
 
     @property
     def interrupted(self) -> bool:
@@ -216,9 +210,8 @@ class OneSeed:
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            raise InputError(
-                "batch norm cannot train on batches of one image: give --bs 2 or more, or leave batch norm out"
-            ) from error
+            advice = "give --bs 2 or more, or leave batch norm out"
+            raise InputError(f"batch norm cannot train on batches of one image: {advice}") from error
 
     def choose(self) -> Learner | None:
         """Train on nine tenths of the training images; the last tenth picks the optimizer and the number of epochs.
@@ -231,9 +224,8 @@ class OneSeed:
                 continue
             say(f"Choosing on held-out training images{f': {opt}' if opt else ''}")
             learn = self.learner("holdout", opt)
-            stop = []
-            if self.options.early_stop:
-                stop = [EarlyStoppingCallback(monitor="accuracy", patience=self.options.early_stop)]
+            patience = self.options.early_stop
+            stop = [EarlyStoppingCallback(monitor="accuracy", patience=patience)] if patience else []
             self.fit(learn, stage, f"choose-{opt or 'epochs'}", stop)
             if self.interrupted:
                 self.opt = opt
@@ -248,6 +240,9 @@ class OneSeed:
         self.choice = {"candidates": results, "chosen": winner}
         chosen = ", ".join(filter(None, [self.opt, f"{self.epochs} of {stage.epochs} epochs"]))
         say(f"Chosen: {chosen}. Training on all training images.")
+        if (swa := self.options.swa) and self.epochs <= (1 - swa) * stage.epochs:
+            last = f"the last {swa * 100:g} % of {stage.epochs} epochs"
+            say(f"Nothing is averaged: early stopping ends before {last}, which --swa averages.")
         return None
 
     def train(self, learn: Learner) -> None:
@@ -268,11 +263,9 @@ class OneSeed:
         state = None
         if self.state and self.state["stage"] == stage:
             state, self.state = self.state, None
-        checkpoint = Checkpoint(self.run, stage, state, self.carried)
-        logger = HistoryLogger(self.run, stage)
-        tracking = [TrackedFit(tracker, stage) for tracker in self.trackers]
-        cbs = [self.stopwatch, TrainAccuracy(), logger, StopOnNaN(), checkpoint, self.interruptible]
-        return L([*cbs, *tracking, *extra])
+        cbs = [self.stopwatch, TrainAccuracy(), HistoryLogger(self.run, stage), StopOnNaN()]
+        cbs += [Checkpoint(self.run, stage, state, self.carried), self.interruptible]
+        return L([*cbs, *(TrackedFit(tracker, stage) for tracker in self.trackers), *extra])
 
     def fit(self, learn: Learner, stage: "Stage", name: str, extra: list = ()) -> None:
         "One fit, which stands in the history as `name`."
@@ -293,29 +286,24 @@ class OneSeed:
         return shared_training(learn)
 
     def find_lr(self, learn: Learner) -> float:
-        "fastai's valley suggestion, from training losses alone; its plot is saved as lr_find.png."
-        lr = self.lr_of_first_rank(learn)
-        self.run.write_figure("lr_find.png", plt.gcf())
-        say(f"Learning rate found: {lr:.2e}")
-        return lr
-
-    def lr_of_first_rank(self, learn: Learner) -> float:
-        "What lr_find suggests; of many processes the first searches, for all."
+        "fastai's valley suggestion, from training losses alone; of many processes the first searches, for all."
         if rank_distrib():
             lr = 0.0
             distrib_barrier()  # where fastai's LRFinder, of which only the first rank saves weights, waits to load them
         else:
             lr = float(learn.lr_find(suggest_funcs=SuggestionMethod.Valley).valley)
-        if num_distrib() < 2:
-            return lr
-        from cifar_fast.training.distributed import of_first_rank  # accelerate, which one process does not need
+        if num_distrib() > 1:
+            from cifar_fast.training.distributed import of_first_rank  # accelerate, which one process does not need
 
-        with self.shared(learn):
-            return of_first_rank(lr)
+            with self.shared(learn):
+                lr = of_first_rank(lr)
+        self.run.write_figure("lr_find.png", plt.gcf())
+        say(f"Learning rate found: {lr:.2e}")
+        return lr
 
     def report(self, learn: Learner) -> None:
         "Test, write what is left to write, and say in one line what came out."
-        o, watch = self.options, self.stopwatch
+        o, watch, images = self.options, self.stopwatch, self.images
         compile_seconds = learn.compiled.seconds if o.compile else 0.0
         seconds = watch.seconds - compile_seconds
         trained = [row for row in self.run.history if not row["stage"].startswith("choose")]
@@ -332,13 +320,11 @@ class OneSeed:
             "images_per_second": watch.images * max(num_distrib(), 1) / seconds if seconds else None,
             "processes": max(num_distrib(), 1),
             "choice": self.choice,
-            "skipped_images": len(self.images.skipped),
-            "leaked_images": self.leaked(),
+            "skipped_images": len(images.skipped),
+            "leaked_images": len(exact_duplicates(images.train_x, images.test_x)) if images.leaked else 0,
             "interrupted": self.interrupted,
         }, self.second_tests)  # fmt: skip
-        self.run.write_examples(learn.export_safe("model", model_metrics(metrics)) / "examples", learn)
-        write_report(self.run.folder)
-        config = json.loads((self.run.folder / "config.json").read_text())
+        config = read_json(self.run.folder / "config.json")
         for tracker in self.trackers:
             tracker.finish(numbers(metrics), config, sorted(self.run.folder.glob("*.png")))
         done = f"interrupted after {len(trained)} epochs, " if self.interrupted else ""
@@ -347,6 +333,12 @@ class OneSeed:
             f"-> {self.run.folder}",
             flush=True,
         )
+
+
+def run_config(experiment: "Experiment", options: SimpleNamespace, identity: dict) -> dict:
+    "What config.json holds: the options, as asked and by default, and what the run must find again to go on."
+    asked = {k: v for k, v in vars(options).items() if k not in OF_A_START}
+    return {**asked, "asked": asked, "defaults": experiment.defaults(), "experiment": identity}
 
 
 def run_identity(

@@ -1,7 +1,5 @@
 """All runs at a glance: what was tried, with which settings, and what came out, whatever state the folders are in."""
 
-import csv
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,12 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from cifar_fast.analysis.stats import mean_interval, share_bounds
-from cifar_fast.errors import InputError
-from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER
+from cifar_fast.analysis.stats import accuracy_interval
+from cifar_fast.errors import InputError, check
+from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, read_json
 from cifar_fast.runs.page import write_page
 from cifar_fast.runs.report import NO_SETTINGS
-from cifar_fast.runs.results import duration, fold_folders, percent, seed_folders
+from cifar_fast.runs.results import duration, percent, read_rows, single_runs
 from cifar_fast.text import did_you_mean
 
 WITHOUT_MEANING = {"run", "data", "device", "track", "quiet", "seed", "seeds", "folds", *NO_SETTINGS}
@@ -47,11 +45,8 @@ class Row:
     @property
     def cells(self) -> list[str]:
         "Under `HEADER`."
-        seeds = (
-            f" ({len(self.accuracies)} {'folds' if self.config.get('folds') else 'seeds'})"
-            if len(self.accuracies) > 1
-            else ""
-        )
+        n, what = len(self.accuracies), "folds" if self.config.get("folds") else "seeds"
+        seeds = f" ({n} {what})" if n > 1 else ""
         interval = " to ".join(percent(o) for o in self.interval) if self.interval else "-"
         settings = ", ".join(f"{k}={o}" for k, o in self.settings.items()) or "-"
         return [f"{self.when:%Y-%m-%d %H:%M}", self.name, settings, self.data, percent(self.accuracy, 2) + seeds,
@@ -88,8 +83,7 @@ def list_runs(
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: no run has been made there yet; name another")
-    if sort not in SORTS:
-        raise InputError(f"sort is {sort!r}: give one of {', '.join(SORTS)}")
+    check("sort", sort, sort in SORTS, f"one of {', '.join(SORTS)}")
     rows = [read_row(o) for o in find_runs(folder)]
     options = {name for o in rows for name in o.config}
     rows = [o for o in rows if data in (None, o.data)]
@@ -120,9 +114,9 @@ def find_runs(folder: Path) -> list[Path]:
 def read_row(folder: Path) -> Row:
     "What is known of the run in `folder`."
     try:
-        config = json.loads((folder / "config.json").read_text())
-        runs = seed_folders(folder) or fold_folders(folder) or [folder]
-        metrics = [json.loads((o / "metrics.json").read_text()) for o in runs if (o / "metrics.json").exists()]
+        config = read_json(folder / "config.json")
+        runs = single_runs(folder)
+        metrics = [read_json(o / "metrics.json") for o in runs if (o / "metrics.json").exists()]
         return _row(folder, config, runs, metrics)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = re.sub(r"\s+", " ", str(error))[:60]
@@ -133,8 +127,7 @@ def _row(folder: Path, config: dict, runs: list[Path], metrics: list[dict]) -> R
     asked, defaults = config.get("asked", {}), config.get("defaults", {})
     accuracies = [float(o["accuracy"]) for o in metrics]
     are_folds = runs[0].name.startswith(FOLD_FOLDER)
-    mean, half = mean_interval(accuracies, are_folds) if accuracies else (None, None)
-    interval = None if mean is None else metrics[0]["accuracy_interval"] if half is None else share_bounds(mean, half)
+    interval = accuracies and (accuracy_interval(accuracies, are_folds) or metrics[0]["accuracy_interval"])
     seconds = [o["train_seconds"] for o in metrics if o.get("train_seconds") is not None]
     state = "finished" if len(metrics) == max(len(runs), asked.get("seeds", 1), asked.get("folds", 0)) else "unfinished"
     if any(o["interrupted"] for o in metrics):
@@ -145,7 +138,7 @@ def _row(folder: Path, config: dict, runs: list[Path], metrics: list[dict]) -> R
     options = {k: o for k, o in config.items() if k not in NO_SETTINGS}
     return Row(folder, _changed(folder), name, settings, options, data, accuracies,
                 tuple(interval) if interval else None, sum(seconds) if seconds else None, state,
-               _curve(runs[0] / "history.csv"))  # fmt: skip
+                [float(o["accuracy"]) for o in read_rows(runs[0] / "history.csv")])  # fmt: skip
 
 
 def _guess(config: dict, folder: Path) -> str:
@@ -163,13 +156,6 @@ def _changed(folder: Path) -> datetime:
         return datetime.fromtimestamp(0)
 
 
-def _curve(path: Path) -> list[float]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [float(o["accuracy"]) for o in csv.DictReader(file) if not o["stage"].startswith("choose")]
-
-
 def sparkline(values: Sequence[float], width: int = 120, height: int = 28) -> str:
     "The curve as an SVG, from its lowest to its highest value; empty without values."
     if not values:
@@ -185,8 +171,6 @@ def write_overview(
     path: Path,  # of the page
 ) -> Path:
     "The page, which sorts by the column that is clicked. Raises `InputError` for a path that cannot be a page."
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"{path} cannot be written: give --out a file in a folder that exists")
     cells = [[*o.cells[:5], sparkline(o.curve), *o.cells[5:]] for o in rows]
     header = [*HEADER[:5], "by epoch", *HEADER[5:]]
     return write_page(path, "overview.html", f"{len(rows)} runs", header=header, rows=cells)

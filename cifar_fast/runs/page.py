@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 import cifar_fast
 from cifar_fast.analysis.names import save_figure
-from cifar_fast.files import write_atomically
+from cifar_fast.errors import InputError
+from cifar_fast.files import write_text
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,10 @@ class Answer:
 
 
 def write_page(path: Path, template: str, heading: str, **content) -> Path:
-    "Fill one of the package's templates; all text in it is escaped."
+    "Fill one of the package's templates; all text in it is escaped. Raises `InputError` for what can be no file."
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"{path} cannot be written: give --out a file in a folder that exists")
     environment = Environment(loader=PackageLoader("cifar_fast.runs"), autoescape=True, trim_blocks=True)
     page = environment.get_template(template).render(heading=heading, version=cifar_fast.__version__, **content)
-    write_atomically(path.absolute(), lambda tmp: tmp.write_text(page, "utf-8", "backslashreplace"))
+    write_text(path, page)
     return path

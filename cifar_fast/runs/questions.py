@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from cifar_fast.analysis.asking import predictions_of
 from cifar_fast.analysis.confidence import (
     fit_temperature,
     foreign_auroc,
@@ -33,10 +35,8 @@ def ask_test_sets(subject: Subject, paths: Sequence[str | Path]) -> list[Answer]
     "How the model does on other labelled images, beside its test images. Raises `InputError` before it is asked."
     tested = subject.run.predictions
     tests = read_second_tests(paths, subject.vocab, subject.card.stored_size, tested.targs)
-    return [tell_second_test(o.name, ask_second_test(o, tested, subject.predictions), tested) for o in tests]
-
-
-# Shift ---------------------------------------------------------------------------------------------------------------
+    ask = partial(predictions_of, subject, vocab=subject.vocab)
+    return [tell_second_test(o.name, ask_second_test(o, tested, ask), tested) for o in tests]
 
 
 def ask_shift(subject: Subject, baseline: Subject | None = None) -> Answer:
@@ -59,9 +59,7 @@ def ask_shift(subject: Subject, baseline: Subject | None = None) -> Answer:
     ]
     header = ["change", *(f"severity {o}" for o in SEVERITIES), "mean", "calibration error"]
     pictures = [
-        Picture.of(
-            plot_shift(found, other), "Accuracy against severity" + ("; dashed: the baseline." if other else ".")
-        ),
+        Picture.of(plot_shift(found, other), f"Accuracy against severity{'; dashed: the baseline' * bool(other)}."),
         Picture.of(plot_kinds(subject.images.test_x[0]), "The first test image, changed."),
     ]
     return Answer("shift", "Does it hold under shift?", lines, header, rows, pictures, numbers)
@@ -70,8 +68,6 @@ def ask_shift(subject: Subject, baseline: Subject | None = None) -> Answer:
 def _measured(subject: Subject) -> Shift:
     return measure_shift(subject, subject.images.test_x, subject.images.test_y)
 
-
-# Confidence ----------------------------------------------------------------------------------------------------------
 
 ANSWERED = (1.0, 0.9, 0.8, 0.5)  # shares of images
 WANTED = 0.95  # accuracy
@@ -132,9 +128,6 @@ def ask_foreign(subject: Subject, data: str | Path) -> Answer:
     picture = Picture.of(plot_energies(known, foreign, ("test images", name)), "Energies.")
     numbers = {"images": name, "auroc": auroc, "mean_confidence": sure}
     return Answer("foreign images", "Does it notice what is of no class?", [line], pictures=[picture], numbers=numbers)
-
-
-# All seeds together --------------------------------------------------------------------------------------------------
 
 
 def ask_ensemble(subject: Subject) -> Answer:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cifar_fast.analysis.asking import features_of
 from cifar_fast.analysis.explain import plot_looks
 from cifar_fast.analysis.labels import Suspect, plot_suspects, suspicious_labels
 from cifar_fast.analysis.neighbours import nearest, plot_map, plot_neighbours
@@ -21,9 +22,6 @@ from cifar_fast.runs.subject import Subject
 
 SHOWN = 8  # images a figure
 NEIGHBOURS = 5
-
-
-# Duplicates ----------------------------------------------------------------------------------------------------------
 
 
 def ask_duplicates(subject: Subject) -> Answer:
@@ -41,7 +39,9 @@ def ask_duplicates(subject: Subject) -> Answer:
         f"Accuracy without them: {percent(without, 2)}, with them {percent(tested.accuracy, 2)}.",
     ]
     pairs = _some(exact, SHOWN // 2) + _some(near, SHOWN)
-    pictures = [Picture.of(_plot_pairs(subject, pairs), "Test images, left, and the training images like them.")]
+    tests = [(subject.test_images[o.test], f"test: {subject.vocab[images.test_y[o.test]]}") for o in pairs]
+    trains = [[_train_image(subject, o.train, f"{o.similarity:.3f}")] for o in pairs]
+    pictures = [Picture.of(plot_neighbours(tests, trains), "Test images, left, and the training images like them.")]
     numbers = {
         "exact": len(exact), "near": len(near), "labelled_otherwise": otherwise, "accuracy_without": without,
         "pairs": [tuple(o) for o in exact + near],
@@ -55,29 +55,15 @@ def _some(pairs: list[Pair], n: int) -> list[Pair]:
     return [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, n).astype(int))] if pairs else []
 
 
-def _plot_pairs(subject: Subject, pairs: list[Pair]):
-    return plot_neighbours(
-        [(subject.test_images[o.test], f"test: {_name(subject, int(subject.images.test_y[o.test]))}") for o in pairs],
-        [[_train_image(subject, o.train, f"{o.similarity:.3f}")] for o in pairs],
-    )
-
-
-def _name(subject: Subject, label: int) -> str:
-    return subject.vocab[label]
-
-
 def _train_image(subject: Subject, i: int, text: str) -> tuple[np.ndarray, str]:
     pixels = subject.images.train_x[i].permute(1, 2, 0).numpy()
-    return pixels, f"{_name(subject, int(subject.images.train_y[i]))}\n{text}"
-
-
-# What lies near what -------------------------------------------------------------------------------------------------
+    return pixels, f"{subject.vocab[subject.images.train_y[i]]}\n{text}"
 
 
 def ask_neighbours(subject: Subject) -> Answer:
     "A map of the test images, and the training images that are most like the surest mistakes."
     images, tested = subject.images, subject.run.predictions
-    own, known = subject.features(subject.test_images), subject.features(subject.train_images)
+    own, known = features_of(subject, subject.test_images), features_of(subject, subject.train_images)
     _, idxs = nearest(own, known, NEIGHBOURS)
     labels = images.train_y[idxs]
     agree = (labels[:, 0] == images.test_y).double().mean().item()
@@ -102,13 +88,11 @@ def ask_neighbours(subject: Subject) -> Answer:
 def _plot_mistakes(subject: Subject, idxs: Sequence[int], neighbours: Sequence[Sequence[int]]):
     tested, rows = subject.run.predictions, []
     for i in idxs:
-        said = _name(subject, int(tested.decoded[i]))
-        text = f"{_name(subject, int(tested.targs[i]))}, taken for\n{said} ({tested.preds[i].max():.0%})"
+        said = subject.vocab[tested.decoded[i]]
+        text = f"{subject.vocab[tested.targs[i]]}, taken for\n{said} ({tested.preds[i].max():.0%})"
         rows.append((subject.test_images[i], text))
     return plot_neighbours(rows, [[_train_image(subject, j, "training") for j in o] for o in neighbours])
 
-
-# Labels that look wrong ----------------------------------------------------------------------------------------------
 
 LABELS_FILE = "suspicious_labels.csv"
 
@@ -137,20 +121,17 @@ def ask_labels(
                   numbers=numbers, files=files)  # fmt: skip
 
 
-# Where it looks ------------------------------------------------------------------------------------------------------
-
-
 def ask_looks(subject: Subject) -> Answer:
     "Where the network looks in its worst mistakes, and in those between the classes that it confuses most."
     tested = subject.run.predictions
-    losses = -tested.preds[torch.arange(len(tested.targs)), tested.targs].clamp_min(1e-12).log()
-    pictures = [_looks(subject, losses.topk(min(SHOWN, len(losses))).indices, "The largest losses.")]
+    largest = tested.cross_entropy().topk(min(SHOWN, len(tested.targs))).indices
+    pictures = [_looks(subject, largest, "The largest losses.")]
     for true, said, n in tested.most_confused()[:2]:
         row, col = (list(subject.vocab).index(o) for o in (true, said))
         idxs = ((tested.targs == row) & (tested.decoded == col)).nonzero().flatten()[: SHOWN // 2]
         pictures.append(_looks(subject, idxs, f"{true} taken for {said} ({n} images)."))
     line = "Bright is what speaks for the class above: Grad-CAM in the last maps, integrated gradients in the pixels."
-    return Answer("looks", "Where does it look?", [line], pictures=pictures, numbers={"images": len(losses)})
+    return Answer("looks", "Where does it look?", [line], pictures=pictures, numbers={"images": len(tested.targs)})
 
 
 def _looks(subject: Subject, idxs: Tensor, text: str) -> Picture:

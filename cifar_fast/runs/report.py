@@ -28,10 +28,8 @@ SECTIONS = {
 NO_SETTINGS = ("asked", "defaults", "experiment")  # entries of config.json that are no options
 
 
-def write_report(
-    folder: str | Path,  # of a finished run
-) -> Path:  # report.html in it
-    "Write a run's page from what its folder holds. Raises `InputError` where that is no finished run."
+def write_report(folder: str | Path) -> Path:
+    "Write a run's page, report.html, from what its folder holds. Raises `InputError` where that is no finished run."
     run = FinishedRun.read(folder)
     metrics, classes = run.metrics, run.predictions.per_class()
     pictures = {

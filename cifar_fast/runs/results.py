@@ -1,7 +1,6 @@
 """Finished runs, read back without running anything from them: one, or those of several seeds."""
 
 import csv
-import json
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 from fastai.learner import Learner
 
 from cifar_fast.analysis.charts import History
-from cifar_fast.analysis.predictions import Predictions
-from cifar_fast.analysis.stats import mean_interval, share_bounds
+from cifar_fast.analysis.predictions import Predictions, read_predictions
+from cifar_fast.analysis.stats import accuracy_interval, mean_interval
 from cifar_fast.errors import InputError
-from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_tensors
+from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json
 
 NUMBERS = "evidence.json"
 
@@ -52,19 +51,18 @@ class FinishedRun:
         if not folder.is_dir():
             raise InputError(f"{folder} does not exist, or is no folder: name the folder of a finished run")
         try:
-            config, metrics = (json.loads((folder / f"{o}.json").read_text()) for o in ("config", "metrics"))
-            tensors, about = read_tensors(folder / "predictions.safetensors")
-            preds = Predictions(tensors["preds"], tensors["targs"], json.loads(about["vocab"]))
-            rows, batches = (_read_csv(folder / f"{o}.csv") for o in ("history", "batches"))
+            config, metrics = (read_json(folder / f"{o}.json") for o in ("config", "metrics"))
+            preds, images = read_predictions(folder / "predictions.safetensors")
+            rows, batches = (read_rows(folder / f"{o}.csv") for o in ("history", "batches"))
             history = History(folder.resolve().name, rows, [float(o["lr"]) for o in batches])
-            return cls(folder, config, metrics, history, preds, about["images"])
+            return cls(folder, config, metrics, history, preds, images)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            missing = getattr(error, "filename", None) if isinstance(error, FileNotFoundError) else None
+            missing = error.filename if isinstance(error, FileNotFoundError) else None  # safetensors gives no name
             why = f"{Path(missing).name} is missing" if missing else error
             raise InputError(f"{folder} holds no finished run ({why}): name the folder of one") from error
 
 
-def _read_csv(path: Path) -> list[dict]:
+def read_rows(path: Path) -> list[dict]:
     "Rows of the training that counts; none where the file is missing: Ctrl-C came before the first epoch ended."
     if not path.exists():
         return []
@@ -84,8 +82,7 @@ class Runs:
     def read(cls, folder: str | Path, name: str | None = None) -> "Runs":
         "A run folder, or one that `--seeds` or `--folds` has filled. Raises `InputError` where it is neither."
         folder = Path(folder)
-        parts = seed_folders(folder) or fold_folders(folder) or [folder]
-        return cls(name or folder.resolve().name, [FinishedRun.read(o) for o in parts])
+        return cls(name or folder.resolve().name, [FinishedRun.read(o) for o in single_runs(folder)])
 
     @property
     def first(self) -> FinishedRun:
@@ -126,8 +123,7 @@ class Runs:
     @property
     def interval(self) -> tuple[float, float]:
         "Ends of the 95 % interval: of the mean over seeds or folds, or of one model over test images."
-        mean, half = mean_interval(self.accuracies, self.are_folds)
-        return self.first.interval if half is None else tuple(share_bounds(mean, half))
+        return accuracy_interval(self.accuracies, self.are_folds) or self.first.interval
 
     @property
     def accuracy_text(self) -> str:
@@ -169,20 +165,15 @@ class Runs:
 def read_evidence(folder: Path) -> dict:
     "evidence.json of a run's folder; empty where nothing was asked."
     try:
-        found = json.loads((folder / NUMBERS).read_text())
+        found = read_json(folder / NUMBERS)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def seed_folders(folder: Path) -> list[Path]:
-    "The runs that `--seeds` has made in `folder`, in the order of their seeds; copies of such folders are none."
-    return numbered_folders(folder, SEED_FOLDER)
-
-
-def fold_folders(folder: Path) -> list[Path]:
-    "The runs that `--folds` has made in `folder`, in order."
-    return numbered_folders(folder, FOLD_FOLDER)
+def single_runs(folder: Path) -> list[Path]:
+    "The runs that `--seeds` or `--folds` has made in `folder`, by number; else the folder alone."
+    return numbered_folders(folder, SEED_FOLDER) or numbered_folders(folder, FOLD_FOLDER) or [folder]
 
 
 def percent(value: float | None, digits: int = 1) -> str:

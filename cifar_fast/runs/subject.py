@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_fast.analysis.asking import features_of, logits_of
-from cifar_fast.analysis.predictions import Predictions
+from cifar_fast.analysis.asking import logits_of
 from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.sources import STORED_SIZE
 from cifar_fast.deploy.predictor import Predictor
@@ -49,15 +48,8 @@ class Subject:
         data = self.data or asked.get("data")
         if data is None:
             raise InputError(f"{self.run.folder} does not say where its images are: name them with --data")
-        names = {
-            "size": STORED_SIZE,
-            "images": 0,
-            "test_images": 0,
-            "drop_labels": None,
-            "labels": None,
-            "skip_bad": False,
-        }
-        options = {name: asked.get(name) or default for name, default in names.items()}
+        usual = dict(size=STORED_SIZE, images=0, test_images=0, drop_labels=None, labels=None, skip_bad=False)
+        options = {name: asked.get(name) or o for name, o in usual.items()}
         images = images_from_options(SimpleNamespace(data=data, **options))
         if tensor_hash(images.test_x) != self.run.test_images:
             raise InputError(f"{data} holds other test images than {self.run.folder} was tested on: give --data")
@@ -78,19 +70,11 @@ class Subject:
         "The network; None for an ONNX graph."
         return self.predictor.model
 
-    def features(self, images: np.ndarray) -> Tensor:
-        "What the last layer is given of uint8 images (N, H, W, 3): float32 (N, features)."
-        return features_of(self, images)
-
     def logits(self, images: np.ndarray | Tensor) -> Tensor:
         "What the model says of uint8 images (N, H, W, 3): float32 (N, classes), computed as the run was tested."
         bf16 = self.run.config.get("precision") == "bf16"
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=bf16):
             return logits_of(self.predictor, images)
-
-    def predictions(self, images: np.ndarray | Tensor, labels: Tensor) -> Predictions:
-        "The same of labelled images."
-        return Predictions(self.logits(images).softmax(1), labels, self.vocab)
 
     @property
     def card(self):

@@ -7,8 +7,6 @@ Optuna's JournalStorage loses no finished trial in a kill either (none of 194 in
 all of it unreadable, and a lock that a kill has left makes the next start wait for 30 s. Files have neither fault.
 """
 
-import csv
-import json
 import logging
 import os
 import re
@@ -27,7 +25,7 @@ from cifar_fast.analysis.charts import plot_sweep
 from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError, MissingExtra
-from cifar_fast.files import write_atomically
+from cifar_fast.files import read_json, write_csv, write_json
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.folder import Run, check_begun
 from cifar_fast.runs.launch import train
@@ -155,8 +153,7 @@ class KeepTrials(tune.Callback):
         result = trial.last_result
         if "accuracy" in result:
             content = {"config": trial.config, "accuracy": result["accuracy"], "epochs": result["epoch"]}
-            text = json.dumps(content, indent=2) + "\n"
-            write_atomically(self.folder / f"{uuid.uuid4().hex[:12]}.json", lambda tmp: tmp.write_text(text))
+            write_json(self.folder / f"{uuid.uuid4().hex[:12]}.json", content)
 
 
 class Sweep:
@@ -175,13 +172,12 @@ class Sweep:
         trials = options.trials or before.get("trials") or N_TRIALS
         self.options = options = SimpleNamespace(**{**vars(options), "trials": trials})
         self.params = [Param.parse(o, experiment) for o in options.param or ()]
-        if not any(o.kind != "fixed" for o in self.params):
+        self.searched, self.n_failed = [o for o in self.params if o.kind != "fixed"], 0
+        if not self.searched:
             raise InputError("nothing to search: give --param, as in --param 'lr=loguniform(1e-4,1e-2)'")
         names = [o.name for o in self.params]
         if twice := {o for o in names if names.count(o) > 1}:
             raise InputError(f"{twice.pop()} has several --param: give one")
-        self.n_failed = 0
-        self.searched = [o for o in self.params if o.kind != "fixed"]
         self.fixed = {o.name: o.values[0] for o in self.params if o.kind == "fixed"}
         if clash := NOT_FOR_TRIALS & set(names):
             raise InputError(f"{clash.pop()} is not for trials: leave it out of --param")
@@ -240,7 +236,7 @@ class Sweep:
 
     def read_trial(self, path: Path) -> dict:
         "What `KeepTrials` wrote. Raises ValueError, KeyError or TypeError where it is damaged."
-        trial = json.loads(path.read_text())
+        trial = read_json(path)
         given = as_named_now(trial["config"])
         config = {o.name: given[o.name] for o in self.searched}
         return {"config": config, "accuracy": float(trial["accuracy"]), "epochs": int(trial["epochs"])}
@@ -252,23 +248,20 @@ class Sweep:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is said below, in one line
         ray.init(address=o.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         try:
-            points = [trial["config"] for trial in done] or None
-            rewards = [trial["accuracy"] for trial in done] or None
+            goal = dict(metric="accuracy", mode="max")
             # known trials are points of the search, to which Ray gives no trial; the same seed would propose them again
             search = OptunaSearch(
-                metric="accuracy",
-                mode="max",
-                seed=o.seed + len(done),
-                points_to_evaluate=points,
-                evaluated_rewards=rewards,
-            )
+                **goal, seed=o.seed + len(done), points_to_evaluate=[trial["config"] for trial in done] or None,
+                evaluated_rewards=[trial["accuracy"] for trial in done] or None,
+            )  # fmt: skip
             trainable = tune.with_parameters(train_trial, experiment=self.experiment, fixed=self.fixed)
             tuner = tune.Tuner(
                 tune.with_resources(trainable, trial_resources(torch.cuda.device_count(), o.per_gpu)),
                 param_space={p.name: p.space() for p in self.searched},
                 tune_config=tune.TuneConfig(
-                    metric="accuracy", mode="max", num_samples=o.trials - len(done), search_alg=search,
+                    **goal, num_samples=o.trials - len(done), search_alg=search,
                     scheduler=ASHAScheduler(time_attr="epoch", max_t=self.most_epochs(), grace_period=1),
+                    reuse_actors=True,  # else each trial imports torch and reads the images anew
                 ),
                 run_config=tune.RunConfig(
                     name="ray", storage_path=str(self.run.folder.absolute()), verbose=0,
@@ -309,12 +302,7 @@ class Sweep:
         names = [p.name for p in self.searched]
         rows = [[*(trial["config"][name] for name in names), trial["epochs"], trial["accuracy"]] for trial in trials]
         header = [*names, "epochs", "held_out_accuracy"]
-
-        def write_csv(tmp: Path) -> None:
-            with tmp.open("w", newline="") as out:
-                csv.writer(out).writerows([header, *rows])
-
-        write_atomically(self.run.folder / "sweep.csv", write_csv)
+        write_csv(self.run.folder / "sweep.csv", header, rows)
         whole = [self.ran_in_full(trial) for trial in trials]
         self.run.write_figure("sweep.png", plot_sweep(trials, whole, self.searched, self.experiment.name))
         print("  ".join(f"{o:<16}" for o in header))
@@ -348,21 +336,17 @@ class Sweep:
 DEFAULTS = dict(param=None, data="auto", trials=None, address=None, per_gpu=1, seed=0, run=None, resume=None)
 
 
-def sweep_options(
-    **given,  # as of `commands.sweep`
-) -> SimpleNamespace:
-    "The options of a sweep. Raises `InputError` for one that it does not have."
+def sweep_options(**given) -> SimpleNamespace:
+    "The options of a sweep, as of `commands.sweep`. Raises `InputError` for one that it does not have."
     if unknown := set(given) - set(DEFAULTS):
         raise InputError(f"a sweep has no option {unknown.pop()!r}: it has {', '.join(DEFAULTS)}")
     return SimpleNamespace(**{**DEFAULTS, **given})
 
 
-def asked_before(
-    folder: str,  # of a sweep
-) -> dict:
-    "The options that it was begun with. Raises `InputError` where there is none."
+def asked_before(folder: str) -> dict:
+    "The options that the sweep in `folder` was begun with. Raises `InputError` where there is none."
     try:
-        before = json.loads((Path(folder) / "config.json").read_text())
+        before = read_json(Path(folder) / "config.json")
         if not before["param"]:
             raise ValueError("it has no param")
         return before
@@ -370,10 +354,8 @@ def asked_before(
         raise InputError(f"{folder} holds no sweep to go on with ({error})") from error
 
 
-def of_sweep(
-    folder: str,  # of a sweep
-) -> str:
-    "What `load_experiment` takes for the sweep's experiment. Raises `InputError` where there is no sweep."
+def of_sweep(folder: str) -> str:
+    "What `load_experiment` takes for the experiment of a sweep. Raises `InputError` where there is no sweep."
     before = asked_before(folder)
     same = before.get("experiment") or {"name": before.get("script", "custom"), "file": None}
     return f"{same['file']}:{same['name']}" if same["file"] else same["name"]
@@ -384,13 +366,10 @@ def as_named_now(config: dict) -> dict:
     return {**config, **{name[3:]: not value for name, value in config.items() if name.startswith("no_")}}
 
 
-def was_asked(
-    folder: Path,  # of a run
-    config: dict,  # options
-) -> bool:
+def was_asked(folder: Path, config: dict) -> bool:
     "Whether the run in `folder` was begun with these options."
     try:
-        asked = json.loads((folder / "config.json").read_text())["asked"]
+        asked = read_json(folder / "config.json")["asked"]
         return config.items() <= as_named_now(asked).items()
     except (OSError, ValueError, KeyError):
         return False

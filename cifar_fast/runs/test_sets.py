@@ -92,9 +92,6 @@ def _of_people(soft: Tensor, tested: Predictions) -> dict:
     }  # fmt: skip
 
 
-# Told ----------------------------------------------------------------------------------------------------------------
-
-
 def tell_second_test(
     name: str,  # of the path
     numbers: dict,  # of `ask_second_test`, or what JSON has kept of them

@@ -1,13 +1,16 @@
 """Trackers: a run's curves, numbers and figures in TensorBoard, Weights & Biases or MLflow, beside its own csv files.
 
-Each has `log`, called by one callback in every fit, and `finish`, for what is there when the run is done. fastai's
+Each is made of the run's folder and of the `ExitStack` that closes, however the run ends, what it opens. It has `log`,
+called by one callback in every fit, and `finish`, for what is there when the run is done. fastai's
 TensorBoardCallback and WandbCallback would each need patching: they log settings that are no numbers, and read
 attributes that some Learners lack; for MLflow fastai has none. accelerate.tracking logs only where accelerate's process
 state stands, and that is set up within each fit, by fastai's `distrib_ctx`.
 """
 
 import os
+from contextlib import ExitStack
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import matplotlib.image
@@ -25,11 +28,7 @@ class TrackedFit(Callback):
 
     order, needs_images = Recorder.order + 1, False
 
-    def __init__(
-        self,
-        tracker,  # one of TRACKERS
-        stage: str,  # of the run
-    ):
+    def __init__(self, tracker, stage: str):
         self.tracker, self.stage = tracker, stage
 
     def after_batch(self):
@@ -48,15 +47,12 @@ class TrackedFit(Callback):
 class TensorBoardTracker:
     "Event files in the run's folder `tensorboard`, with a folder for each of the run's fits."
 
-    logs_batches = True
+    logs_batches, needs = True, "torch.utils.tensorboard"
 
-    def __init__(
-        self,
-        folder: Path,  # of the run
-    ):
+    def __init__(self, folder: Path, opened: ExitStack):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = cache(lambda name: SummaryWriter(folder / "tensorboard" / name))
+        self.writer = cache(lambda name: opened.enter_context(SummaryWriter(folder / "tensorboard" / name)))
 
     def log(self, values: dict[str, float], fit: TrackedFit) -> None:
         "Log values at the point that the fit has reached."
@@ -66,49 +62,41 @@ class TensorBoardTracker:
             self.writer(fit.stage).flush()
 
     def finish(self, metrics: dict[str, float], config: dict, figures: list[Path]) -> None:
-        "Log the metrics and the report's figures, and close the run."
+        "Log the metrics and the report's figures."
         for name, value in metrics.items():
             self.writer("result").add_scalar(name, value)
         for path in figures:
             self.writer("result").add_image(path.stem, matplotlib.image.imread(path)[..., :3], dataformats="HWC")
-        self.writer("result").flush()
 
 
 class WandbTracker:
     "A Weights & Biases run; WANDB_MODE=offline keeps it in the run's folder."
 
-    logs_batches = True
+    logs_batches, needs = True, "wandb"
 
-    def __init__(
-        self,
-        folder: Path,  # of the run
-    ):
+    def __init__(self, folder: Path, opened: ExitStack):
         import wandb
 
-        self.image = wandb.Image
-        self.run = wandb.init(project="cifar_fast", name=folder.name, dir=str(folder), settings={"silent": True})
+        self.image, options = wandb.Image, dict(project="cifar_fast", name=folder.name, settings={"silent": True})
+        self.run = opened.enter_context(wandb.init(dir=str(folder), **options))
 
     def log(self, values: dict[str, float], fit: TrackedFit) -> None:
         "Log values at the point that the fit has reached."
         self.run.log({"epoch": fit.epoch, **values})
 
     def finish(self, metrics: dict[str, float], config: dict, figures: list[Path]) -> None:
-        "Log the metrics and the report's figures, and close the run."
+        "Log the metrics and the report's figures."
         self.run.config.update(config)
         self.run.summary.update(metrics)
         self.run.log({path.stem: self.image(str(path)) for path in figures})
-        self.run.finish()
 
 
 class MLflowTracker:
     "An MLflow run; without MLFLOW_TRACKING_URI in the run's folder `mlflow.db`."
 
-    logs_batches = False  # each would be a transaction of its database
+    logs_batches, needs = False, "mlflow"  # each batch would be a transaction of its database
 
-    def __init__(
-        self,
-        folder: Path,  # of the run
-    ):
+    def __init__(self, folder: Path, opened: ExitStack):
         import mlflow
 
         self.mlflow, own = mlflow, folder.absolute()
@@ -117,39 +105,36 @@ class MLflowTracker:
             if mlflow.get_experiment_by_name("cifar_fast") is None:
                 mlflow.create_experiment("cifar_fast", artifact_location=(own / "mlruns").as_uri())
         mlflow.set_experiment("cifar_fast")
-        mlflow.start_run(run_name=folder.name)
+        opened.enter_context(mlflow.start_run(run_name=folder.name))
 
     def log(self, values: dict[str, float], fit: TrackedFit) -> None:
         "Log values at the point that the fit has reached."
         self.mlflow.log_metrics({f"{fit.stage}/{k}": v for k, v in values.items()}, step=fit.epoch)
 
     def finish(self, metrics: dict[str, float], config: dict, figures: list[Path]) -> None:
-        "Log the metrics and the report's figures, and close the run."
+        "Log the metrics and the report's figures."
         self.mlflow.log_params({k: v for k, v in config.items() if k != "asked"})
         self.mlflow.log_metrics(metrics)
         for path in figures:
             self.mlflow.log_artifact(str(path))
-        self.mlflow.end_run()
 
 
 TRACKERS = {"tensorboard": TensorBoardTracker, "wandb": WandbTracker, "mlflow": MLflowTracker}
 
 
-def make_trackers(
+def find_trackers(
     names: str,  # comma-separated; csv, which every run writes anyway, stands for none
-    folder: Path,  # of the run
-) -> list:
-    "The trackers that `names` asks for. Raises `InputError` for an unknown name, `MissingExtra`."
+) -> list[type]:
+    "The classes that `names` asks for, none of them opened. Raises `InputError` for an unknown name, `MissingExtra`."
     asked = [o for o in names.split(",") if o and o != "csv"]
     if unknown := set(asked) - set(TRACKERS):
         raise InputError(f"there is no tracker {unknown.pop()!r}: give some of csv, {', '.join(TRACKERS)}")
-    found = []
     for name in asked:
         try:
-            found.append(TRACKERS[name](folder))
+            import_module(TRACKERS[name].needs)
         except ImportError as error:
             raise MissingExtra(name, f"--track {name}") from error
-    return found
+    return [TRACKERS[name] for name in asked]
 
 
 def numbers(values: dict) -> dict[str, float]:

@@ -7,10 +7,9 @@ from fastai.callback.progress import ProgressCallback
 from fastai.learner import AvgMetric, Learner
 from fastai.metrics import accuracy
 
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress
 from cifar_fast.training.learner import LeanLearner, own_cbs
-from cifar_fast.training.optimizers import OPTIMIZERS
 from cifar_fast.training.precision import PRECISIONS, DeviceMixedPrecision, precision_cbs, resolve_precision
 
 
@@ -23,24 +22,16 @@ def as_lean(
     A `LeanLearner` stays as it is. `accuracy` is added where it is none of the metrics. Raises `InputError` for what
     is no Learner, or one of another class, whose own ways of fitting would be lost.
     """
+    given = f"the experiment gave a {type(learn).__name__}"
     if not isinstance(learn, Learner):
-        raise InputError(
-            f"the experiment gave a {type(learn).__name__}: return a fastai Learner, as fast_learner makes"
-        )
+        raise InputError(f"{given}: return a fastai Learner, as fast_learner makes")
     if not isinstance(learn, LeanLearner):
         if type(learn) is not Learner:
-            raise InputError(
-                f"the experiment gave a {type(learn).__name__}: return a plain fastai Learner, or fast_learner's"
-            )
+            raise InputError(f"{given}: return a plain fastai Learner, or fast_learner's")
         _make_lean(learn, precision)
-    if not any(name == "accuracy" for name in metric_names(learn)):
+    if "accuracy" not in [getattr(o, "name", None) or type(o).__name__ for o in learn.metrics]:
         learn.metrics = [AvgMetric(accuracy), *learn.metrics]
     return learn
-
-
-def metric_names(learn: Learner) -> list[str]:
-    "Names of the Learner's own metrics."
-    return [getattr(o, "name", None) or type(o).__name__ for o in learn.metrics]
 
 
 def _make_lean(learn: Learner, precision: str) -> None:
@@ -55,9 +46,8 @@ def _make_lean(learn: Learner, precision: str) -> None:
     learn.recorder.smooth_loss = DeviceSmoothLoss()
     arch = getattr(learn, "arch", type(learn.model).__name__)  # vision_learner notes a function, and what it began with
     learn.arch = getattr(arch, "__name__", arch)
-    learn.weights = getattr(learn, "weights", None) or {True: "imagenet", False: "none"}.get(
-        getattr(learn, "pretrained", None)
-    )
+    pretrained = {True: "imagenet", False: "none"}.get(getattr(learn, "pretrained", None))
+    learn.weights = getattr(learn, "weights", None) or pretrained
 
 
 def with_precision(
@@ -65,20 +55,8 @@ def with_precision(
     precision: str,  # auto: as it is; fp32, bf16 or fp16
 ) -> LeanLearner:
     "`learn`, which computes in `precision` from now on. Raises `InputError` for an unknown one."
-    if precision not in PRECISIONS:
-        raise InputError(f"precision is {precision!r}: give one of {', '.join(PRECISIONS)}")
+    check("precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
     if precision not in ("auto", learn.precision):
         learn.remove_cb(DeviceMixedPrecision)
         learn.add_cbs([DeviceMixedPrecision(precision)] if precision != "fp32" else [])
-    return learn
-
-
-def with_opt(
-    learn: Learner,
-    opt: str,  # of `OPTIMIZERS`
-) -> Learner:
-    "`learn`, whose fits use another optimizer from now on. Raises `InputError` for an unknown one."
-    if opt not in OPTIMIZERS:
-        raise InputError(f"opt is {opt!r}: give one of {', '.join(OPTIMIZERS)}")
-    learn.opt_func, learn.opt = OPTIMIZERS[opt], None
     return learn

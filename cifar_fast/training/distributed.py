@@ -118,19 +118,15 @@ def sync_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
 
 
 @contextmanager
-def shared_training(
-    learn: Learner,  # of this package
-) -> Iterator[None]:
+def shared_training(learn: Learner) -> Iterator[None]:
     "Fits in this context are shared by all processes that were launched together. Raises `MissingExtra`."
     device = learn.dls.device.type
     with learn.distrib_ctx(sync_bn=device == "cuda", **({"cpu": True} if device == "cpu" else {})):
         yield
 
 
-def of_first_rank(
-    value: Any,  # this process's own; can be pickled
-) -> Any:
-    "The first process's value. For use within `shared_training`."
+def of_first_rank(value: Any) -> Any:
+    "The first process's value, which is pickled, in place of this process's own. For use within `shared_training`."
     values = [value]
     distributed.broadcast_object_list(values, 0)
     return values[0]

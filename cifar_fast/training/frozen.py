@@ -31,6 +31,8 @@ _BLIND_MODULES = {
     "cifar_fast.runs.folder",
 }
 
+SMALL_STEP = 10_000_000  # multiplications of a head's forward pass, below which a second thread gains nothing
+
 
 class FrozenBody(Callback):
     """A frozen body computes in training as it does afterwards: without dropout and without stochastic depth.
@@ -82,6 +84,7 @@ class CachedBody(Callback):
     order = 11  # after CastToTensor and MixedPrecision
     in_graph = True  # of `BatchGraphs`: what it does in a batch is work of the device
     _stateattrs = ("cache", "loaded")
+    threads: int | None = None  # of torch, where the fit goes on with one
 
     def __init__(
         self,
@@ -105,8 +108,10 @@ class CachedBody(Callback):
         "Exchange the training images for features, while the body is frozen."
         self.active = self.active and self._is_frozen()  # a callback may have unfrozen it since the last epoch
         if not self.active and not self._start():
+            self._restore_threads()
             return
         self.learn.dl = self._feature_dl(self.dls.train)
+        self._spare_threads()
 
     def after_train(self):
         "Let the image loader go on where the feature loader stopped."
@@ -126,8 +131,21 @@ class CachedBody(Callback):
     def after_fit(self):
         "Images again."
         self.active = False
+        self._restore_threads()
 
     after_failed_fit = after_fit
+
+    def _spare_threads(self) -> None:
+        "On a CPU a small head's steps are so short that threads wait for each other longer than they work."
+        work = sum(p.numel() for p in self.model[1].parameters()) * self.dls.train.bs
+        if self.threads is None and self.dls.device.type == "cpu" and work < SMALL_STEP:
+            self.threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+
+    def _restore_threads(self) -> None:
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+            self.threads = None
 
     def _is_frozen(self) -> bool:
         return not isinstance(self.model, TransferModel) or not any(p.requires_grad for p in self.model[0].parameters())
@@ -180,8 +198,8 @@ class CachedBody(Callback):
             return "hooks look into it"
         if not all(isinstance(dl, TensorDL) for dl in self.dls.loaders):
             return "the batches come from another loader than TensorDL"
-        random = [o for o in train.after_batch.fs if _is_random(o) and not isinstance(o, RandomFlip)]
-        if random:
+        tfms = [o for o in train.after_batch.fs if not isinstance(o, RandomFlip)]
+        if random := [o for o in tfms if o.split_idx == 0 or hasattr(o, "before_call")]:  # fastai's RandTransforms
             return f"{type(random[0]).__name__} makes other images in every epoch"
         looking = [cb for cb in self.learn.cbs if _looks_at_images(cb)]
         return f"the callback {looking[0].name} may look at the images or the body" if looking else ""
@@ -236,9 +254,9 @@ class CachedBody(Callback):
         role = "training" if dataset.split_idx == 0 else "validation"
         what = f"{len(dataset):,} {'mirrored ' * mirrored}{role} images"
         dl = self.dls.valid.new(dataset=dataset, shuffle=False, after_batch=Pipeline(tfms))
-        for i, xb in enumerate(progress(_inputs(dl, mirrored), total=len(dl))):
+        for i, (xb, *_) in enumerate(progress(dl)):
             with self._autocast():
-                features = self.model.features(xb)
+                features = self.model.features((xb.flip(-1) if mirrored else xb).as_subclass(Tensor))
             if res is None:
                 res = _empty((len(dataset), features.shape[1]), features, what)
             res[i * bs : i * bs + len(features)] = features
@@ -253,11 +271,6 @@ def _draws(module: nn.Module) -> bool:
     return isinstance(share, float) and share > 0
 
 
-def _inputs(dl: TensorDL, mirrored: bool):
-    for xb, *_ in dl:
-        yield (xb.flip(-1) if mirrored else xb).as_subclass(Tensor)
-
-
 def _looks_at_images(cb: Callback) -> bool:
     "Whether `cb` is a hook, or an unknown callback that acts around the model's call."
     if isinstance(cb, HookCallback):
@@ -268,11 +281,6 @@ def _looks_at_images(cb: Callback) -> bool:
     given = any(event in vars(cb) for event in events)  # as in Callback(before_batch=f)
     unknown = [cls for cls in type(cb).__mro__ if cls.__module__ not in _BLIND_MODULES]
     return given or any(event in vars(cls) for cls in unknown for event in events)
-
-
-def _is_random(tfm: Transform) -> bool:
-    "Whether `tfm` is for training batches alone, or one of fastai's RandTransforms."
-    return tfm.split_idx == 0 or hasattr(tfm, "before_call")
 
 
 def _digest(tensors) -> str:

@@ -6,7 +6,7 @@ and the optimizer's step.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -125,10 +125,7 @@ class BatchGraphs(Callback):
 
     order, works, rates = 100, False, None
 
-    def __init__(
-        self,
-        graph: Callable | None = None,  # class of the graphs; None: `DeviceGraph` on CUDA, and none elsewhere
-    ):
+    def __init__(self, graph: Callable | None = None):  # its class; None: `DeviceGraph` on CUDA, and none elsewhere
         self.kind, self.reason, self.graphs, self.seen = graph, "", {}, {}
 
     def before_fit(self):
@@ -151,17 +148,13 @@ class BatchGraphs(Callback):
         if getattr(self.learn, "precision", "fp32") == "fp16":
             return "fp16 looks at its gradients on the host"
         for cb in self.learn.cbs:
-            if _acts_inside(cb) and not _is_in_graph(cb):
+            if any(listens(cb, event) for event in INSIDE) and not _is_in_graph(cb):
                 return f"the callback {cb.name} acts inside them"
         if isinstance(getattr(getattr(self.learn.loss_func, "func", self.learn.loss_func), "__self__", None), Callback):
             return "the loss is a callback's"  # which may hand it something else in each batch
         if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.model.modules()):
             return "hooks look into the model"
         return ""
-
-    def is_compiled(self) -> bool:
-        "Whether torch.compile runs the model."
-        return any(m._compiled_call_impl is not None for m in self.learn.model.modules())
 
     def can_step(self) -> bool:
         "Whether a graph can hold the optimizer's step: of its numbers only the learning rates change."
@@ -176,7 +169,9 @@ class BatchGraphs(Callback):
         "The batches of a training epoch."
         learn, dl = self.learn, self.learn.dl
         learn.n_iter = len(dl)
-        if self.is_compiled():  # which makes graphs of its own where it is asked to
+        if any(
+            m._compiled_call_impl is not None for m in learn.model.modules()
+        ):  # torch.compile makes graphs of its own
             self.works = False
         elif self.works and (reason := self.obstacle()):
             self.give_up(reason)
@@ -187,7 +182,7 @@ class BatchGraphs(Callback):
         self.sort_callbacks()
         gathers = self.gathers(dl)
         self.python = self.python_state()
-        with self.on_stream():
+        with nullcontext() if self.stream is None else _own_stream(self.stream):
             for learn.iter, batch in enumerate(dl.slices() if gathers else dl):
                 if self.works:
                     self.run_batch(batch, dl if gathers else None)
@@ -208,10 +203,6 @@ class BatchGraphs(Callback):
         if not isinstance(dl, TensorDL) or not all(type(o) in ON_DEVICE for o in dl.after_batch.fs):
             return False
         return all(isinstance(cb, ParamScheduler) for cb in self.before)
-
-    def on_stream(self):
-        "The stream that graphs are captured on, as a context that waits for what came before and is waited for."
-        return nullcontext() if self.stream is None else _own_stream(self.stream)
 
     def python_state(self) -> str:
         "What model and loss have in Python, which a callback may change between epochs."
@@ -309,7 +300,8 @@ class CapturedBatch:
         self.owner, self.dl = owner, dl
         self.fed = tuple(o.clone() for o in fed)
         self.epoch = torch.zeros((), dtype=torch.int64, device=owner.learn.dls.device)
-        self.alternates = dl is not None and any(isinstance(o, AlternatingFlip) for o in _transforms(dl))
+        flips = () if dl is None else (*dl.after_batch.fs, getattr(dl.dataset, "flip", None))  # that of cached features
+        self.alternates = any(isinstance(o, AlternatingFlip) for o in flips)
         self.graph = owner.make(self.work, owner.stream)
 
     def start(self, fed: tuple) -> tuple:
@@ -350,7 +342,8 @@ class CapturedBatch:
 
 
 @contextmanager
-def _own_stream(stream: torch.cuda.Stream):
+def _own_stream(stream: torch.cuda.Stream) -> Iterator[None]:
+    "On the stream that graphs are captured on, which waits for what came before and is waited for."
     stream.wait_stream(torch.cuda.current_stream())
     try:
         with torch.cuda.stream(stream):
@@ -359,18 +352,9 @@ def _own_stream(stream: torch.cuda.Stream):
         torch.cuda.current_stream().wait_stream(stream)
 
 
-def _transforms(dl: TensorDL) -> list:
-    "What makes its batches, the flips of cached features included."
-    return [*dl.after_batch.fs, getattr(dl.dataset, "flip", None)]
-
-
 def listens(cb: Callback, event: str) -> bool:
     "Whether `cb` does something at `event`, by a method, a function given to it, or a `__call__` of its own."
     return event in vars(cb) or hasattr(type(cb), event) or type(cb).__call__ is not Callback.__call__
-
-
-def _acts_inside(cb: Callback) -> bool:
-    return any(listens(cb, event) for event in INSIDE)
 
 
 def _is_in_graph(cb: Callback) -> bool:

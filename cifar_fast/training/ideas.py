@@ -50,11 +50,6 @@ def with_momentum(learn: Learner, momentum: float) -> None:
     learn.opt_func, learn.opt = partial(func, momentum=momentum), None
 
 
-def decay_weights(learn: Learner, wd: float) -> None:
-    "Weight decay in all fits, as the Learner's optimizer does it."
-    learn.wd = wd
-
-
 def _added(make: Callable) -> Callable:
     return lambda learn, value: learn.add_cb(make(learn, value))
 
@@ -69,7 +64,7 @@ IDEAS: dict[str, Callable[[Learner, float], None]] = {
     "ema": _added(lambda learn, decay: WeightAverage(decay)),
     "swa": _added(lambda learn, share: StochasticAverage(share)),
     "momentum": with_momentum,
-    "wd": decay_weights,
+    "wd": lambda learn, wd: setattr(learn, "wd", wd),  # in all fits, as the Learner's optimizer does it
 }
 
 

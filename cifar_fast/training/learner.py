@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cifar_fast.data.feeding import copy_dls, fed_dl, fed_dls, fixed_tfms, pixels_fed, placed
 from cifar_fast.data.loaders import TensorDL
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check
 from cifar_fast.models.networks import CustomCNN
 from cifar_fast.progress import say, shows_bars
 from cifar_fast.training.callbacks.compiled import Compiled
@@ -30,9 +30,9 @@ from cifar_fast.training.callbacks.guards import HonestChoice
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
 from cifar_fast.training.frozen import CachedBody, FrozenBody
 from cifar_fast.training.graphs import BatchGraphs, listens
-from cifar_fast.training.optimizers import OPTIMIZERS
+from cifar_fast.training.optimizers import optimizer
 from cifar_fast.training.portable import PORTABLE
-from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, resolve_precision
+from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, precision_of, resolve_precision
 
 
 class LeanLearner(Learner):
@@ -101,8 +101,7 @@ class LeanLearner(Learner):
     @property
     def precision(self) -> str:
         "What fits compute in: fp32, bf16 or fp16."
-        amp = getattr(self, "mixed_precision", None)
-        return "fp32" if amp is None else amp.amp_mode.value
+        return precision_of(self)
 
     def to_fp16(self, **kwargs) -> Learner:
         "Compute in fp16, in place of what it was; `kwargs` go to torch's GradScaler. For fp32 fastai has `to_fp32`."
@@ -131,7 +130,7 @@ class LeanLearner(Learner):
         Where the loss rises too soon for a suggestion, it searches again through all rates, and a line says so.
         Raises `InputError` where there is none then either.
         """
-        states, orders = get_random_states(), [(dl.rng.getstate(), getattr(dl, "epoch", 0)) for dl in self.dls.loaders]
+        states, orders = get_random_states(), orders_of(self.dls)
         try:
             return Learner.lr_find(self, *args, **kwargs)
         except IndexError as error:
@@ -142,9 +141,7 @@ class LeanLearner(Learner):
             raise InputError("no rate can be suggested: the losses are too few or not finite; give a rate") from error
         finally:
             set_random_states(**states)
-            for dl, (rng, epoch) in zip(self.dls.loaders, orders):
-                dl.rng.setstate(rng)
-                dl.epoch = epoch
+            set_orders(self.dls, orders)
 
     @contextmanager
     def no_bar(self) -> Iterator[Learner]:
@@ -191,6 +188,18 @@ class LeanLearner(Learner):
         if event_name not in listeners:
             listeners[event_name] = [cb for cb in self.cbs.sorted("order") if listens(cb, event_name)]
         return listeners[event_name]
+
+
+def orders_of(dls: DataLoaders) -> list[tuple]:
+    "How each loader goes on: the state of its random numbers, and its pass."
+    return [(dl.rng.getstate(), getattr(dl, "epoch", 0)) for dl in dls.loaders]
+
+
+def set_orders(dls: DataLoaders, orders: list[tuple]) -> None:
+    "Let each loader go on as `orders_of` has noted it."
+    for dl, (rng, epoch) in zip(dls.loaders, orders):
+        dl.rng.setstate(rng)
+        dl.epoch = epoch
 
 
 def own_cbs() -> list[Callback]:
@@ -244,8 +253,7 @@ def transfer_learner(
     # torchvision takes a second to import, which whoever trains the small network need not wait for
     from cifar_fast.models.transfer import backbone, load_weights, transfer_model
 
-    if frozen_bn not in ("eval", "train"):
-        raise InputError(f"frozen_bn is {frozen_bn!r}: give eval or train")
+    check("frozen_bn", frozen_bn, frozen_bn in ("eval", "train"), "eval or train")
     base, found = backbone(arch), load_weights(arch, weights)
     dls = copy_dls(dls, size, found.stats)
     model = transfer_model(arch, dls.c, head, pixels_fed(dls), found)
@@ -279,14 +287,13 @@ def fast_learner(
 ) -> Learner:
     "A Learner with fast precision, fused optimizer and no host syncs; `arch` and `weights` stand on it."
     opt, dls = opt if opt_func is None else opt_func, placed(dls)
-    if isinstance(opt, str) and opt not in OPTIMIZERS:
-        raise InputError(f"opt is {opt!r}: give one of {', '.join(OPTIMIZERS)}")
+    opt = optimizer(opt) if isinstance(opt, str) else opt
     precision = resolve_precision(precision, dls.device)
     learn = LeanLearner(
         dls,
         model,
         loss_func=loss_func or getattr(dls.train_ds, "loss_func", None) or CrossEntropyLossFlat(),
-        opt_func=OPTIMIZERS[opt] if isinstance(opt, str) else opt,
+        opt_func=opt,
         lr=lr,
         splitter=splitter,
         metrics=metrics,

@@ -1,5 +1,6 @@
 """Optimizers by name: torch's own where it has them, fastai's, and two that neither has in a form for any network."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -18,6 +19,7 @@ from fastai.optimizer import (
 )
 from torch import Tensor
 
+from cifar_fast.errors import check
 from cifar_fast.training.muon import orthogonalize
 
 
@@ -147,3 +149,9 @@ OPTIMIZERS = {
     "radam": RAdam,
     "ranger": ranger,
 }
+
+
+def optimizer(name: str) -> Callable:
+    "fastai's `opt_func` by its name in `OPTIMIZERS`. Raises `InputError` for an unknown one."
+    check("opt", name, name in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[name]

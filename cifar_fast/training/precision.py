@@ -4,8 +4,9 @@ import torch
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.learner import Learner
 
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -15,11 +16,16 @@ def resolve_precision(
     device: torch.device,  # where the training runs
 ) -> str:  # fp32, bf16 or fp16
     "What `auto` means on `device`: bf16 where it is the faster one, fp32 otherwise."
-    if precision not in PRECISIONS:
-        raise InputError(f"precision is {precision!r}: give one of {', '.join(PRECISIONS)}")
+    check("precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
     if precision != "auto":
         return precision
     return "bf16" if has_fast_bf16(torch.device(device)) else "fp32"
+
+
+def precision_of(learn: Learner) -> str:
+    "What the fits of any fastai Learner compute in: fp32, bf16 or fp16."
+    amp = getattr(learn, "mixed_precision", None)
+    return "fp32" if amp is None else amp.amp_mode.value
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -76,8 +82,6 @@ class DeviceMixedPrecision(MixedPrecision):
     after_failed_fit = after_fit
 
 
-def precision_cbs(
-    precision: str,  # fp32, bf16 or fp16
-) -> list[Callback]:
-    "Callbacks for channels-last training in `precision`."
+def precision_cbs(precision: str) -> list[Callback]:
+    "Callbacks for channels-last training in `precision`: fp32, bf16 or fp16."
     return [ChannelsLast()] + ([] if precision == "fp32" else [DeviceMixedPrecision(precision)])

@@ -8,7 +8,7 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check
 
 
 def SchedStep(start, end, n_steps: int = 3) -> Callable:
@@ -36,8 +36,7 @@ class LRDecay(ParamScheduler):
         kind: str = "exp",  # constant, exp, linear, cosine or step
         warmup: int = 0,  # epochs in which it rises to `lr_start` in a straight line, before
     ):
-        if kind not in DECAYS:
-            raise InputError(f"kind is {kind!r}: give one of {', '.join(DECAYS)}")
+        check("kind", kind, kind in DECAYS, f"one of {', '.join(DECAYS)}")
         if np.min(lr_start) <= 0 or np.min(lr_end) <= 0:
             raise InputError(f"learning rates must be above 0, not {lr_start} and {lr_end}")
         super().__init__({"lr": DECAYS[kind](lr_start, lr_end)})

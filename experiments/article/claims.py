@@ -79,9 +79,6 @@ def next_trainings() -> list[Training]:
     return [Training("next", name, what, "custom", o) for name, what, o in rows]
 
 
-# Claims ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Claim:
     "A sentence of the article, and what was measured here."
@@ -110,7 +107,7 @@ class Claims:
         "Every claim, in the article's order."
         return [
             self.accuracy("Frozen ResNet-18 with ImageNet weights: 48 % (50 % on the training images)",
-                          self.resnet, 0.48, 0.50, needs_imagenet=True),
+                          self.resnet, 0.48, 0.50, imagenet=True),
             self.accuracy("Custom CNN, fixed rate: 77 % (99 %)", self.runs["custom-constant"], 0.77, 0.99),
             self.accuracy("Custom CNN, decaying rate: 79 % (99 %)", self.runs["custom-decay"], 0.79, 0.99),
             self.schedule(),
@@ -126,55 +123,50 @@ class Claims:
             Claim("ResNet-18 is too shallow for what ImageNet holds (a guess)", self._deeper(), NOT_TESTABLE),
         ]  # fmt: skip
 
-    def _testable(self, claim: str, measured: str, agreed: bool, needs: dict[str, bool]) -> Claim:
-        "A claim whose first unmet need, if any, is the reason not to judge."
-        missing = [reason for reason, there in needs.items() if not there]
-        if missing:
-            return Claim(claim, f"{measured}; {missing[0]}", NOT_TESTABLE)
+    def judged(self, claim: str, measured: str, agreed: bool, of_article: bool = True, imagenet: bool = False) -> Claim:
+        "A claim; not testable where it is of the article's trainings, or ImageNet's weights, and these are others."
+        needs = {
+            f"the weights are {self.weights}, not ImageNet's": not imagenet or self.weights == "imagenet",
+            "the data is not CIFAR-10, whole": not of_article or self.is_cifar10,
+            f"{self.epochs} epochs are not the article's 30": not of_article or self.epochs == 30,
+        }
+        for reason, is_met in needs.items():
+            if not is_met:
+                return Claim(claim, f"{measured}; {reason}", NOT_TESTABLE)
         return Claim(claim, measured, AGREED if agreed else NOT_AGREED)
 
-    def _needs(self, imagenet: bool = False) -> dict[str, bool]:
-        needs = {
-            "the data is not CIFAR-10, whole": self.is_cifar10,
-            f"{self.epochs} epochs are not the article's 30": self.epochs == 30,
-        }
-        if imagenet:
-            needs = {f"the weights are {self.weights}, not ImageNet's": self.weights == "imagenet"} | needs
-        return needs
-
-    def accuracy(self, claim: str, method: Runs, test: float, train: float, needs_imagenet: bool = False) -> Claim:
+    def accuracy(self, claim: str, method: Runs, test: float, train: float, imagenet: bool = False) -> Claim:
         "Agreed within two points on test and training images."
         got, got_train = method.accuracies[0], method.mean("train_accuracy")
         measured = f"{percent(got)} ({percent(got_train)}); agreed is within 2 points"
         agreed = abs(got - test) <= 0.02 and abs(got_train - train) <= 0.02
-        return self._testable(claim, measured, agreed, self._needs(needs_imagenet))
+        return self.judged(claim, measured, agreed, imagenet=imagenet)
 
     def schedule(self) -> Claim:
         "McNemar's test between cases 3 and 4."
         found = compare(self.runs["custom-constant"], self.runs["custom-decay"])
-        measured = (
-            f"{found.difference * 100:+.2f} points, p = {found.p:.2g} (McNemar, these two models): {found.verdict}"
-        )
+        points = f"{found.difference * 100:+.2f} points"
+        measured = f"{points}, p = {found.p:.2g} (McNemar, these two models): {found.verdict}"
         claim = "79 against 77 %: the decaying rate's gain is small but detectable"
-        return self._testable(claim, measured, found.verdict == "better", self._needs())
+        return self.judged(claim, measured, found.verdict == "better")
 
     def parameters(self) -> Claim:
         "The custom CNN's size depends on nothing but the size of the images."
         n = self.custom.first.metrics["params"]
-        return self._testable("The custom CNN has 4,294,218 parameters", f"{n:,}", n == 4_294_218, {})
+        return self.judged("The custom CNN has 4,294,218 parameters", f"{n:,}", n == 4_294_218, of_article=False)
 
     def enough_epochs(self) -> Claim:
         "The epoch from which on the test accuracy stays within a point of the last."
         needed = {o.name: settled(o, 0.01) for o in (self.runs["custom-constant"], self.runs["custom-decay"])}
         measured = ", ".join(f"{name} after {n}" for name, n in needed.items())
         measured = f"within one point of the last epoch for good: {measured}"
-        return self._testable("10 to 15 epochs are enough", measured, max(needed.values()) <= 15, self._needs())
+        return self.judged("10 to 15 epochs are enough", measured, max(needed.values()) <= 15)
 
     def flat_transfer(self) -> Claim:
         "Flat from the third epoch on, within two points."
         n = settled(self.resnet, 0.02)
         measured = f"within two points of the last epoch for good after {n} epochs; agreed is 3 or fewer"
-        return self._testable("The transfer's accuracy is flat almost from the start", measured, n <= 3, self._needs())
+        return self.judged("The transfer's accuracy is flat almost from the start", measured, n <= 3)
 
     def taken_for(self, true: str, others: list[str]) -> Claim:
         "The most frequent mistakes for a class are the named ones."
@@ -184,7 +176,7 @@ class Claims:
             return Claim(claim, "the data has no such class", NOT_TESTABLE)
         found = [(said, n) for name, said, n in preds.most_confused() if name == true][: len(others)]
         measured = "most often for " + ", ".join(f"{said} ({n})" for said, n in found)
-        return self._testable(claim, measured, {said for said, _ in found} == set(others), self._needs())
+        return self.judged(claim, measured, {said for said, _ in found} == set(others))
 
     def cats_as_frogs(self) -> Claim:
         "ResNet-18's cats: frogs against cats, half as often within a quarter."
@@ -195,7 +187,7 @@ class Claims:
         row = preds.confusion_matrix()[list(preds.vocab).index("cat")]
         frogs, cats = (int(row[list(preds.vocab).index(o)]) for o in ("frog", "cat"))
         agreed = cats > 0 and abs(frogs / cats - 0.5) <= 0.25
-        return self._testable(claim, f"{frogs} frogs, {cats} cats", agreed, self._needs(imagenet=True))
+        return self.judged(claim, f"{frogs} frogs, {cats} cats", agreed, imagenet=True)
 
     def memory(self) -> Claim:
         "Another framework's and another machine's figure: shown, not judged."
@@ -207,7 +199,7 @@ class Claims:
         "Each run in its own process, one epoch; little is a tenth."
         large, small = (self.runs[o].mean("peak_memory_mb") for o in ("bs-64", "bs-16"))
         measured = f"{large:,.0f} MB at 64, {small:,.0f} MB at 16; little is a tenth or less"
-        return self._testable("A smaller batch saves little memory", measured, small >= 0.9 * large, {})
+        return self.judged("A smaller batch saves little memory", measured, small >= 0.9 * large, of_article=False)
 
     def _deeper(self) -> str:
         if self.weights != "imagenet":
@@ -247,9 +239,8 @@ def explanation(study: dict[str, Runs]) -> list[str]:
         ("head-fastai", "fastai's larger head"),
         ("fine-tuned", "Fine-tuning the whole network at 32 pixels"),
     ):
-        said.append(
-            f"{what} changes it by {(accuracy(name) - sizes[32]) * 100:+.1f} points, to {percent(accuracy(name))}."
-        )
+        gain, got = accuracy(name) - sizes[32], accuracy(name)
+        said.append(f"{what} changes it by {gain * 100:+.1f} points, to {percent(got)}.")
     gains = {"the size": sizes[best] - sizes[32], "fine-tuning": accuracy("fine-tuned") - sizes[32]}
     if gains["the size"] > 0.02 or gains["fine-tuning"] > 0.02:
         said.append(

@@ -1,6 +1,5 @@
 """The article's trainings one after another into one folder, continued where they stopped, and the page about them."""
 
-import json
 import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +13,7 @@ from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
 from cifar_fast.data.sources import load_images
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import load_experiment
-from cifar_fast.files import write_atomically
+from cifar_fast.files import read_json, write_json
 from cifar_fast.progress import say
 from cifar_fast.runs.compare import RESULT_HEADER, result_rows, verdict_rows
 from cifar_fast.runs.folder import check_begun
@@ -34,7 +33,7 @@ class Reproduction:
     def __init__(self, folder: str, parts: list[str], **options):
         self.folder, self.parts = Path(folder), parts
         path = self.folder / "reproduce.json"
-        begun = json.loads(path.read_text()) if path.exists() else {}
+        begun = read_json(path) if path.exists() else {}
         if not begun.get("body"):  # one may be added to what was done without
             begun = {k: o for k, o in begun.items() if k not in ("body", "body_weights")}
         elif not options["body"]:
@@ -46,21 +45,19 @@ class Reproduction:
         if not path.exists() and self.folder.exists() and any(self.folder.iterdir()):
             raise InputError(f"{folder} is there already and holds something else: give --run another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path.absolute(), lambda tmp: tmp.write_text(json.dumps(options, indent=2)))
+        write_json(path, options)
 
     def wanted(self) -> list[Training]:
         "The trainings of the parts that are asked for."
+        o = self.options
         found = {
             "article": article.article_trainings(),
             "memory": article.memory_trainings(),
-            "study": article.study_trainings(self.options.weights == "imagenet") + self._body(),
+            "study": article.study_trainings(o.weights == "imagenet")
+            + (article.body_trainings(o.body, o.body_weights) if o.body else []),
             "next": article.next_trainings(),
         }
         return [o for part in self.parts for o in found[part]]
-
-    def _body(self) -> list[Training]:
-        arch = self.options.body
-        return article.body_trainings(arch, self.options.body_weights) if arch else []
 
     def execute(self) -> int:
         "Train what is missing, then write the page; the script's exit code. Raises `InputError`."
@@ -175,10 +172,8 @@ class Reproduction:
             return []
         baseline, *others = methods
         nothing = dict.fromkeys(("difference", "interval", "p", "verdict"), "-")
-        rows = [{"name": baseline.name, "accuracy": baseline.accuracy_text, **nothing}]
-        for other in others:
-            rows.append({"name": other.name, "accuracy": other.accuracy_text, **verdict_rows([baseline, other])[0]})
-        return rows
+        verdicts = [nothing, *(verdict_rows([baseline, o])[0] for o in others)]
+        return [{"name": o.name, "accuracy": o.accuracy_text, **row} for o, row in zip(methods, verdicts)]
 
 
 def _with_sizes(options: dict) -> dict:

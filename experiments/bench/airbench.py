@@ -61,16 +61,13 @@ class AirbenchScript:
         "Compile, by a whole run, as the script does it."
         self.run(0)
 
-    def run(
-        self,
-        seed: int,  # of torch; the script seeds some things itself
-    ) -> Outcome:
+    def run(self, seed: int) -> Outcome:  # of torch; the script seeds some things itself
         "One run of the script's `main`; what it prints of itself is dropped, its own clock is read."
         torch.manual_seed(seed)
         seen: dict = {}
         self.module.print_training_details = lambda variables, **kwargs: seen.update(variables)
         with self._at_home(), contextlib.redirect_stdout(io.StringIO()):
-            result = self.module.main(*self._arguments())
+            result = self.module.main(1, *([self.module.hyp] if hasattr(self.module, "hyp") else []), *self.models)
         if isinstance(result, tuple):  # hiverge's: accuracy without and with test-time views, seconds
             return Outcome(*result[1:])
         return Outcome(result, seen.get("time_seconds", seen.get("total_time_seconds")))
@@ -85,9 +82,6 @@ class AirbenchScript:
         for model in (models[0], models[2]):
             model[0].bias.requires_grad = False
         return [torch.compile(o, mode="max-autotune") for o in models]
-
-    def _arguments(self) -> list:
-        return [1, *([self.module.hyp] if hasattr(self.module, "hyp") else []), *self.models]
 
     @contextlib.contextmanager
     def _at_home(self) -> Iterator[None]:
@@ -144,10 +138,7 @@ class PlainRecipe:
         if self.device.type == "cuda":
             self.run(0)
 
-    def run(
-        self,
-        seed: int,  # of weights and batches
-    ) -> Outcome:
+    def run(self, seed: int) -> Outcome:
         "Train from random weights, and test."
         torch.manual_seed(seed)
         model = RecordNet(self.n_out, self.widths).to(self.device, memory_format=torch.channels_last)

@@ -5,13 +5,11 @@
 Each part writes what it has found before the next begins. Without a GPU it runs as well, and measures the CPU.
 """
 
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +18,15 @@ if __name__ == "__main__":  # started as a script of this folder, whose parent h
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import peers
-from bench.timings import DTYPES, Benchmark, epoch_of, process_of
+from bench.timings import DTYPES, Benchmark, epoch_of, run_process
 from cifar_fast.cli import command
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.errors import InputError
+from cifar_fast.files import read_json
 from cifar_fast.models.networks import CustomCNN
 from cifar_fast.options import amount, count
 from cifar_fast.training.graphs import BatchGraphs
+from cifar_fast.training.learner import custom_learner
 
 PARTS = ("steps", "article", "features", "stock", "records")
 
@@ -43,23 +43,15 @@ class GpuBenchmark(Benchmark):
     def steps_of(self, bs: int, precision: str) -> None:
         "One batch size in one precision."
         dls = image_dls(self.whole, bs, device=self.device)
-        with_graphs, without = (self.learner(dls, precision) for _ in range(2))
+        with_graphs, without = (custom_learner(dls, precision=precision) for _ in range(2))
         without.remove_cb(BatchGraphs)
-        n = len(dls.train) * bs
         contenders = {
             f"ours, {precision}": epoch_of(with_graphs),
             f"ours without graphs, {precision}": epoch_of(without),
             f"plain PyTorch, images on the device, {precision}": self.plain(bs, precision),
             f"compute limit, {precision}": self.limit(dls, len(dls.train), precision),
         }
-        for name, values in self.interleave(contenders).items():
-            self.add(f"custom CNN training, batches of {bs}", name, n / median(values), "images/s", values)
-
-    def learner(self, dls, precision: str):
-        "The custom CNN as the toolkit trains it."
-        from cifar_fast.training.learner import custom_learner
-
-        return custom_learner(dls, precision=precision)
+        self.add_speeds(f"custom CNN training, batches of {bs}", contenders, len(dls.train) * bs)
 
     def plain(self, bs: int, precision: str) -> Callable[[], None]:
         "An epoch of the loop that whoever keeps all images on the device would write."
@@ -103,9 +95,9 @@ class GpuBenchmark(Benchmark):
             with tempfile.TemporaryDirectory() as tmp:
                 args = ["--data", str(self.data), "--bs", str(self.bs), "--run", f"{tmp}/run", "--quiet"]
                 began = time.perf_counter()
-                process_of([script, *args, "--epochs", str(self.epochs), "--device", str(self.device)])()
+                run_process([script, *args, "--epochs", str(self.epochs), "--device", str(self.device)])
                 seconds = time.perf_counter() - began
-                accuracy = json.loads((Path(tmp) / "run/metrics.json").read_text())["accuracy"]
+                accuracy = read_json(Path(tmp) / "run/metrics.json")["accuracy"]
             row = f"case 4, {self.epochs} epochs, {'first' if turn == 0 else 'later'} process"
             self.add(f"{row}, start to report", f"ours, try {turn}", seconds, "s", [seconds])
             self.add(f"{row}, test accuracy", f"ours, try {turn}", accuracy * 100, "%", [accuracy])
@@ -132,11 +124,9 @@ class GpuBenchmark(Benchmark):
                 for _ in range(n // len(xb)):
                     body.features(xb)
 
-        seconds = self.interleave({f"ours, {self.precision}": ours, "the body alone": alone})
-        for name, values in seconds.items():
-            done = n if name.startswith("ours") else n // len(xb) * len(xb)
-            row = f"features of {n:,} images, frozen ResNet-18, {self.size} pixels"
-            self.add(row, name, done / median(values), "images/s", values)
+        row, whole_batches = f"features of {n:,} images, frozen ResNet-18, {self.size} pixels", n // len(xb) * len(xb)
+        contenders = {f"ours, {self.precision}": ours, "the body alone": alone}
+        self.add_speeds(row, contenders, n, {"the body alone": whole_batches})
 
     def stock(self) -> None:
         "The custom CNN against stock fastai and a plain DataLoader, which read files: images a second."
@@ -168,7 +158,7 @@ def main(
     "Measure how much of a GPU the toolkit uses, beside what bounds it."
     if unknown := set(parts.split(",")) - set(PARTS):
         raise InputError(f"there is no part {unknown.pop()!r}: give some of {','.join(PARTS)}")
-    bench = GpuBenchmark(data, "none", bs, images, repeats, 1, 0, device, False, "auto", out)
+    bench = GpuBenchmark(data, "none", "resnet18", bs, images, repeats, 1, 0, device, False, "auto", out)
     bench.data, bench.epochs, bench.size = data, epochs, size
     bench.races = [(94, checkouts, runs), (96, checkouts, runs // 2)]
     for part in parts.split(","):

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10
-from torchvision.models import resnet18
+from torchvision.models import get_model_builder
 from torchvision.transforms import v2
 
 from cifar_fast.data.formats import ImageSet
@@ -50,21 +50,22 @@ class TorchvisionCIFAR10(CIFAR10):
         self.transform, self.target_transform = transform, None
 
 
-def fastai_folder_dls(root: Path, images: ImageSet, bs: int, size: int, workers: int | None, device) -> DataLoaders:
-    "Stock fastai on a folder of PNG files."
+def fastai_folder_dls(
+    root: Path, images: ImageSet, bs: int, size: int, workers: int | None, device, augmented: bool = False
+) -> DataLoaders:
+    """Stock fastai on a folder of PNG files.
+
+    Augmented are images of 32 pixels: flips, shifts of up to 4 pixels and an erased rectangle an image, by fastai's own
+    transforms.
+    """
+    item_tfms = Resize(size) if size != 32 else None
     tfms = [Normalize.from_stats(images.mean, images.std, cuda=False)]
+    if augmented:
+        item_tfms = [CropPad(40, pad_mode="reflection"), RandomCrop(32)]
+        tfms = [Flip(), *tfms, RandomErasing(p=1.0, sh=0.1)]
     return ImageDataLoaders.from_folder(
-        root, train="train", valid="test", bs=bs, item_tfms=Resize(size) if size != 32 else None, batch_tfms=tfms,
-        num_workers=workers, device=device,
-    )  # fmt: skip
-
-
-def fastai_augmented_dls(root: Path, images: ImageSet, bs: int, workers: int | None, device) -> DataLoaders:
-    "The same with flips, shifts of up to 4 pixels and an erased rectangle an image, by fastai's own transforms."
-    tfms = [Flip(), Normalize.from_stats(images.mean, images.std, cuda=False), RandomErasing(p=1.0, sh=0.1)]
-    return ImageDataLoaders.from_folder(
-        root, train="train", valid="test", bs=bs, item_tfms=[CropPad(40, pad_mode="reflection"), RandomCrop(32)],
-        batch_tfms=tfms, num_workers=workers, device=device,
+        root, train="train", valid="test", bs=bs, item_tfms=item_tfms, batch_tfms=tfms, num_workers=workers,
+        device=device,
     )  # fmt: skip
 
 
@@ -89,10 +90,13 @@ def stock_learner(dls: DataLoaders, model: nn.Module) -> Learner:
     return Learner(dls, model, loss_func=nn.CrossEntropyLoss(), metrics=accuracy)
 
 
-def stock_vision_learner(dls: DataLoaders) -> Learner:
-    "fastai's frozen ResNet-18 with a linear head; random weights, on which its speed does not depend."
+def stock_vision_learner(
+    dls: DataLoaders,
+    arch: str = "resnet18",  # a network of torchvision
+) -> Learner:
+    "fastai's frozen network with a linear head; random weights, on which its speed does not depend."
     head = dict(concat_pool=False, lin_ftrs=[], ps=0.0, first_bn=False)
-    learn = vision_learner(dls, resnet18, pretrained=False, normalize=False, metrics=accuracy, **head)
+    learn = vision_learner(dls, get_model_builder(arch), pretrained=False, normalize=False, metrics=accuracy, **head)
     learn.freeze()
     return learn
 
@@ -131,10 +135,8 @@ def bare_steps(
     return steps
 
 
-def captured(
-    step: Callable[[], None],  # of a model on a GPU, with a capturable optimizer
-) -> Callable[[], None]:
-    "`step` as a CUDA graph, captured after some steps in which kernels are chosen."
+def captured(step: Callable[[], None]) -> Callable[[], None]:
+    "`step`, whose optimizer is capturable, as a CUDA graph, captured after some steps in which kernels are chosen."
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

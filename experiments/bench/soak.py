@@ -2,18 +2,18 @@
 
 import csv
 import gc
-import json
 import random
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
+import psutil
 import torch
 from fastai.torch_core import set_seed
 from safetensors.torch import load_file
@@ -109,23 +109,13 @@ class Soak:
 
     def write_faults(self) -> str:
         "Each write of a run fails once, then the run goes on; good state lost?"
-        n, lost = self.count_writes(), 0
-        for failing in range(n):
-            folder, left = self.folder / f"fault-{failing}", [failing]
-
-            def replace(*args, left=left):
-                left[0] -= 1
-                if left[0] == -1:
-                    raise OSError(28, "No space left on device")
-                _REPLACE(*args)
-
-            files.replace = replace
-            try:
-                train(custom, custom.options(**SMALL, run=str(folder)))
-            except OSError:
-                pass
-            finally:
-                files.replace = _REPLACE
+        with failing_write(None) as writes:
+            self.train("counted")
+        lost = 0
+        for failing in range(len(writes)):
+            folder = self.folder / f"fault-{failing}"
+            with failing_write(failing), suppress(OSError):
+                self.train(folder.name)
             if (folder / "config.json").exists():
                 train(custom, custom.options(resume=str(folder)))
             else:
@@ -133,22 +123,7 @@ class Soak:
                 self.train(folder.name)
             lost += outcome(folder) != outcome(self.whole)
             shutil.rmtree(folder)
-        return f"{n} writes of a run failed one by one, and the run went on; good state lost: {lost}"
-
-    def count_writes(self) -> int:
-        "Files that a run renames into place."
-        n = [0]
-
-        def replace(*args):
-            n[0] += 1
-            _REPLACE(*args)
-
-        files.replace = replace
-        try:
-            self.train("counted")
-        finally:
-            files.replace = _REPLACE
-        return n[0]
+        return f"{len(writes)} writes of a run failed one by one, and the run went on; good state lost: {lost}"
 
     def memory(self) -> str:
         "Resident memory after many short fits in one process, against that after the 20th."
@@ -160,7 +135,7 @@ class Soak:
                 learn.fit(1)
             del learn
             gc.collect()
-            sizes.append(resident_mb())
+            sizes.append(psutil.Process().memory_info().rss / 2**20)
         after = sizes[min(19, len(sizes) - 1)]
         growth = sizes[-1] / after - 1
         return f"{self.fits} fits: {sizes[-1]:.0f} MB resident, {after:.0f} MB after the 20th ({growth:+.1%})"
@@ -180,7 +155,24 @@ class Soak:
         return f"a checkpoint of the custom CNN takes {median(seconds):.2f} s, {max(seconds):.2f} at most of five"
 
 
-_REPLACE = files.replace
+@contextmanager
+def failing_write(failing: int | None) -> Iterator[list]:
+    "Notes the files that are renamed into place within it; at the one of this number, from 0 on, the disk is full."
+    rename, writes = files.replace, []
+
+    def replace(*args):
+        writes.append(args)
+        if len(writes) - 1 == failing:
+            raise OSError(28, "No space left on device")
+        rename(*args)
+
+    files.replace = replace
+    try:
+        yield writes
+    finally:
+        files.replace = rename
+
+
 _SILENT = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -188,13 +180,8 @@ def outcome(folder: Path) -> tuple:
     "History, batches, metrics and weights of a run, times left out, comparable by ==."
     with (folder / "history.csv").open(newline="") as file:
         history = [{k: v for k, v in row.items() if k != "time"} for row in csv.DictReader(file)]
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = files.read_json(folder / "metrics.json")
     metrics = {k: v for k, v in metrics.items() if k not in TIMES}
     weights = load_file(folder / "model/model.safetensors")
     batches = (folder / "batches.csv").read_text()
     return history, batches, metrics, {k: v.numpy().tobytes() for k, v in weights.items()}
-
-
-def resident_mb() -> float:
-    "MiB of this process in memory now (Linux)."
-    return int(re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**10

@@ -11,10 +11,9 @@ import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import set_seed
 
-import cifar_fast.deploy.export  # noqa: F401 - patches export_safe onto Learner
 from bench.airbench import AirbenchScript, Outcome, PlainRecipe
 from cifar_fast.analysis.interpret import TestInterpretation
-from cifar_fast.analysis.stats import mean_interval, share_bounds
+from cifar_fast.analysis.stats import accuracy_interval
 from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.data.sources import load_images
@@ -22,9 +21,8 @@ from cifar_fast.device import parse_device, time_when_done
 from cifar_fast.errors import InputError
 from cifar_fast.options import check_seeds
 from cifar_fast.records.recipes import TestTimeViews, record_learner
-from cifar_fast.runs.facts import data_line, model_metrics, run_facts
+from cifar_fast.runs.facts import data_line, run_facts
 from cifar_fast.runs.folder import HistoryLogger, Run
-from cifar_fast.runs.report import write_report
 from cifar_fast.training.callbacks.measure import Stopwatch, some_train_dl
 from cifar_fast.versions import versions
 
@@ -84,10 +82,7 @@ Contender = RecordRuns | AirbenchScript | PlainRecipe
 class Speedrun:
     "experiments/speedrun.py's work: runs of ours, in turns with those of a peer, and the last of ours as a run folder."
 
-    def __init__(
-        self,
-        options: SimpleNamespace,  # of the script
-    ):
+    def __init__(self, options: SimpleNamespace):
         check_seeds(options.seed, options.runs)
         self.options, self.device = options, parse_device(options.device)
         self.run = Run(options.run, "speedrun", resumable=False)
@@ -172,16 +167,13 @@ class Speedrun:
         one_view = TestInterpretation.from_learner(learn).metrics()  # as whoever loads model/ will predict
         one_view["train_accuracy"] = learn.validate(dl=some_train)[1]
         learn.add_cb(TestTimeViews(learn.recipe.views))  # what is reported and exported predicts as the record does
-        metrics = self.run.finish(learn, {
+        self.run.finish(learn, {
             **facts, "epochs": learn.recipe.epochs, "opt": "muon", "lr": learn.recipe.filter_lr, "schedule": "linear",
             "views": learn.recipe.views, "one_view_accuracy": one_view["accuracy"],
             "train_accuracy": learn.validate(dl=some_train)[1], "record_seconds": last.seconds,
             "train_seconds": ours.watch.seconds, "images_per_second": ours.watch.images / ours.watch.seconds,
             "interrupted": False,
-        })  # fmt: skip
-        model = learn.export_safe("model", model_metrics({**metrics, **one_view}))
-        self.run.write_examples(model / "examples", learn)
-        write_report(self.run.folder)
+        }, of_model=one_view)  # fmt: skip
         self.say_results()
 
     def say_results(self) -> None:
@@ -199,11 +191,10 @@ def summary(
 ) -> dict:
     "Mean accuracy with its interval, mean seconds, and how many runs reached the target."
     accuracies = [o.accuracy for o in outcomes]
-    mean, half = mean_interval(accuracies)
     return {
         "runs": [asdict(o) for o in outcomes],
-        "mean_accuracy": mean,
-        "interval": None if half is None else share_bounds(mean, half),
+        "mean_accuracy": fmean(accuracies),
+        "interval": accuracy_interval(accuracies),
         "mean_seconds": fmean(o.seconds for o in outcomes),
         "at_target": sum(round(o, 6) >= target / 100 for o in accuracies),  # a float32's 0.9 is a little less
     }

@@ -1,6 +1,5 @@
 """Rows of experiments/bench.py: each times the toolkit and its peers in turns, and keeps the medians."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,15 +7,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
 from fastai.callback.mixup import MixUp
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import set_seed
-from torch import Tensor
 
 import cifar_fast.deploy.export
 import cifar_fast.training.schedules  # noqa: F401 - these two patch methods onto Learner
@@ -26,8 +26,8 @@ from cifar_fast.data.formats import ImageSet
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.deploy.predictor import Predictor, find_images
-from cifar_fast.device import parse_device
-from cifar_fast.files import write_atomically
+from cifar_fast.device import parse_device, time_when_done
+from cifar_fast.files import write_json
 from cifar_fast.models.networks import CustomCNN
 from cifar_fast.runs.facts import data_line
 from cifar_fast.training.learner import custom_learner, transfer_learner
@@ -41,13 +41,14 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Benchmark:
     "Options of experiments/bench.py; a method a row. Parameters are documented there."
 
-    def __init__(self, data, weights, bs, images, repeats, seeds, workers, device, compile, precision, out):
+    def __init__(self, data, weights, arch, bs, images, repeats, seeds, workers, device, compile, precision, out):
         self.out = Path(out).absolute()
         self.device = parse_device(device)
         self.whole = load_images(data)
         self.source = Path(data) if (Path(data) / "train").is_dir() else None
         self.images = self.whole.fewer(min(images, len(self.whole.train_y)), min(images, len(self.whole.test_y)))
-        self.weights, self.bs, self.repeats, self.seeds, self.compile = weights, bs, repeats, seeds, compile
+        self.weights, self.arch, self.bs = weights, arch, bs
+        self.repeats, self.seeds, self.compile = repeats, seeds, compile
         self.workers = workers or min(16, os.cpu_count())
         self.precision = resolve_precision(precision, self.device)
         self.rows: list[dict] = []
@@ -66,56 +67,50 @@ class Benchmark:
     def custom(self) -> None:
         "Training the custom CNN: images a second over one epoch, validation left out."
         n, c = len(self.images.train_y), len(self.images.vocab)
-        folder_dls = peers.fastai_folder_dls(self.folder, self.images, self.bs, 32, self.workers, self.device)
         vision_dls = peers.fastai_torchvision_dls(self.images, self.bs, self.workers, self.device)
         plain, model = peers.torchvision_dls(self.images, self.bs, self.workers)[0], CustomCNN(c).to(self.device)
         opt = torch.optim.Adam(model.parameters())
         steps = max(n // self.bs, 1)
         contenders = {
             "ours, fp32": epoch_of(self.ours("fp32")),
-            "stock fastai, from_folder": epoch_of(peers.stock_learner(folder_dls, CustomCNN(c))),
+            "stock fastai, from_folder": epoch_of(peers.stock_learner(self.stock_dls(), CustomCNN(c))),
             "stock fastai, torchvision dataset": epoch_of(peers.stock_learner(vision_dls, CustomCNN(c))),
-            "plain PyTorch, torchvision dataset": lambda: peers.plain_epoch(model, opt, plain, self.device),
+            "plain PyTorch, torchvision dataset": partial(peers.plain_epoch, model, opt, plain, self.device),
             "compute limit, fp32": self.bare(steps, "fp32"),
         }
         if self.precision != "fp32":
             contenders[f"ours, {self.precision}"] = epoch_of(self.ours(self.precision))
             contenders[f"compute limit, {self.precision}"] = self.bare(steps, self.precision)
-        seconds = self.interleave(contenders)
-        for name, values in seconds.items():
-            done = steps * self.bs if name.startswith("compute") else n
-            self.add("custom CNN training", name, done / median(values), "images/s", values)
+        taken = {name: steps * self.bs for name in contenders if name.startswith("compute")}
+        self.add_speeds("custom CNN training", contenders, n, taken)
 
     def augmented(self) -> None:
         "Training the custom CNN with flips, shifts, cutout and MixUp: images a second over one epoch."
         n, c = len(self.images.train_y), len(self.images.vocab)
-        dls = peers.fastai_augmented_dls(self.folder, self.images, self.bs, self.workers, self.device)
+        dls = self.stock_dls(augmented=True)
         own = image_dls(self.images, self.bs, flip="random", translate=4, cutout=8, device=self.device)
         learners = {
-            f"ours, {self.precision}": custom_learner(own, precision=self.precision, compile=self.compile),
-            "stock fastai, from_folder": peers.stock_learner(dls, CustomCNN(c)),
+            f"ours, {o}": custom_learner(own, precision=o, compile=self.compile)
+            for o in dict.fromkeys((self.precision, "fp32"))
         }
+        learners["stock fastai, from_folder"] = peers.stock_learner(dls, CustomCNN(c))
         for learn in learners.values():
             learn.loss_func = CrossEntropyLossFlat()
             learn.add_cb(MixUp(0.4))
-        seconds = self.interleave({name: epoch_of(learn) for name, learn in learners.items()})
-        for name, values in seconds.items():
-            self.add("custom CNN, flip, translate, cutout, MixUp", name, n / median(values), "images/s", values)
+        contenders = {name: epoch_of(learn) for name, learn in learners.items()}
+        self.add_speeds("custom CNN, flip, translate, cutout, MixUp", contenders, n)
 
     def finetune(self) -> None:
         "Training all of ResNet-18 at 32 pixels: images a second over one epoch, validation left out."
-        dls = peers.fastai_folder_dls(self.folder, self.images, self.bs, 32, self.workers, self.device)
-        stock, ours = peers.stock_vision_learner(dls), self.transfer(32)
+        stock, ours = peers.stock_vision_learner(self.stock_dls()), self.transfer(32)
         for learn in (stock, ours):
             learn.unfreeze()
-        seconds = self.interleave({f"ours, {self.precision}": epoch_of(ours), "stock fastai": epoch_of(stock)})
-        for name, values in seconds.items():
-            n = len(self.images.train_y)
-            self.add("ResNet-18 fine-tuning, 32 pixels", name, n / median(values), "images/s", values)
+        contenders = {f"ours, {self.precision}": epoch_of(ours), "stock fastai": epoch_of(stock)}
+        self.add_speeds("ResNet-18 fine-tuning, 32 pixels", contenders, len(self.images.train_y))
 
     def predict(self) -> None:
         "Predictions of all test images by `get_preds`: seconds."
-        dls = peers.fastai_folder_dls(self.folder, self.images, self.bs, 32, self.workers, self.device)
+        dls = self.stock_dls()
         pairs = {
             "custom CNN": (self.ours(self.precision), peers.stock_learner(dls, CustomCNN(dls.c))),
             "ResNet-18, 32 pixels": (self.transfer(32), peers.stock_vision_learner(dls)),
@@ -123,20 +118,17 @@ class Benchmark:
         for model, (ours, stock) in pairs.items():
             if self.compile:
                 ours.model.compile()  # a fit would have done it
-            seconds = self.interleave({f"ours, {self.precision}": preds_of(ours), "stock fastai": preds_of(stock)})
-            for name, values in seconds.items():
-                row = f"prediction of {len(self.images.test_y):,} images, {model}"
-                self.add(row, name, median(values), "s", values)
+            contenders = {f"ours, {self.precision}": partial(predict, ours), "stock fastai": partial(predict, stock)}
+            self.add_seconds(f"prediction of {len(self.images.test_y):,} images, {model}", contenders)
 
     def single(self) -> None:
         "One image, path in, label out: milliseconds."
-        dls = peers.fastai_folder_dls(self.folder, self.images, self.bs, 32, self.workers, self.device)
-        files = find_images([self.folder / "test"])[:100]
+        dls, files = self.stock_dls(), find_images([self.folder / "test"])[:100]
         stock = {"custom CNN": peers.stock_learner(dls, CustomCNN(dls.c))}
         stock["ResNet-18, 32 pixels"] = peers.stock_vision_learner(dls)
         for model, predictors in self.saved().items():
-            contenders = {f"ours, {name}": each_of(o, files) for name, o in predictors.items()}
-            contenders["stock fastai, learn.predict"] = each_of(stock[model].predict, files, stock[model])
+            contenders = {f"ours, {name}": partial(predict_each, o, files) for name, o in predictors.items()}
+            contenders["stock fastai, learn.predict"] = partial(predict_each, stock[model].predict, files, stock[model])
             for name, values in self.interleave(contenders).items():
                 ms = [o * 1000 / len(files) for o in values]
                 self.add(f"one image, {model}", name, median(ms), "ms", ms)
@@ -154,7 +146,7 @@ class Benchmark:
 
     def shipped(self) -> None:
         "Whole processes: a folder of files predicted, and from start to the first prediction: seconds."
-        dls = peers.fastai_folder_dls(self.folder, self.images, self.bs, 32, self.workers, self.device)
+        dls = self.stock_dls()
         learn, tmp = peers.stock_learner(dls, CustomCNN(dls.c)), Path(self._tmp.name)
         learn.path = tmp
         learn.export("stock.pkl")
@@ -178,9 +170,7 @@ class Benchmark:
             },
         }
         for row, programs in rows.items():
-            contenders = {name: process_of(args) for name, args in programs.items()}
-            for name, values in self.interleave(contenders).items():
-                self.add(row, name, median(values), "s", values)
+            self.add_seconds(row, {name: partial(run_process, args) for name, args in programs.items()})
 
     def transfer32(self) -> None:
         "The frozen transfer at 32 pixels, 30 epochs with validation: seconds."
@@ -217,50 +207,58 @@ class Benchmark:
             note = " (one measured epoch x 30)" if stock else ""
             self.add(row, name + note, median(values) * (EPOCHS if stock else 1), "s", values)
 
+    def frozen(self) -> None:
+        "A frozen network, 30 epochs at 32 pixels, each whole and from the same weights: seconds, and test accuracies."
+        dls, seconds, accuracies = self.stock_dls(), {}, {}
+        for seed in range(self.repeats):
+            set_seed(seed)
+            ours = self.transfer(32, arch=self.arch)
+            stock = peers.stock_vision_learner(dls, self.arch)
+            stock.model[0].load_state_dict(ours.model[0].state_dict())
+            for name, learn in ((f"ours, {self.precision}", ours), ("stock fastai", stock)):
+                begin = time.perf_counter()
+                with quiet(learn):
+                    learn.fit_decay(EPOCHS, 1e-3, 8e-5)
+                seconds.setdefault(name, []).append(time_when_done(self.device) - begin)
+                accuracies.setdefault(name, []).append(learn.recorder.values[-1][-1])
+        n = f"{len(self.images.train_y):,} + {len(self.images.test_y):,} images"
+        for name, values in seconds.items():
+            self.add(f"frozen {self.arch}, {EPOCHS} epochs, {n}", name, median(values), "s", values)
+        for name, values in accuracies.items():
+            average, half = mean_interval(values)
+            row = f"frozen {self.arch}, test accuracy, {len(values)} seeds"
+            self.add(row, name, average * 100, "%", values, half and half * 100)
+
     def startup(self) -> None:
         "Process start to first training batch, imports included, and the peak memory after 20 batches."
         source = str(self.source or self.folder)
         images = self.whole if self.source else self.images
+        ours = f"from cifar_fast.data.loaders import cifar_dls\ndls = cifar_dls({self.bs}, {source!r})\n"
+        stock = f"dls = ImageDataLoaders.from_folder({source!r}, train='train', valid='test', bs={self.bs})\n"
+        stock = f"from fastai.vision.all import *\n{stock}"
         programs = {
-            "ours": "from cifar_fast.data.loaders import cifar_dls\n"
-            "from cifar_fast.training.learner import custom_learner\n"
-            f"dls = cifar_dls({self.bs}, {source!r})\nlearn = custom_learner(dls)\n",
-            "stock fastai": "from fastai.vision.all import *\nfrom cifar_fast.models.networks import CustomCNN\n"
-            f"dls = ImageDataLoaders.from_folder({source!r}, train='train', valid='test', bs={self.bs})\n"
+            "ours": f"{ours}from cifar_fast.training.learner import custom_learner\nlearn = custom_learner(dls)\n",
+            "stock fastai": f"{stock}from cifar_fast.models.networks import CustomCNN\n"
             "learn = Learner(dls, CustomCNN(dls.c), metrics=accuracy)\n",
         }
-        cache = Path(self._tmp.name) / "cache"
-        env = {**os.environ, "CIFAR_FAST_CACHE": str(cache)}
-        first: dict = {}
-        values: dict = {name: [] for name in programs}
-        memory: dict = {name: [] for name in programs}
-        for turn in range(self.repeats + 1):
+        turns = {name: [] for name in programs}
+        for _ in range(self.repeats + 1):
             for name, program in programs.items():
-                seconds, peak = first_batch(program, env)
-                if turn == 0:
-                    first[name] = seconds
-                else:
-                    values[name].append(seconds)
-                    memory[name].append(peak)
-        for name in programs:
-            n = f"{len(images.train_y) + len(images.test_y):,} images"
-            self.add(f"start to first batch, first time, {n}", name, first[name], "s", [first[name]])
-            self.add(f"start to first batch, second time, {n}", name, median(values[name]), "s", values[name])
-            self.add("peak memory, 20 training batches", name, median(memory[name]), "MB", memory[name])
-        self.resnet_memory(source, env)
-
-    def resnet_memory(self, source: str, env: dict[str, str]) -> None:
-        "The peak memory of processes that fine-tune ResNet-18."
+                turns[name].append(self.first_batch(program))
+        n = f"{len(images.train_y) + len(images.test_y):,} images"
+        for name, (first, *later) in turns.items():
+            seconds, peaks = zip(*later)
+            self.add(f"start to first batch, first time, {n}", name, first[0], "s", [first[0]])
+            self.add(f"start to first batch, second time, {n}", name, median(seconds), "s", list(seconds))
+            self.add("peak memory, 20 training batches", name, median(peaks), "MB", list(peaks))
         programs = {
-            "ours": "from cifar_fast.data.loaders import cifar_dls\n"
-            "from cifar_fast.training.learner import transfer_learner\n"
-            f"learn = transfer_learner(cifar_dls({self.bs}, {source!r}), weights='none')\nlearn.unfreeze()\n",
-            "stock fastai": "from fastai.vision.all import *\n"
-            f"dls = ImageDataLoaders.from_folder({source!r}, train='train', valid='test', bs={self.bs})\n"
-            "learn = vision_learner(dls, resnet18, pretrained=False, normalize=False)\nlearn.unfreeze()\n",
+            "ours": f"{ours}from cifar_fast.training.learner import transfer_learner\n"
+            "learn = transfer_learner(dls, weights='none')\nlearn.unfreeze()\n",
+            "stock fastai": f"{stock}learn = vision_learner(dls, resnet18, pretrained=False, normalize=False)\n"
+            "learn.unfreeze()\n",
         }
         for name, program in programs.items():
-            peaks = [first_batch(program, env)[1] for _ in range(self.repeats)]
+            peaks = [self.first_batch(program)[1] for _ in range(self.repeats)]
             self.add("peak memory, 20 batches of fine-tuning ResNet-18", name, median(peaks), "MB", peaks)
 
     def accuracy(self) -> None:
@@ -290,15 +288,19 @@ class Benchmark:
 
     # What contends
 
+    def stock_dls(self, augmented: bool = False) -> DataLoaders:
+        "Stock fastai on the timed images as files, at 32 pixels."
+        return peers.fastai_folder_dls(self.folder, self.images, self.bs, 32, self.workers, self.device, augmented)
+
     def ours(self, precision: str, images: ImageSet | None = None) -> Learner:
         "The custom CNN as the toolkit trains it."
         dls = image_dls(images or self.images, self.bs, device=self.device)
         return custom_learner(dls, precision=precision, compile=self.compile)
 
-    def transfer(self, size: int, images: ImageSet | None = None) -> Learner:
-        "The frozen ResNet-18 as the toolkit trains it."
+    def transfer(self, size: int, images: ImageSet | None = None, arch: str = "resnet18") -> Learner:
+        "A frozen network as the toolkit trains it."
         dls = image_dls(images or self.images, self.bs, device=self.device)
-        return transfer_learner(dls, weights=self.weights, size=size, precision=self.precision, compile=self.compile)
+        return transfer_learner(dls, arch, self.weights, size=size, precision=self.precision, compile=self.compile)
 
     def bare(self, steps: int, precision: str) -> Callable[[], None]:
         "The compute limit of the custom CNN."
@@ -308,7 +310,35 @@ class Benchmark:
         batch = image_dls(self.images, self.bs, device=self.device).one_batch()
         return peers.bare_steps(model, batch, steps, DTYPES[precision])
 
+    def first_batch(self, program: str) -> tuple[float, float]:
+        "Of a `program` that makes `learn`: seconds from its start to the first batch, MB at its peak 20 batches later."
+        rest = (
+            "import re, time\nbatch = learn.dls.train.one_batch()\nprint('first', time.time(), flush=True)\n"
+            "from fastai.callback.training import ShortEpochCallback\n"
+            "with learn.no_bar(), learn.no_logging():\n"
+            "    learn.fit(1, cbs=ShortEpochCallback(20 / len(learn.dls.train)))\n"
+            "status = open('/proc/self/status').read()\n"
+            "print('peak', int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) / 1024)\n"
+        )
+        env = {**os.environ, "CIFAR_FAST_CACHE": f"{self._tmp.name}/cache"}
+        begin = time.time()
+        done = subprocess.run([sys.executable, "-c", program + rest], env=env, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        words = done.stdout.split()
+        return float(words[words.index("first") + 1]) - begin, float(words[words.index("peak") + 1])
+
     # Timing and writing
+
+    def add_speeds(self, row: str, contenders: dict, n: int, taken: dict[str, int] | None = None) -> None:
+        "Time contenders in turns, and note images a second: of `n` images a turn, or as many as `taken` says."
+        for name, turns in self.interleave(contenders).items():
+            self.add(row, name, (taken or {}).get(name, n) / median(turns), "images/s", turns)
+
+    def add_seconds(self, row: str, contenders: dict[str, Callable]) -> None:
+        "Time contenders in turns, and note their seconds."
+        for name, turns in self.interleave(contenders).items():
+            self.add(row, name, median(turns), "s", turns)
 
     def interleave(self, contenders: dict[str, Callable], warm_up: bool = True) -> dict[str, list[float]]:
         "Seconds of each contender, in turns, after a turn that does not count."
@@ -317,25 +347,21 @@ class Benchmark:
             for name, work in contenders.items():
                 begin = time.perf_counter()
                 work()
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize()
+                taken = time_when_done(self.device) - begin
                 if turn >= 0:
-                    seconds[name].append(time.perf_counter() - begin)
-                print(f"  {name}: {time.perf_counter() - begin:.2f} s", file=sys.stderr, flush=True)
+                    seconds[name].append(taken)
+                print(f"  {name}: {taken:.2f} s", file=sys.stderr, flush=True)
         return seconds
 
     def add(self, row: str, contender: str, value: float, unit: str, turns: list, interval: float | None = None):
         "Note a result, and write down all there are: a long benchmark that is cut off keeps them."
-        self.rows.append(
-            {"row": row, "contender": contender, "value": value, "unit": unit, "turns": turns, "interval": interval}
-        )
+        self.rows.append(dict(row=row, contender=contender, value=value, unit=unit, turns=turns, interval=interval))
         about = {
             "data": data_line(image_dls(self.whole, device="cpu")), "bs": self.bs, "device": str(self.device),
             "threads": torch.get_num_threads(), "precision": self.precision, "compile": self.compile,
             "versions": versions(),
         }  # fmt: skip
-        text = json.dumps({**about, "rows": self.rows}, indent=2)
-        write_atomically(self.out, lambda tmp: tmp.write_text(text))
+        write_json(self.out, {**about, "rows": self.rows})
 
     def table(self) -> str:
         "The results as Markdown; ratios say how many times better the row's best entry of ours is."
@@ -369,49 +395,19 @@ def epoch_of(learn: Learner) -> Callable[[], None]:
     return epoch
 
 
-def preds_of(learn: Learner) -> Callable[[], tuple[Tensor, ...]]:
-    "The predictions of the validation images."
-
-    def preds() -> tuple[Tensor, ...]:
-        with learn.no_bar():
-            return learn.get_preds()
-
-    return preds
+def predict(learn: Learner) -> None:
+    "Predict the validation images."
+    with learn.no_bar():
+        learn.get_preds()
 
 
-def each_of(predict: Callable, files: list[str], learn: Learner | None = None) -> Callable[[], None]:
-    "Predictions of `files` one by one, without `learn`'s bars."
-
-    def each() -> None:
-        with learn.no_bar() if learn else nullcontext():
-            for file in files:
-                predict(file)
-
-    return each
+def predict_each(predict: Callable, files: list[str], learn: Learner | None = None) -> None:
+    "Predict `files` one by one, without `learn`'s bars."
+    with learn.no_bar() if learn else nullcontext():
+        for file in files:
+            predict(file)
 
 
-def process_of(args: list[str]) -> Callable[[], None]:
+def run_process(args: list[str]) -> None:
     "A Python process from start to end."
-
-    def process() -> None:
-        subprocess.run([sys.executable, *args], check=True, capture_output=True)
-
-    return process
-
-
-def first_batch(program: str, env: dict[str, str]) -> tuple[float, float]:
-    "Seconds from process start to the first batch of a `program` that makes `learn`; MB at its peak, 20 batches on."
-    rest = (
-        "import re, time\nbatch = learn.dls.train.one_batch()\nprint('first', time.time(), flush=True)\n"
-        "from fastai.callback.training import ShortEpochCallback\n"
-        "with learn.no_bar(), learn.no_logging():\n"
-        "    learn.fit(1, cbs=ShortEpochCallback(20 / len(learn.dls.train)))\n"
-        "status = open('/proc/self/status').read()\n"
-        "print('peak', int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) / 1024)\n"
-    )
-    begin = time.time()
-    done = subprocess.run([sys.executable, "-c", program + rest], env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    words = done.stdout.split()
-    return float(words[words.index("first") + 1]) - begin, float(words[words.index("peak") + 1])
+    subprocess.run([sys.executable, *args], check=True, capture_output=True)

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from cifar_fast.analysis.stats import (
+    accuracy_interval,
     compare_methods,
     compare_models,
     holm,
     mean_interval,
     seeds_needed,
-    share_bounds,
     share_interval,
 )
 
@@ -53,7 +53,7 @@ def test_the_interval_of_a_mean_is_students():
 
 
 def test_an_interval_of_accuracies_goes_from_0_to_1_at_most():
-    assert share_bounds(0.5, 0.9) == [0.0, 1.0] and share_bounds(0.5, 0.25) == [0.25, 0.75]
+    assert accuracy_interval([0.1, 0.9]) == (0.0, 1.0) and accuracy_interval([0.5]) is None
 
 
 def test_the_interval_of_a_share_stays_within_its_bounds():

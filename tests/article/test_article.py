@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import models
+from article import claims
 from article.claims import AGREED, NOT_AGREED, NOT_TESTABLE, Claims, explanation, settled
 from article.published import depth, published
 from article.reproduction import Reproduction
@@ -125,7 +126,8 @@ def test_usual_sizes_that_the_data_cannot_meet_are_all_that_there_is(tmp_path, r
 
 
 @pytest.mark.slow
-def test_the_article_is_repeated_and_continued(no_pictures, tmp_path, resnet18_file, capsys):
+def test_the_article_is_repeated_and_continued(no_pictures, tmp_path, resnet18_file, capsys, monkeypatch):
+    monkeypatch.setattr(claims, "SIZES", (32, 64))
     folder = tmp_path / "article"
     assert reproduction(folder, resnet18_file).execute() == 0
     page = (folder / "index.html").read_text()

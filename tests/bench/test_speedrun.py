@@ -19,7 +19,7 @@ from speedrun import main as speedrun
 def options(**changed):
     from inspect import signature
 
-    defaults = {name: p.default for name, p in signature(speedrun.function).parameters.items()}
+    defaults = {name: p.default for name, p in signature(speedrun).parameters.items()}
     return SimpleNamespace(**{**defaults, "data": "digits", "device": "cpu", "precision": "fp32", **changed})
 
 
@@ -31,7 +31,7 @@ def small_recipe(monkeypatch):
 
 
 def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(small_recipe, digits, tmp_path, capsys):
-    asked = options(target=90, runs=2, peer="recipe", peer_epochs=1.0, images=500, test_images=100,
+    asked = options(target=90, runs=2, peer="recipe", peer_epochs=1.0, images=300, test_images=100,
                     run=str(tmp_path / "fast"))  # fmt: skip
     Speedrun(asked).execute()
     lines = [o for o in capsys.readouterr().out.splitlines() if ", seed " in o and " in " in o]
@@ -46,7 +46,7 @@ def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(small_recipe, dig
     assert run.history.lrs[0] == pytest.approx(run.metrics["lr"])
     assert run.config["recipe"]["bs"] == run.metrics["bs"]
     assert run.metrics["train_accuracy"] > 0.5 and (tmp_path / "fast/report.html").exists()
-    predictor, test = Predictor(tmp_path / "fast/model"), digits.fewer(500, 100)
+    predictor, test = Predictor(tmp_path / "fast/model"), digits.fewer(300, 100)
     found = [o.label for o in predictor(test.test_x.permute(0, 2, 3, 1).numpy())]
     right = sum(a == test.vocab[b] for a, b in zip(found, test.test_y))
     assert predictor.card.metrics["accuracy"] == right / 100 == run.metrics["one_view_accuracy"]

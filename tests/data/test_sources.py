@@ -211,7 +211,7 @@ def _load(root: str, queue) -> None:
 
 def test_two_processes_at_once_agree(image_folder):
     root = image_folder({"train/a": 40, "test/a": 20})
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     queue = context.Queue()
     processes = [context.Process(target=_load, args=(str(root), queue)) for _ in range(2)]
     for process in processes:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cifar_fast.baselines import custom
+from cifar_fast.commands import evaluate
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment
 from cifar_fast.runs.by_hand import write_run
-from cifar_fast.runs.evidence import evaluate
 from cifar_fast.runs.results import FinishedRun
 from cifar_fast.training.learner import custom_learner
 from conftest import make_run

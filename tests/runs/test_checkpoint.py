@@ -1,12 +1,15 @@
 """A run that was stopped, anywhere, ends as if it had not been."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from bench.soak import outcome
 from cifar_fast import baselines
 from cifar_fast.baselines import custom
 from cifar_fast.errors import InputError, RunError
+from cifar_fast.records.recipes import RECIPES
 from cifar_fast.runs.checkpoint import NAME, Checkpoint, read_checkpoint, write_checkpoint
 from cifar_fast.runs.folder import Run, SilentRun
 from cifar_fast.runs.launch import train as launch
@@ -76,12 +80,13 @@ CASES = [
     ("custom", dict(width=4, opt="both", early_stop=1, lr=1e-6, lr_end=1e-7), [3, 17]),
     ("custom", dict(width=4, lr="auto"), [8]),
     ("record", dict(target=90, bs=20, images=60), [5]),
-    ("transfer", dict(weights="none", flip="random", unfreeze_epochs=1, epochs=2), [12]),
+    ("transfer", dict(weights="none", flip="random", unfreeze_epochs=1, epochs=2, bs=20, images=100), [12]),
 ]
 
 
 @pytest.mark.parametrize(("script", "changed", "kills"), CASES)
-def test_a_killed_run_ends_as_if_it_had_not_been(script, changed, kills, tmp_path):
+def test_a_killed_run_ends_as_if_it_had_not_been(script, changed, kills, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, 90, replace(RECIPES[90], widths=(16, 32, 32)))
     assert train(script, tmp_path / "whole", **changed)
     for kill in kills:
         folder = tmp_path / f"killed-{kill}"
@@ -97,7 +102,7 @@ def test_a_kill_while_the_report_is_written(tmp_path, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("cifar_fast.runs.one_seed.write_report", killed)
+        patched.setattr("cifar_fast.runs.folder.write_report", killed)
         assert not train("custom", tmp_path / "killed", width=4)
     train("custom", tmp_path / "killed", resume=True)
     assert_same(tmp_path / "whole", tmp_path / "killed")
@@ -151,8 +156,12 @@ def test_a_finished_run_is_left_alone(digits_run, capsys):
 
 
 def test_what_cannot_be_resumed_is_one_line(tmp_path, digits_run):
-    for folder, made in ((tmp_path, custom), (tmp_path / "nowhere", custom), (digits_run, baselines.transfer)):
-        with pytest.raises(InputError, match="no run"):
+    for folder, made, said in (
+        (tmp_path, custom, "no run"),
+        (tmp_path / "nowhere", custom, "nowhere does not exist: give --resume the folder"),
+        (digits_run, baselines.transfer, "no run"),
+    ):
+        with pytest.raises(InputError, match=said):
             launch(made, made.options(resume=str(folder)))
 
 
@@ -180,13 +189,17 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     assert not Path("exploded").exists()
 
 
+def resumed(folder):
+    return Run(folder, resume=True).folder.name
+
+
 def test_two_processes_cannot_write_the_same_folder(tmp_path):
     run = Run(tmp_path / "run")
-    code = f"from cifar_fast.runs.folder import Run\nRun({str(tmp_path / 'run')!r}, resume=True)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "written by another process" in done.stderr
-    run.release()
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as other:
+        with pytest.raises(InputError, match="written by another process"):
+            other.submit(resumed, tmp_path / "run").result()
+        run.release()
+        assert other.submit(resumed, tmp_path / "run").result() == "run"
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path):

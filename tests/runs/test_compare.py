@@ -110,6 +110,15 @@ def test_robustness_and_calibration_are_compared(digits_run, other_digits_run, t
     assert "0.750" in page and "dashed: one" in page and "Beyond test accuracy" in page
 
 
+def test_second_test_sets_of_the_same_name_are_told_apart(digits_run, tmp_path):
+    tests = {f"{o}/new_data.npy": {"new": {"accuracy": o / 10}} for o in (2, 6)} | {"pets": {"pets": {"accuracy": 0.5}}}
+    methods = read_methods([asked(digits_run, tmp_path / "one", {"noise": [0.6] * 5}, also_tested=tests)])
+    header, [row] = evidence_table(methods)
+    found = dict(zip(header, row))
+    assert (found["2/new_data.npy: new"], found["6/new_data.npy: new"]) == ("20.0 %", "60.0 %")
+    assert found["pets"] == "50.0 %" and "new" not in found
+
+
 def test_change_of_other_test_images_is_not_set_against_each_other(digits_run, other_digits_run, tmp_path):
     first = asked(digits_run, tmp_path / "one", {"noise": [0.6] * 5})
     other = asked(other_digits_run, tmp_path / "two", {"noise": [0.8] * 5})

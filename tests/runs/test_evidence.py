@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from cifar_fast.baselines import custom
-from cifar_fast.commands import evaluate as command
+from cifar_fast.commands import evaluate
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
 from cifar_fast.files import read_tensors, write_tensors
-from cifar_fast.runs.evidence import PAGE, evaluate
+from cifar_fast.runs.evidence import PAGE
 from cifar_fast.runs.folds import OUT_OF_FOLD
 from cifar_fast.runs.results import NUMBERS, FinishedRun
 from conftest import make_run
@@ -61,7 +61,7 @@ def two_seeds(digits_run, other_digits_run, tmp_path):
 
 def refusal(args, capsys):
     with pytest.raises(SystemExit) as end:
-        command.main([str(o) for o in args])
+        evaluate.main([str(o) for o in args])
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
     return said

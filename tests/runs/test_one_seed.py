@@ -114,8 +114,9 @@ def test_both_optimizers_are_compared_on_held_out_images_only(tmp_path, monkeypa
     assert [row["stage"] for row in history] == ["choose-adam", "choose-sgd", "train"]
 
 
-def test_early_stopping_chooses_the_first_epochs_of_the_schedule_that_was_validated(tmp_path):
-    _, metrics, history, folder = run(tmp_path, epochs=20, early_stop=1, lr=1e-2, lr_end=1e-3)
+def test_early_stopping_chooses_the_first_epochs_of_the_schedule_that_was_validated(tmp_path, capsys):
+    _, metrics, history, folder = run(tmp_path, epochs=20, early_stop=1, lr=1e-2, lr_end=1e-3, swa=0.05)
+    assert "early stopping ends before the last 5 %" in capsys.readouterr().out
     held_out = [float(row["accuracy"]) for row in history if row["stage"] == "choose-adam"]
     assert metrics["epochs"] == held_out.index(max(held_out)) + 1 < 20
     assert metrics["choice"]["chosen"]["held_out_accuracy"] == pytest.approx(max(held_out))

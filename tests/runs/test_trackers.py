@@ -8,10 +8,10 @@ import pytest
 from bench.soak import outcome
 from cifar_fast.baselines import custom
 from cifar_fast.deploy.safemodel import load_safe
-from cifar_fast.errors import InputError, MissingExtra
+from cifar_fast.errors import InputError, MissingExtra, RunError
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.launch import train as launch
-from cifar_fast.runs.trackers import make_trackers, numbers
+from cifar_fast.runs.trackers import TRACKERS, find_trackers, numbers
 from conftest import without_pictures
 
 SMALL = {"data": "digits", "epochs": 2, "width": 8, "precision": "fp32", "device": "cpu", "images": 300,
@@ -68,10 +68,33 @@ def test_an_unknown_tracker_is_refused_and_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize("name, module", [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb"),
                                           ("mlflow", "mlflow")])  # fmt: skip
-def test_a_missing_extra_is_named(tmp_path, monkeypatch, name, module):
+def test_a_missing_extra_is_named(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=rf"cifar_fast\[{name}\]"):
-        make_trackers(name, tmp_path)
+        find_trackers(name)
+
+
+def test_a_trackers_run_is_opened_after_the_checks_and_closed_however_the_run_ends(tmp_path, monkeypatch, no_pictures):
+    seen = []
+
+    class Tracker:
+        logs_batches, needs = False, "json"
+
+        def __init__(self, folder, opened):
+            seen.append("opened")
+            opened.callback(seen.append, "closed")
+
+        def log(self, values, fit):
+            raise RunError("the tracker's server is gone")
+
+    monkeypatch.setitem(TRACKERS, "wandb", Tracker)
+    for unusable in ({"data": "nowhere"}, {"also_test": ["nowhere"]}, {"width": 2**30}, {"bs": 1}):
+        with pytest.raises((InputError, RuntimeError)):
+            train(tmp_path / "refused", track="wandb", **unusable)
+    assert not seen
+    with pytest.raises(RunError):
+        train(tmp_path / "run", track="wandb")
+    assert seen == ["opened", "closed"]
 
 
 def test_only_numbers_are_logged_as_numbers():

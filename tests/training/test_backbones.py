@@ -113,7 +113,42 @@ def test_a_function_of_ones_own_is_a_body_too(eighty_digits, tmp_path):
     assert (learn.arch, learn.weights, learn.model[1][-1].in_features) == ("own_network", "own", 6)
 
 
-@pytest.mark.parametrize("arch", ["vit_b_32", "timm/vit_tiny_patch16_224"])
+def pooling_first():
+    return torch.nn.Sequential(
+        torch.nn.MaxPool2d(2), torch.nn.Conv2d(3, 6, 3), torch.nn.Flatten(), torch.nn.LazyLinear(2)
+    )
+
+
+class WithCode(torch.nn.Module):
+    "Does more than its children."
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool, self.out = torch.nn.Conv2d(3, 6, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.out(self.pool(self.conv(x).relu()).flatten(1))
+
+
+@pytest.mark.parametrize(("function", "features"), [(own_network, 2 * 6), (pooling_first, 6 * 14**2), (WithCode, 6)])
+def test_fastais_head_gets_the_maps_of_a_function_of_ones_own(eighty_digits, function, features):
+    learn = made(eighty_digits, function, 32, head="fastai")
+    first = next(o for o in learn.model[1] if isinstance(o, torch.nn.Linear))
+    assert first.in_features == features
+    assert learn.predict(eighty_digits.test_x[0])[0] in learn.dls.vocab
+
+
+def test_a_network_is_known_by_its_name_without_its_memory(monkeypatch):
+    def drawn(tensor, *args, **kwargs):
+        assert tensor.is_meta, "memory was taken"
+
+    monkeypatch.setattr(torch.nn.init, "normal_", drawn)
+    with torch.device("meta"):
+        state = backbone("regnet_y_128gf").build().state_dict()
+    assert all(o.is_meta for o in state.values()) and sum(o.numel() for o in state.values()) > 6e8
+
+
+@pytest.mark.parametrize("arch", [pytest.param("vit_b_32", marks=pytest.mark.slow), "timm/vit_tiny_patch16_224"])
 def test_position_embeddings_are_resized_to_the_images(arch, tmp_path):
     network = backbone(arch).build(96)
     path = tmp_path / "vit.pth"

@@ -280,3 +280,25 @@ def test_heads_that_pool_otherwise_do_not_take_each_others_features(digits, resn
         with learn.no_bar(), learn.no_logging():
             learn.fit_decay(1, 1e-3)
         assert {o.shape[1] for o in shared.values()} == {n_features}
+
+
+def test_a_small_head_trains_in_one_thread_and_what_follows_has_all_of_them(make):
+    class Threads(Callback):
+        needs_images, seen = False, ()
+
+        def before_batch(self):
+            self.seen += (torch.get_num_threads(),)
+            if self.epoch == 1:
+                raise ZeroDivisionError("on purpose")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        cached, plain = make(), make(cache=False)
+        for learn, expected in ((cached, {1}), (plain, {2})):
+            threads = Threads()
+            with pytest.raises(ZeroDivisionError):
+                fit(learn, cbs=[threads])
+            assert set(threads.seen) == expected and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

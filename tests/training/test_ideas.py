@@ -69,6 +69,7 @@ TOGETHER = [
 ]
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("asked", TOGETHER)
 def test_ideas_go_on_bit_for_bit(asked, tmp_path):
     asked = dict(

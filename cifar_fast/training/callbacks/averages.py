@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from cifar_fast.errors import InputError
-from cifar_fast.training.callbacks.guards import only_predicts
+from cifar_fast.training.callbacks.guards import is_fit
 
 
 class Average(Callback):
@@ -29,7 +29,7 @@ class Average(Callback):
 
     def before_fit(self):
         "Begin with the weights that there are."
-        self.fits = not only_predicts(self.learn) and not hasattr(self.learn, "lr_finder")
+        self.fits = is_fit(self.learn)
         if self.fits and any(isinstance(cb, SaveModelCallback) for cb in self.learn.cbs):
             raise InputError("an average of the weights is kept by itself, and SaveModelCallback would save others")
         if self.fits and self.average is None:
@@ -72,9 +72,7 @@ class Average(Callback):
                 self._put(self.average)
             self.fits, self.average, self.kept = False, None, None
 
-    def after_failed_fit(self):
-        "As after a fit."
-        self.after_fit()
+    after_failed_fit = after_fit
 
     def state_dict(self) -> dict:
         "What a run that goes on must find again."

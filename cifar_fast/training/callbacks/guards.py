@@ -10,11 +10,17 @@ from fastai.learner import Learner
 from cifar_fast.errors import InputError, RunError
 
 
-def only_predicts(
-    learn: Learner,  # in `before_fit`, which fastai calls for predictions too
-) -> bool:
-    "Whether this is no fit: `validate` and `get_preds` hold the Learner's lock, `fit` does not."
+def only_predicts(learn: Learner) -> bool:
+    """Whether this is no fit, in `before_fit`, which fastai calls for predictions too.
+
+    `validate` and `get_preds` hold the Learner's lock, `fit` does not.
+    """
     return learn.lock.locked()
+
+
+def is_fit(learn: Learner) -> bool:
+    "Whether `before_fit` is called for a fit, and not for predictions or lr_find."
+    return not only_predicts(learn) and not hasattr(learn, "lr_finder")
 
 
 OF_TRAINING = ("train_loss", "train_accuracy")  # columns of the table that test images have no part in
@@ -30,7 +36,7 @@ class HonestChoice(Callback):
 
     def before_fit(self):
         "Look at the other callbacks and at what they watch."
-        if not getattr(self.dls.valid_ds, "is_test", False) or only_predicts(self.learn) or hasattr(self, "lr_finder"):
+        if not getattr(self.dls.valid_ds, "is_test", False) or not is_fit(self.learn):
             return
         for cb in self.learn.cbs:
             choosing = isinstance(cb, (EarlyStoppingCallback, SaveModelCallback, ReduceLROnPlateau))

@@ -8,7 +8,7 @@ from fastai.learner import ValueMetric
 from fastai.metrics import accuracy
 
 from cifar_fast.device import time_when_done
-from cifar_fast.training.callbacks.guards import only_predicts
+from cifar_fast.training.callbacks.guards import is_fit
 
 
 def some_train_dl(
@@ -40,8 +40,7 @@ class TrainAccuracy(FetchPredsCallback):
 
     def before_fit(self):
         "Choose the images and add the column."
-        # measuring would wait for the lock that predicting holds
-        self.run = not hasattr(self.learn, "lr_finder") and not only_predicts(self.learn)
+        self.run = is_fit(self.learn)  # measuring would wait for the lock that predicting holds
         if not self.run:
             return
         loader = some_train_dl(self.dls, self.n, self.seed)
@@ -78,11 +77,10 @@ class Stopwatch(Callback):
 
     def before_fit(self):
         "Start."
-        self._start()
+        if self.since is None:
+            self.since = time_when_done(self.dls.device)
 
-    def before_train(self):
-        "Start again after a validation."
-        self._start()
+    before_train = before_fit  # again after a validation
 
     def after_batch(self):
         "Count the images."
@@ -90,19 +88,8 @@ class Stopwatch(Callback):
             self.images += len(self.xb[0])
 
     def after_train(self):
-        "Pause."
-        self._pause()
-
-    def after_fit(self):
-        "Stop, where the fit was cancelled in the middle of an epoch."
-        self._pause()
-
-    after_failed_fit = after_fit
-
-    def _start(self):
-        if self.since is None:
-            self.since = time_when_done(self.dls.device)
-
-    def _pause(self):
+        "Pause; the fit may have been cancelled in the middle of an epoch."
         if self.since is not None:
             self.seconds, self.since = self.seconds + time_when_done(self.dls.device) - self.since, None
+
+    after_fit = after_failed_fit = after_train

@@ -10,7 +10,7 @@ from fastai.learner import AvgSmoothLoss
 from torch import Tensor
 
 from cifar_fast.progress import say, shows_bars
-from cifar_fast.training.callbacks.guards import only_predicts
+from cifar_fast.training.callbacks.guards import is_fit
 
 
 class DeviceSmoothLoss(AvgSmoothLoss):
@@ -95,8 +95,7 @@ class LastFit(Callback):
 
     def before_fit(self):
         "Tell fits from predictions and from lr_find."
-        records = hasattr(self.learn, "recorder")
-        self.fits = records and not only_predicts(self.learn) and not hasattr(self.learn, "lr_finder")
+        self.fits = hasattr(self.learn, "recorder") and is_fit(self.learn)
 
     def after_fit(self):
         "Keep what the Recorder holds."

@@ -132,8 +132,10 @@ def compare_methods(
         low, high = result.confidence_interval(CONFIDENCE)
     test = f"Welch's test over seeds ({len(first)} and {len(second)}), two methods"
     deviation = sqrt((variance(first) + variance(second)) / 2)
-    p = 1.0 if isnan(result.pvalue) else float(result.pvalue)  # equal accuracies without any spread
+    p = float(result.pvalue)
     low, high = (0.0, 0.0) if isnan(low) else (float(low), float(high))
+    if not deviation:  # the test would be sure of whatever differs
+        test, p = f"{test}, whose accuracies have no spread: nothing can be said", 1.0
     return Comparison(test, fmean(second) - fmean(first), low, high, p, deviation)
 
 

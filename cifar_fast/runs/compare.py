@@ -108,6 +108,8 @@ def verdict_rows(methods: list[Runs]) -> list[dict[str, str]]:
 
 def seeds_line(found: Comparison) -> str:
     "How many seeds it would take to see the difference at hand, and one of half a point."
+    if found.deviation == 0:
+        return "More seeds, or more test images, would show how far chance goes."
     if found.deviation is None:
         return "Two trained models: whether the ways of training differ, several seeds of each would say (--seeds 5)."
     asked = {"this difference": abs(found.difference), "half a point": HALF_A_POINT}

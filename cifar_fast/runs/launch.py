@@ -161,7 +161,7 @@ def resumed_options(
 ) -> tuple[SimpleNamespace, dict]:  # the options it was begun with, and its identity
     "What the run in `folder` was begun with. Raises `InputError` where there is none of this experiment."
     if not Path(folder).is_dir():
-        raise InputError(f"{folder} does not exist: give --resume the folder of a run that was stopped")
+        raise InputError(f"{folder} does not exist, so there is no run to go on with: give --resume the folder of one")
     try:
         config = read_json(Path(folder) / "config.json")
         asked, before = dict(config["asked"]), config.get("experiment") or {}

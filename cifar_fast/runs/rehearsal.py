@@ -30,7 +30,8 @@ def try_out(
     valid = learn.dls.valid
     if not isinstance(valid, TensorDL):
         return
-    few = valid.new(valid.dataset.subset(torch.arange(min(FEW, len(valid.dataset)), device=valid.device)))
+    n = FEW + (learn.dls.c == FEW)  # else a loss that broadcasts images against classes would find them to fit
+    few = valid.new(valid.dataset.subset(torch.arange(min(n, len(valid.dataset)), device=valid.device)))
     states = get_random_states()
     learn.epoch, learn.n_epoch, learn.train_iter, learn.pct_train = 0, 1, 0, 0.0  # for callbacks that look at them
     try:

@@ -74,5 +74,7 @@ def test_seeds_needed_are_those_of_a_t_test():
 
 
 @pytest.mark.filterwarnings("error")
-def test_equal_accuracies_without_spread_do_not_differ_and_warn_of_nothing():
+def test_accuracies_without_spread_tell_nothing_and_warn_of_nothing():
     assert compare_methods([0.5, 0.5], [0.5, 0.5]).verdict == "no detectable difference"
+    found = compare_methods([0.5, 0.5], [0.6, 0.6])
+    assert found.verdict == "no detectable difference" and "no spread" in found.test

@@ -178,7 +178,7 @@ def test_a_finished_run_is_left_alone(digits_run, capsys):
 def test_what_cannot_be_resumed_is_one_line(tmp_path, digits_run):
     for folder, made, said in (
         (tmp_path, custom, "no run"),
-        (tmp_path / "nowhere", custom, "nowhere does not exist: give --resume the folder"),
+        (tmp_path / "nowhere", custom, "nowhere does not exist, so there is no run"),
         (digits_run, baselines.transfer, "no run"),
     ):
         with pytest.raises(InputError, match=said):

@@ -7,9 +7,11 @@ import torch
 from fastai.callback.core import Callback
 from torch import nn
 
+from cifar_fast.baselines import custom
 from cifar_fast.errors import InputError, RunError
 from cifar_fast.experiment import experiment
 from cifar_fast.training.learner import fast_learner
+from conftest import with_cbs
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 SMALL = {"data": "digits", "images": 100, "test_images": 40, "epochs": 1, "device": "cpu", "quiet": True, "run": "made"}
@@ -56,7 +58,7 @@ MISTAKES = {
     "own forward": (Forgetful, {}, r"multiplied.*in test_rehearsal.py, line \d+, forward, in layer fc: Linear"),
     "in a Sequential": (lambda c: nn.Sequential(dense(7), nn.Linear(8, c)), {}, "in layer 1: Linear"),
     "a metric": (dense, {"metrics": [one_argument]}, "TypeError: one_argument.. takes 1 positional argument"),
-    "a loss": (dense, {"loss_func": nn.MSELoss()}, "cannot be trained: RuntimeError"),
+    "a loss": (dense, {"loss_func": one_argument}, "TypeError: one_argument.. takes 1 positional argument"),
     "no parameters": (Hidden, {}, "nn.ModuleList"),
 }  # fmt: skip
 
@@ -82,14 +84,10 @@ class LooksAround(Callback):
 
 
 def test_it_changes_no_result_and_takes_callbacks_that_look_at_the_epoch(monkeypatch):
-    @experiment
-    def made(dls):
-        net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3072), nn.Dropout(0.5), nn.Linear(3072, dls.c))
-        return fast_learner(dls, net, cbs=LooksAround(), precision="fp32")
-
-    with_it = made.run(**SMALL)
+    made, small = with_cbs(custom, LooksAround()), SMALL | {"width": 2, "dense_width": 8, "precision": "fp32"}
+    with_it = made.run(**small)
     monkeypatch.setattr("cifar_fast.runs.one_seed.try_out", lambda *args: None)
-    without = made.run(**SMALL | {"run": "without"})
+    without = made.run(**small | {"run": "without"})
     assert all(torch.equal(a, b) for a, b in zip(*(o.learn.model.state_dict().values() for o in (with_it, without))))
 
 

@@ -283,7 +283,7 @@ def test_heads_that_pool_otherwise_do_not_take_each_others_features(digits, resn
 
 
 def test_a_small_head_trains_in_one_thread_and_what_follows_has_all_of_them(make):
-    class Threads(Callback):
+    class Counter(Callback):
         needs_images, seen = False, ()
 
         def before_batch(self):
@@ -296,9 +296,9 @@ def test_a_small_head_trains_in_one_thread_and_what_follows_has_all_of_them(make
     try:
         cached, plain = make(), make(cache=False)
         for learn, expected in ((cached, {1}), (plain, {2})):
-            threads = Threads()
+            counter = Counter()
             with pytest.raises(ZeroDivisionError):
-                fit(learn, cbs=[threads])
-            assert set(threads.seen) == expected and torch.get_num_threads() == 2
+                fit(learn, cbs=[counter])
+            assert set(counter.seen) == expected and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -155,7 +155,7 @@ def test_the_old_winner_stays_until_the_new_one_is_trained(tmp_path, monkeypatch
     asked = finished_sweep(tmp_path / "run", (1e-3, 0.5))
     assert Sweep(custom, asked).execute() == 0
     add_trial(tmp_path / "run", 1, 1e-2, 0.9)
-    monkeypatch.setattr("cifar_fast.runs.sweep.train", lambda experiment, options: (1, None, None))
+    monkeypatch.setattr("cifar_fast.runs.sweep.train", lambda *args, **kwargs: (1, None, None))
     assert Sweep(custom, asked).execute() == 1
     assert FinishedRun.read(tmp_path / "run/winner-before").config["lr"] == 1e-3
 

@@ -1,18 +1,15 @@
 """Evidence beyond test accuracy: a finished run is asked, and a page beside it says what came out."""
 
-import re
-from dataclasses import dataclass
-from html import unescape
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from markupsafe import Markup
-
 from cifar_fast.deploy.modelcard import CARD, store_temperature
 from cifar_fast.errors import InputError
-from cifar_fast.files import write_json, write_text
+from cifar_fast.files import read_json, write_json, write_text
+from cifar_fast.progress import say
 from cifar_fast.runs.folds import read_out_of_fold
-from cifar_fast.runs.page import Answer, write_page
+from cifar_fast.runs.page import Answer, Picture, write_page
 from cifar_fast.runs.questions import ask_confidence, ask_ensemble, ask_foreign, ask_shift, ask_test_sets
 from cifar_fast.runs.questions_on_images import ask_duplicates, ask_labels, ask_looks, ask_neighbours
 from cifar_fast.runs.report import warnings_of
@@ -20,7 +17,7 @@ from cifar_fast.runs.results import NUMBERS, read_evidence
 from cifar_fast.runs.subject import Subject
 
 PAGE = "evidence.html"
-_KEPT = re.compile("<!-- answer (.*?) -->\n(.*?)<!-- end -->", re.DOTALL)  # as the template writes it
+ANSWERS = "answers.json"  # what the page shows, for the next page
 
 
 @dataclass(frozen=True)
@@ -69,11 +66,12 @@ def evidence_of(
 def write_evidence(subject: Subject, answers: list[Answer]) -> Evidence:
     "Write the page and the numbers."
     folder = subject.runs.folder
+    shown = answers + [o for o in _shown_before(folder / ANSWERS) if o.name not in {new.name for new in answers}]
     page = write_page(
         folder / PAGE, "evidence.html", f"Evidence: {subject.run.metrics['title']}",
-        warnings=warnings_of(subject.run.metrics), answers=answers, about=_about(subject),
-        kept=_kept(folder / PAGE, {o.name for o in answers}),
+        warnings=warnings_of(subject.run.metrics), answers=shown, about=_about(subject),
     )  # fmt: skip
+    write_json(folder / ANSWERS, [{**asdict(o), "numbers": {}, "files": {}} for o in shown])
     numbers = read_evidence(folder) | {o.name: o.numbers for o in answers}
     if temperature := numbers.get("confidence", {}).get("temperature"):
         for o in subject.runs.runs:
@@ -84,10 +82,15 @@ def write_evidence(subject: Subject, answers: list[Answer]) -> Evidence:
     return Evidence(page, answers)
 
 
-def _kept(page: Path, but: set[str]) -> dict[str, Markup]:
-    "The blocks of a page that is there already, by the names of their questions; of those that are asked anew none."
-    found = _KEPT.findall(page.read_text("utf-8")) if page.exists() else []
-    return {unescape(name): Markup(block) for name, block in found if unescape(name) not in but}
+def _shown_before(path: Path) -> list[Answer]:
+    "Answers as the page shows them; none, and a line, where the file is damaged. It may be another's: all is escaped."
+    if not path.exists():
+        return []
+    try:
+        return [Answer(**{**o, "pictures": [Picture(**picture) for picture in o["pictures"]]}) for o in read_json(path)]
+    except (ValueError, KeyError, TypeError) as error:
+        say(f"{path} is damaged ({error}): the page has what is asked now.")
+        return []
 
 
 def _about(subject: Subject) -> str:

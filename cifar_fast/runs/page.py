@@ -18,8 +18,13 @@ from cifar_fast.files import write_text
 class Picture:
     "An image inside a page."
 
-    src: str  # data URL
+    src: str  # data URL of a PNG
     text: str  # what it shows
+
+    def __post_init__(self):
+        "Raises ValueError for another address, which a page would ask."
+        if not self.src.startswith("data:image/png;base64,"):
+            raise ValueError("a picture is no PNG inside the page")
 
     @classmethod
     def of(cls, source: Path | Figure, text: str) -> "Picture":

@@ -16,7 +16,7 @@ from cifar_fast.commands import evaluate
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
 from cifar_fast.files import read_tensors, write_tensors
-from cifar_fast.runs.evidence import PAGE
+from cifar_fast.runs.evidence import ANSWERS, PAGE
 from cifar_fast.runs.folds import OUT_OF_FOLD
 from cifar_fast.runs.results import NUMBERS, FinishedRun
 from conftest import make_run
@@ -101,6 +101,17 @@ def test_shift_has_a_block_and_a_baseline_and_what_was_asked_before_stays(run, o
         page.count("<details") == 2 and "not the corruptions of CIFAR-10-C" in page and "not CIFAR-10 results" in page
     )
     assert not re.search(r"(?:src|href)=\"(?!data:)", page) and "<script" not in page
+
+
+def test_what_somebody_elses_folder_says_is_text_and_asks_no_other_address(run, changed_digits, capsys):
+    said = {"name": "x", "title": "<script>alert(1)</script>", "lines": [], "pictures": []}
+    (run / ANSWERS).write_text(json.dumps([said]))
+    evaluate(run, changed_digits)
+    page = (run / PAGE).read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page
+    (run / ANSWERS).write_text(json.dumps([{**said, "pictures": [{"src": "https://example.com/x.png", "text": ""}]}]))
+    evaluate(run, changed_digits)
+    assert "example.com" not in (run / PAGE).read_text() and "answers.json is damaged" in capsys.readouterr().out
 
 
 def test_what_cannot_be_used_is_one_line_and_nothing_is_written(run, digits, tmp_path, capsys, image_folder):

@@ -48,7 +48,7 @@ from cifar_fast.data.augment import (
     augmentations,
 )
 from cifar_fast.data.duplicates import exact_duplicates, near_duplicates
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.labelled_sets import read_labelled_sets
 from cifar_fast.data.loaders import TensorDataLoaders, TensorDL, cifar_dls, image_dls
 from cifar_fast.data.sources import load_images

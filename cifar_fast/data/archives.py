@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from cifar_fast.data.folders import ROLES
-from cifar_fast.data.formats import CIFAR10_VOCAB, ImageSet, fifth_of_each
 from cifar_fast.data.image import decode_image
+from cifar_fast.data.image_set import CIFAR10_VOCAB, ImageSet, fifth_of_each
 from cifar_fast.errors import InputError
 from cifar_fast.files import put_in_place
 

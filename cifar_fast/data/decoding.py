@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cifar_fast.data.cache import room, taken
 from cifar_fast.data.folders import Listing
-from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, fifth_of_each
 from cifar_fast.data.image import Levels, decode_and_measure
+from cifar_fast.data.image_set import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, fifth_of_each
 from cifar_fast.data.levels import AT_ONCE, find_levels
 from cifar_fast.errors import ImageError, InputError
 from cifar_fast.progress import progress

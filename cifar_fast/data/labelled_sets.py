@@ -15,9 +15,9 @@ from torch import Tensor
 
 from cifar_fast.data.decoding import bad_line, decode_files
 from cifar_fast.data.folders import list_images
-from cifar_fast.data.formats import read_digits
 from cifar_fast.data.image import Levels
 from cifar_fast.data.image_files import walk_images
+from cifar_fast.data.image_set import read_digits
 from cifar_fast.errors import InputError
 from cifar_fast.progress import say
 from cifar_fast.text import printable

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cifar_fast.data.augment import BatchResize, augmentations
 from cifar_fast.data.cache import taken
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.sources import STORED_SIZE, load_images
 from cifar_fast.data.tensors import ImageTensors
 from cifar_fast.device import full_device

@@ -26,7 +26,7 @@ from cifar_fast.data.decoding import rare_lines, read_image_folder
 from cifar_fast.data.download import DownloadError, download
 from cifar_fast.data.duplicates import exact_duplicates, under_two_classes
 from cifar_fast.data.folders import Listing, list_images
-from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, read_digits
+from cifar_fast.data.image_set import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, read_digits
 from cifar_fast.data.label_tables import list_labelled, table_of
 from cifar_fast.data.parquet import parquet_files, unpacked_parquet
 from cifar_fast.errors import InputError

@@ -6,7 +6,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import Tensor
 
-from cifar_fast.data.formats import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, is_fold, origin
+from cifar_fast.data.image_set import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, is_fold, origin
 from cifar_fast.training.precision import precision_of
 
 FROM_SCRATCH = ("CustomCNN", "RecordNet")  # networks that nobody has pretrained weights of

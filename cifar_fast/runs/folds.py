@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cifar_fast.analysis.predictions import Predictions, read_predictions
-from cifar_fast.data.formats import fold_indices
+from cifar_fast.data.image_set import fold_indices
 from cifar_fast.errors import InputError
 from cifar_fast.files import read_json
 from cifar_fast.options import OF_A_PLACE, OF_A_START

@@ -9,7 +9,7 @@ from fastai.learner import Learner
 from fastai.torch_core import num_distrib
 
 from cifar_fast.analysis.predictions import write_predictions
-from cifar_fast.data.formats import ImageSet, fold_indices
+from cifar_fast.data.image_set import ImageSet, fold_indices
 from cifar_fast.device import be_deterministic
 from cifar_fast.errors import InputError
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 
 import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Learner
 from cifar_fast.data.duplicates import exact_duplicates
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.labelled_sets import read_indices
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.data.sources import load_images

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cifar_fast.data.formats import origin
+from cifar_fast.data.image_set import origin
 from cifar_fast.runs.facts import FROM_SCRATCH
 from cifar_fast.runs.page import Picture, write_page
 from cifar_fast.runs.results import FinishedRun, duration, known, percent

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cifar_fast.analysis.asking import logits_of
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.sources import STORED_SIZE
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError

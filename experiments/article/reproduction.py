@@ -10,7 +10,7 @@ from article import claims as article
 from article.claims import Claims, Training, explanation
 from article.published import plot_published
 from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.sources import load_images
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import load_experiment

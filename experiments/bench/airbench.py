@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fastcore.xtras import load_mod
 from torch import Tensor
 
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 from cifar_fast.device import time_when_done
 from cifar_fast.errors import InputError
 from cifar_fast.models.recordnet import RecordNet

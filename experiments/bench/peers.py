@@ -20,7 +20,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.models import get_model_builder
 from torchvision.transforms import v2
 
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 
 
 class NoValidation(Callback):

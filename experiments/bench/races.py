@@ -7,7 +7,7 @@ import torch
 
 from bench.airbench import SCRIPTS, AirbenchScript
 from bench.speedrun import RecordRuns, summary
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 
 
 def race(

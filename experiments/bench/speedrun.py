@@ -14,7 +14,7 @@ from fastai.torch_core import set_seed
 from bench.airbench import AirbenchScript, Outcome, PlainRecipe
 from cifar_fast.analysis.interpret import TestInterpretation
 from cifar_fast.analysis.stats import accuracy_interval
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device, time_when_done

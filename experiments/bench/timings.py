@@ -22,7 +22,7 @@ import cifar_fast.deploy.export
 import cifar_fast.training.schedules  # noqa: F401 - these two patch methods onto Learner
 from bench import peers
 from cifar_fast.analysis.stats import mean_interval
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.deploy.predictor import Predictor, find_images

@@ -15,7 +15,7 @@ from article.published import depth, published
 from article.reproduction import Reproduction
 from cifar_fast.analysis.charts import History
 from cifar_fast.analysis.predictions import Predictions
-from cifar_fast.data.formats import CIFAR10_VOCAB
+from cifar_fast.data.image_set import CIFAR10_VOCAB
 from cifar_fast.errors import InputError
 from cifar_fast.runs.results import FinishedRun, Runs
 

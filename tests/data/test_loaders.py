@@ -14,7 +14,7 @@ from fastai.vision.learner import vision_learner  # noqa: F401 - its dispatch sh
 from PIL import Image
 
 import cifar_fast.training.schedules  # noqa: F401 - fit_one_cycle
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.loaders import TensorDL, cifar_dls, image_dls
 from cifar_fast.data.tensors import ImageTensors
 from cifar_fast.errors import InputError

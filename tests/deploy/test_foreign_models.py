@@ -141,7 +141,7 @@ def test_a_record_network_of_two_groups_is_read_back(digits_dls, tmp_path):
 
 
 def test_thousands_of_long_class_names_are_read_back(digits, tmp_path):
-    from cifar_fast.data.formats import ImageSet
+    from cifar_fast.data.image_set import ImageSet
     from cifar_fast.data.loaders import image_dls
 
     names = [f"class {i:04} " + "x" * 300 for i in range(4000)]

@@ -9,7 +9,7 @@ import torch
 
 from cifar_fast.analysis.stats import mean_interval
 from cifar_fast.baselines import custom
-from cifar_fast.data.formats import fold_indices
+from cifar_fast.data.image_set import fold_indices
 from cifar_fast.errors import InputError
 from cifar_fast.files import read_tensors
 from cifar_fast.runs import launch

@@ -7,7 +7,7 @@ from fastai.torch_core import set_seed
 import cifar_fast.deploy.export
 import cifar_fast.training.schedules  # noqa: F401 - fit_decay
 from cifar_fast.analysis.featuremaps import layer_outputs
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.deploy.safemodel import load_safe
 from cifar_fast.errors import InputError

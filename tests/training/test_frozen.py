@@ -10,7 +10,7 @@ from fastai.learner import load_learner
 from fastai.torch_core import set_seed
 
 import cifar_fast.training.schedules  # noqa: F401 - fit_decay
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.training.callbacks.measure import TrainAccuracy
 from cifar_fast.training.frozen import CachedBody, FeatureTensors

@@ -5,7 +5,7 @@ import pytest
 from fastai.callback.core import Callback
 
 import cifar_fast.training.schedules  # noqa: F401 - fit_decay
-from cifar_fast.data.formats import ImageSet
+from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.training.learner import custom_learner, transfer_learner
 from cifar_fast.training.schedules import DECAYS, LRDecay, SchedStep

@@ -9,8 +9,8 @@ import torch
 from cifar_fast.data.archives import read_cifar_archive, read_cifar_batches
 from cifar_fast.data.decoding import read_image_folder
 from cifar_fast.data.folders import list_images
-from cifar_fast.data.formats import pixel_stats, stratified_split
 from cifar_fast.data.image import decode_image
+from cifar_fast.data.image_set import pixel_stats, stratified_split
 from cifar_fast.errors import InputError
 from cifar_files import VOCAB, archive, batches, write_batches
 

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from cifar_fast.commands import evaluate
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
 from cifar_fast.files import read_tensors, write_tensors
+from cifar_fast.runs import questions
 from cifar_fast.runs.evidence import ANSWERS, PAGE
 from cifar_fast.runs.folds import OUT_OF_FOLD
 from cifar_fast.runs.results import NUMBERS, FinishedRun
@@ -91,7 +93,10 @@ def test_soft_labels_of_the_test_images(run, digits, tmp_path):
     assert found["accuracy_where_people_agree"] == metrics["accuracy"]
 
 
-def test_shift_has_a_block_and_a_baseline_and_what_was_asked_before_stays(run, other_digits_run, changed_digits):
+def test_shift_has_a_block_and_a_baseline_and_what_was_asked_before_stays(
+    run, other_digits_run, changed_digits, monkeypatch
+):
+    monkeypatch.setattr(questions, "measure_shift", partial(questions.measure_shift, kinds=["noise", "rotated"]))
     evaluate(run, changed_digits)
     found = evaluate(run, shift=True, baseline=other_digits_run)
     page, kept = (run / PAGE).read_text(), json.loads((run / NUMBERS).read_text())

@@ -60,7 +60,7 @@ def test_test_images_have_no_part_in_folds(digits, tmp_path, monkeypatch, no_pic
     poisoned = replace(digits, test_x=255 - digits.test_x, test_y=digits.test_y.flip(0))
     for name, images in (("clean", digits), ("poisoned", poisoned)):
         monkeypatch.setattr(launch, "images_from_options", lambda o, images=images: images)
-        assert launch.train(custom, options(tmp_path / name))[0] == 0
+        assert launch.train(custom, options(tmp_path / name, epochs=1))[0] == 0
         found.append(read_tensors(tmp_path / name / OUT_OF_FOLD)[0]["preds"])
     assert torch.equal(*found) and len(found[0]) == len(digits.train_y)
     tests = rows(digits.test_x) | rows(poisoned.test_x)
@@ -90,10 +90,10 @@ def test_folds_are_a_run_with_mean_interval_and_page(tmp_path, no_pictures, digi
 
 def test_folds_that_were_stopped_go_on_and_a_fold_alone_does_not(tmp_path, no_pictures, monkeypatch, seen):
     whole, folder = tmp_path / "whole", tmp_path / "stopped"
-    launch.train(custom, options(whole))
+    launch.train(custom, options(whole, epochs=1))
     train = launch.Series.train
     monkeypatch.setattr(launch.Series, "train", lambda self, number: 130 if number == 3 else train(self, number))
-    assert launch.train(custom, options(folder))[0] == 130 and not (folder / OUT_OF_FOLD).exists()
+    assert launch.train(custom, options(folder, epochs=1))[0] == 130 and not (folder / OUT_OF_FOLD).exists()
     monkeypatch.setattr(launch.Series, "train", train)
     n = len(seen)
     assert custom.run(resume=str(folder)).are_folds and len(seen) == n + 1

@@ -15,7 +15,8 @@ from cifar_fast.options import as_function, with_choices
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LONG = ("models", "sweep", "serve", "speedrun", "bench", "bench/gpu", "reproduce")  # parsed here; other tests run them
+# Parsed here; other tests run them.
+LONG = ("models", "sweep", "serve", "speedrun", "bench", "bench/gpu", "bench/ideas", "reproduce")
 SMALL = {"--images": "100", "--test-images": "50", "--data": "digits", "--epochs": "1", "--seeds": "2",
          "--device": "cpu", "--precision": "fp32"}  # fmt: skip
 SMALLER = {"custom": {"--width": "4"}, "transfer": {"--weights": "none", "--unfreeze-epochs": "1"}}

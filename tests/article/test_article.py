@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from PIL import Image
 
 import models
 from article import claims
+from article import reproduction as reproduced
 from article.claims import AGREED, NOT_AGREED, NOT_TESTABLE, Claims, explanation, settled
 from article.published import depth, published
 from article.reproduction import Reproduction
@@ -125,9 +128,24 @@ def test_usual_sizes_that_the_data_cannot_meet_are_all_that_there_is(tmp_path, r
     assert (again.options.images, again.options.test_images) == (200, 60)
 
 
+class Here(nullcontext):
+    "In place of a pool of processes."
+
+    def __init__(self, *args):
+        super().__init__()
+
+    def __enter__(self):
+        return self
+
+    def submit(self, function, *args):
+        return SimpleNamespace(result=lambda: function(*args))
+
+
 @pytest.mark.slow
 def test_the_article_is_repeated_and_continued(no_pictures, tmp_path, resnet18_file, capsys, monkeypatch):
     monkeypatch.setattr(claims, "SIZES", (32, 64))
+    pools = iter([reproduced.ProcessPoolExecutor])  # one training has a process of its own, as all have otherwise
+    monkeypatch.setattr(reproduced, "ProcessPoolExecutor", lambda *args: next(pools, Here)(*args))
     folder = tmp_path / "article"
     assert reproduction(folder, resnet18_file).execute() == 0
     page = (folder / "index.html").read_text()

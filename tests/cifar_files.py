@@ -1,4 +1,4 @@
-"""Small files in the form of CIFAR-10's, with random images."""
+"""Small files in the form of CIFAR-10's, with random images, and one that is no data."""
 
 import io
 import pickle
@@ -9,6 +9,16 @@ import numpy as np
 
 VOCAB = "airplane automobile bird cat deer dog frog horse ship truck".split()
 NAMES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+
+
+class Hostile:
+    "Opens a file for writing where its pickle is read: the file's absence shows that no pickle was."
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
 
 
 def batches(n: int = 20, protocol: int = 4) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ from cifar_fast.data.download import DownloadError
 from cifar_fast.errors import InputError
 from cifar_fast.models.networks import Features
 from cifar_fast.models.transfer import load_weights, transfer_model
+from cifar_files import Hostile
 from servers import serving
 
 
@@ -106,14 +107,6 @@ def test_a_missing_key_and_a_wrong_shape_are_named(state, tmp_path):
         with_file("resnet18", saved(wrong, tmp_path / "b.pth"))
     with pytest.raises(InputError, match="resnet34"):
         with_file("resnet34", saved(state, tmp_path / "c.pth"))
-
-
-class Hostile:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 @pytest.mark.parametrize("content", ["pickle", "torch", "text", "empty", "list", "missing"])

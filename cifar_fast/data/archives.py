@@ -159,10 +159,9 @@ def unpacked(
 
 
 # How arrays of images and labels are called in .npz files: Keras's and MedMNIST's ways.
+_NPZ_FORMS = [("x_{}", "y_{}"), ("X_{}", "y_{}"), ("{}_images", "{}_labels")]
 _NPZ_NAMES = {
-    role: [(form.format(name), of_labels.format(name)) for form, of_labels in forms for name in names]
-    for forms in [[("x_{}", "y_{}"), ("X_{}", "y_{}"), ("{}_images", "{}_labels")]]
-    for role, names in ROLES.items()
+    role: [(x.format(name), y.format(name)) for x, y in _NPZ_FORMS for name in names] for role, names in ROLES.items()
 }
 
 

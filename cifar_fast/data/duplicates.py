@@ -1,6 +1,7 @@
 """Test images that are training images too: the same pixels, or nearly the same."""
 
 import hashlib
+from collections import defaultdict
 from typing import NamedTuple
 
 import torch
@@ -34,16 +35,16 @@ def exact_duplicates(
     return [Pair(i, j, 1.0) for i, j in found if j is not None]
 
 
-def under_two_classes(
-    x: Tensor,  # uint8 (N, 3, H, W)
-    y: Tensor,  # int64 (N,) labels
-) -> list[int]:
-    "Indices of the images that are there under another class too, pixel by pixel."
-    found: dict[bytes, set[int]] = {}
-    digests = [_digest(image) for image in x]
-    for digest, label in zip(digests, y.tolist()):
-        found.setdefault(digest, set()).add(label)
-    return [i for i, digest in enumerate(digests) if len(found[digest]) > 1]
+def count_copies(
+    train_x: Tensor,  # uint8 (N, 3, H, W)
+    train_y: Tensor,  # int64 (N,) labels
+    test_x: Tensor,  # uint8 (M, 3, H, W)
+) -> tuple[int, int]:
+    "Test images that are training images too, and training images that are there under another class too."
+    digests, classes = [_digest(image) for image in train_x], defaultdict(set)
+    for digest, label in zip(digests, train_y.tolist()):
+        classes[digest].add(label)
+    return sum(_digest(image) in classes for image in test_x), sum(len(classes[o]) > 1 for o in digests)
 
 
 def _digest(image: Tensor) -> bytes:

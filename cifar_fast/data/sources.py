@@ -7,7 +7,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from cifar_fast.data.archives import (
 from cifar_fast.data.cache import cache_dir, is_too_large
 from cifar_fast.data.decoding import rare_lines, read_image_folder
 from cifar_fast.data.download import DownloadError, download
-from cifar_fast.data.duplicates import exact_duplicates, under_two_classes
+from cifar_fast.data.duplicates import count_copies
 from cifar_fast.data.folders import Listing, list_images
 from cifar_fast.data.image_set import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, read_digits
 from cifar_fast.data.label_tables import list_labelled, table_of
@@ -218,17 +218,12 @@ class Source:
         return cls(path, "folder", listing)
 
     def fingerprint(self) -> str:
-        """A hash over the name, size and times of every file.
-
-        A program that copies may set the time of a file's content back, but not that of its entry.
-        """
+        "A hash over the name, size and times of every file."
         if self.kind == "batches":
             paths = sorted(map(str, self.path.iterdir()))
         else:
             paths = self.listing.paths if self.listing else [str(self.path)]
-        stats = ((p, os.stat(p)) for p in paths)
-        lines = "\n".join(f"{p}\t{s.st_size}\t{s.st_mtime_ns}\t{s.st_ctime_ns}" for p, s in stats)
-        return hashlib.sha256(os.fsencode(lines + self.labels())).hexdigest()
+        return _stamp(paths, self.labels())
 
     def lines(self) -> list[str]:
         "What is to be said about them."
@@ -265,9 +260,17 @@ class Source:
 
 def _place(paths: list[Path]) -> Path:
     "Where in the cache these files are unpacked: another place once they have changed."
+    return cache_dir() / f"unpacked-{_stamp(paths)[:12]}"
+
+
+def _stamp(paths: Iterable[str | Path], about: str = "") -> str:
+    """A hash over names, sizes and times of files, and what is known about them.
+
+    A program that copies may set the time of a file's content back, but not that of its entry.
+    """
     stats = ((path, os.stat(path)) for path in paths)
     lines = "\n".join(f"{path}\t{o.st_size}\t{o.st_mtime_ns}\t{o.st_ctime_ns}" for path, o in stats)
-    return cache_dir() / f"unpacked-{hashlib.sha256(os.fsencode(lines)).hexdigest()[:12]}"
+    return hashlib.sha256(os.fsencode(lines + about)).hexdigest()
 
 
 # The cache of decoded data sets ----------------------------------------------------------------------------------
@@ -284,8 +287,7 @@ def _decoded(source: Source, size: int, skip_bad: bool = False) -> ImageSet:
         images = source.read(size, skip_bad)
         if all(o == 1 for o in images.std):  # which no other pixels have
             raise InputError(f"{source.path}: all pixels of all training images are the same: nothing can be learnt")
-        leaked = len(exact_duplicates(images.train_x, images.test_x))
-        contrary = len(under_two_classes(images.train_x, images.train_y))
+        leaked, contrary = count_copies(images.train_x, images.train_y, images.test_x)
         images = replace(images, leaked=leaked, n_contrary=contrary)
         _write_cache(path, fingerprint, images)
         if is_too_large(images.train_x.shape):

@@ -169,10 +169,8 @@ class BatchGraphs(Callback):
         "The batches of a training epoch."
         learn, dl = self.learn, self.learn.dl
         learn.n_iter = len(dl)
-        if any(
-            m._compiled_call_impl is not None for m in learn.model.modules()
-        ):  # torch.compile makes graphs of its own
-            self.works = False
+        if any(m._compiled_call_impl is not None for m in learn.model.modules()):
+            self.works = False  # torch.compile makes graphs of its own
         elif self.works and (reason := self.obstacle()):
             self.give_up(reason)
         self.steps_on_host = not self.can_step()

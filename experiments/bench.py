@@ -30,7 +30,7 @@ def run_soak(trials: int) -> None:
 def main(
     data: str = "cifar10",  # cifar10, digits, or the path of an archive or a folder
     weights: str = "none",  # of ResNet-18: imagenet, none or a path; speeds do not depend on it
-    arch: str = "mobilenet_v3_small",  # of the row frozen: a network of torchvision
+    arch: str = "squeezenet1_1",  # of the row frozen: a network of torchvision
     rows: str = ",".join(ROWS),  # what to measure, comma-separated
     bs: count = 64,  # training images a batch
     images: count = 10_000,  # training images of a timed epoch, and test images

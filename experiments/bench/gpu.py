@@ -18,7 +18,8 @@ if __name__ == "__main__":  # started as a script of this folder, whose parent h
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import peers
-from bench.timings import DTYPES, Benchmark, epoch_of, run_process
+from bench.timings import DTYPES, Benchmark
+from bench.turns import epoch_of, run_process
 from cifar_fast.cli import command
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.errors import InputError

@@ -1,12 +1,10 @@
 """Rows of experiments/bench.py: each times the toolkit and its peers in turns, and keeps the medians."""
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,6 +19,7 @@ from fastai.torch_core import set_seed
 import cifar_fast.deploy.export
 import cifar_fast.training.schedules  # noqa: F401 - these two patch methods onto Learner
 from bench import peers
+from bench.turns import epoch_of, first_batch, predict, predict_each, quiet, run_process
 from cifar_fast.analysis.stats import mean_interval
 from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.loaders import image_dls
@@ -224,10 +223,7 @@ class Benchmark:
         n = f"{len(self.images.train_y):,} + {len(self.images.test_y):,} images"
         for name, values in seconds.items():
             self.add(f"frozen {self.arch}, {EPOCHS} epochs, {n}", name, median(values), "s", values)
-        for name, values in accuracies.items():
-            average, half = mean_interval(values)
-            row = f"frozen {self.arch}, test accuracy, {len(values)} seeds"
-            self.add(row, name, average * 100, "%", values, half and half * 100)
+        self.add_accuracies(f"frozen {self.arch}, test accuracy", accuracies)
 
     def startup(self) -> None:
         "Process start to first training batch, imports included, and the peak memory after 20 batches."
@@ -241,10 +237,10 @@ class Benchmark:
             "stock fastai": f"{stock}from cifar_fast.models.networks import CustomCNN\n"
             "learn = Learner(dls, CustomCNN(dls.c), metrics=accuracy)\n",
         }
-        turns = {name: [] for name in programs}
+        turns, cache = {name: [] for name in programs}, Path(self._tmp.name) / "cache"
         for _ in range(self.repeats + 1):
             for name, program in programs.items():
-                turns[name].append(self.first_batch(program))
+                turns[name].append(first_batch(program, cache))
         n = f"{len(images.train_y) + len(images.test_y):,} images"
         for name, (first, *later) in turns.items():
             seconds, peaks = zip(*later)
@@ -258,7 +254,7 @@ class Benchmark:
             "learn.unfreeze()\n",
         }
         for name, program in programs.items():
-            peaks = [self.first_batch(program)[1] for _ in range(self.repeats)]
+            peaks = [first_batch(program, cache)[1] for _ in range(self.repeats)]
             self.add("peak memory, 20 batches of fine-tuning ResNet-18", name, median(peaks), "MB", peaks)
 
     def accuracy(self) -> None:
@@ -275,16 +271,14 @@ class Benchmark:
             f"ours, {p}": lambda p=p: self.ours(p, whole) for p in dict.fromkeys((self.precision, "fp32"))
         }
         contenders["stock fastai"] = stock
+        accuracies = {name: [] for name in contenders}
         for name, make in contenders.items():
-            values = []
             for seed in range(self.seeds):
                 set_seed(seed)
                 with quiet(make()) as learn:
                     learn.fit(3, 1e-3)
-                    values.append(learn.recorder.values[-1][-1])
-            average, half = mean_interval(values)
-            row = f"custom CNN, test accuracy after 3 epochs, {len(values)} seeds"
-            self.add(row, name, average * 100, "%", values, half and half * 100)
+                    accuracies[name].append(learn.recorder.values[-1][-1])
+        self.add_accuracies("custom CNN, test accuracy after 3 epochs", accuracies)
 
     # What contends
 
@@ -310,24 +304,6 @@ class Benchmark:
         batch = image_dls(self.images, self.bs, device=self.device).one_batch()
         return peers.bare_steps(model, batch, steps, DTYPES[precision])
 
-    def first_batch(self, program: str) -> tuple[float, float]:
-        "Of a `program` that makes `learn`: seconds from its start to the first batch, MB at its peak 20 batches later."
-        rest = (
-            "import re, time\nbatch = learn.dls.train.one_batch()\nprint('first', time.time(), flush=True)\n"
-            "from fastai.callback.training import ShortEpochCallback\n"
-            "with learn.no_bar(), learn.no_logging():\n"
-            "    learn.fit(1, cbs=ShortEpochCallback(20 / len(learn.dls.train)))\n"
-            "status = open('/proc/self/status').read()\n"
-            "print('peak', int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) / 1024)\n"
-        )
-        env = {**os.environ, "CIFAR_FAST_CACHE": f"{self._tmp.name}/cache"}
-        begin = time.time()
-        done = subprocess.run([sys.executable, "-c", program + rest], env=env, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr)
-        words = done.stdout.split()
-        return float(words[words.index("first") + 1]) - begin, float(words[words.index("peak") + 1])
-
     # Timing and writing
 
     def add_speeds(self, row: str, contenders: dict, n: int, taken: dict[str, int] | None = None) -> None:
@@ -339,6 +315,12 @@ class Benchmark:
         "Time contenders in turns, and note their seconds."
         for name, turns in self.interleave(contenders).items():
             self.add(row, name, median(turns), "s", turns)
+
+    def add_accuracies(self, row: str, accuracies: dict[str, list[float]]) -> None:
+        "Note each contender's mean over seeds, in per cent, with its interval."
+        for name, values in accuracies.items():
+            average, half = mean_interval(values)
+            self.add(f"{row}, {len(values)} seeds", name, average * 100, "%", values, half and half * 100)
 
     def interleave(self, contenders: dict[str, Callable], warm_up: bool = True) -> dict[str, list[float]]:
         "Seconds of each contender, in turns, after a turn that does not count."
@@ -377,37 +359,3 @@ class Benchmark:
                 times = "" if o["contender"].startswith("ours") or o["unit"] == "%" else f"{ratio:.2f}x"
                 lines.append(f"| {row} | {o['contender']} | {o['value']:,.4g}{spread} {o['unit']} | {times} |")
         return "\n".join(lines)
-
-
-def quiet(learn: Learner):
-    "`learn` without progress bars and tables, as a context."
-    learn.logger, learn.create_mbar = lambda *args: None, False
-    return learn.no_bar()
-
-
-def epoch_of(learn: Learner) -> Callable[[], None]:
-    "One training epoch at a constant rate, without validation."
-
-    def epoch() -> None:
-        with quiet(learn):
-            learn.fit(1, 1e-3, cbs=peers.NoValidation())
-
-    return epoch
-
-
-def predict(learn: Learner) -> None:
-    "Predict the validation images."
-    with learn.no_bar():
-        learn.get_preds()
-
-
-def predict_each(predict: Callable, files: list[str], learn: Learner | None = None) -> None:
-    "Predict `files` one by one, without `learn`'s bars."
-    with learn.no_bar() if learn else nullcontext():
-        for file in files:
-            predict(file)
-
-
-def run_process(args: list[str]) -> None:
-    "A Python process from start to end."
-    subprocess.run([sys.executable, *args], check=True, capture_output=True)

@@ -31,7 +31,7 @@ _BLIND_MODULES = {
     "cifar_fast.runs.folder",
 }
 
-SMALL_STEP = 10_000_000  # multiplications of a head's forward pass, below which a second thread gains nothing
+SMALL_STEP = 1_000_000  # multiplications of a head for a batch; of two threads the second begins to gain at twice that
 
 
 class FrozenBody(Callback):

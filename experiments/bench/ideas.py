@@ -1,16 +1,18 @@
 """Each training idea against the plain training, over seeds: what it gains, and what it costs.
 
-`python experiments/bench/ideas.py --data cifar10` prints the table of docs/schedules.md. Runs that are there already
-are not made again.
+`python experiments/bench/ideas.py --data cifar10` prints the table of docs/schedules.md, with `--experiment record` its
+second one. Runs that are there already are not made again.
 """
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from cifar_fast.analysis.stats import Comparison, holm
-from cifar_fast.baselines import custom
+from cifar_fast.baselines import custom, record
 from cifar_fast.cli import command
 from cifar_fast.errors import InputError
+from cifar_fast.experiment import Experiment
 from cifar_fast.options import amount, count
 from cifar_fast.runs.compare import compare
 from cifar_fast.runs.folder import check_begun
@@ -40,15 +42,22 @@ IDEAS: dict[str, dict] = {
     "opt lion, lr 3e-4": {"opt": "lion", "lr": 3e-4, "lr_end": 2.4e-5},
 }
 
+IN_THE_RECIPE = {"translate 2", "label-smoothing 0.1", "wd 0.05", "warmup 1"}  # the record recipes have their own
+EXPERIMENTS: dict[str, tuple[Experiment, list[str]]] = {
+    "custom": (custom, list(IDEAS)),
+    "record": (record, [o for o in IDEAS if o not in IN_THE_RECIPE and not o.startswith("opt ")]),
+}
+
 
 def trained(
+    experiment: Experiment,  # of the package
     folder: Path,  # of the run, which is read where it is there already
     options: dict,  # that differ from the experiment's defaults
 ) -> Runs:
     "The run with these options. Raises `InputError` where one with others is there."
     if not folder.exists():
-        return custom.run(**options, quiet=True, run=str(folder))
-    found = Runs.read(folder) if is_finished(folder) else custom.run(resume=str(folder), quiet=True)
+        return experiment.run(**options, quiet=True, run=str(folder))
+    found = Runs.read(folder) if is_finished(folder) else experiment.run(resume=str(folder), quiet=True)
     begun = {**found.first.config, "seeds": len(found.runs)}
     check_begun(folder, begun, {k: o for k, o in options.items() if k not in ("data", "device")})
     return found
@@ -66,6 +75,7 @@ def _seconds(runs: Runs) -> float:
 
 @command
 def main(
+    experiment: Literal["custom", "record"] = "custom",  # the custom CNN, or the record recipe for 90 %
     data: str = "cifar10",  # cifar10, digits, or the path of images
     epochs: count = 5,  # of each training
     seeds: count = 3,  # of each idea
@@ -75,13 +85,14 @@ def main(
     device: str = "auto",  # auto, cpu, cuda or another torch device
     run: str = "runs/ideas",  # folder of the runs
 ):
-    "Train the custom CNN plainly and with each idea, and print what each gains."
-    asked = [o.strip() for o in only.split(";") if o.strip()] or list(IDEAS)
-    if unknown := set(asked) - set(IDEAS):
-        raise InputError(f"there is no idea {unknown.pop()!r}: give some of {'; '.join(IDEAS)}")
+    "Train an experiment plainly and with each idea, and print what each gains."
+    made, ideas = EXPERIMENTS[experiment]
+    asked = [o.strip() for o in only.split(";") if o.strip()] or ideas
+    if unknown := set(asked) - set(ideas):
+        raise InputError(f"there is no idea {unknown.pop()!r} for {experiment}: give some of {'; '.join(ideas)}")
     common = dict(data=data, epochs=epochs, seeds=seeds, images=images, test_images=test_images, device=device)
-    plain = trained(Path(run) / "plain", common)
-    found = [trained(Path(run) / o.replace(" ", "-").replace(",", ""), common | IDEAS[o]) for o in asked]
+    plain = trained(made, Path(run) / "plain", common)
+    found = [trained(made, Path(run) / o.replace(" ", "-").replace(",", ""), common | IDEAS[o]) for o in asked]
     results = [compare(plain, o) for o in found]
     print(f"plain: {plain.accuracy_text}, {_seconds(plain):.1f} s of training\n")
     print("| idea | gain in points, 95 % interval | p, by Holm | verdict | time |\n|---|---|---|---|---|")

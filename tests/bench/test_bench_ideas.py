@@ -28,3 +28,5 @@ def test_ideas_are_compared_and_runs_that_are_there_are_not_made_again(monkeypat
 def test_an_unknown_idea_is_named():
     with pytest.raises(InputError, match="no idea 'flop'"):
         ideas.main(only="flop")
+    with pytest.raises(InputError, match="no idea 'warmup 1' for record"):
+        ideas.main(experiment="record", only="warmup 1")

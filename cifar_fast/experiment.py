@@ -59,7 +59,7 @@ class Experiment:
             if next(iter(inspect.signature(function).parameters), None) != "dls":
                 raise InputError("its first parameter is to be dls: the DataLoaders")
             self.own = options_of(function, leave_out=("dls",))
-            if clash := set(self.own) & {*OF_A_START, "run", "track", "quiet", "seeds"}:
+            if clash := set(self.own) & {*OF_A_START, "run", "track", "quiet", "seeds", "at_once"}:
                 why = "has the name of an option of every experiment"
                 raise InputError(f"its parameter {min(clash)!r} {why}: rename it")
             self.all = {**self.own, **{k: v for k, v in SHARED.items() if k not in self.own}}

@@ -98,6 +98,7 @@ def shared_options(
     seed: seed_number = 0,  # of weights, batches and splits
     seeds: count = 1,  # train so many times, from `seed` on, and report mean and interval
     folds: amount = 0,  # train so many times, each without another part of the training images, and test on that part
+    at_once: count = 1,  # of the seeds or folds, so many train at the same time on one GPU
     drop_labels: str | None = None,  # csv of evaluate --labels: train without the images that it lists
     also_test: Repeated = None,  # test on these images too: CIFAR-10.1, -C, -10H as .npy, or a folder; several times
     track: str = "csv",  # log to csv (always), tensorboard, wandb, mlflow; several with commas
@@ -112,7 +113,7 @@ def shared_options(
 
 
 OF_A_START = ("resume", "anyway")  # say how a run is started, not what it is
-OF_A_PLACE = ("run", "device", "track", "quiet")  # say where, not what
+OF_A_PLACE = ("run", "device", "at_once", "track", "quiet")  # say where, not what
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from cifar_fast.analysis.interpret import plot_confusion_difference
 from cifar_fast.analysis.shift import Shift, plot_shift
 from cifar_fast.analysis.stats import Comparison, compare_methods, compare_models, holm, seeds_needed
 from cifar_fast.errors import InputError
+from cifar_fast.options import OF_A_PLACE
 from cifar_fast.runs.page import Picture, write_page
 from cifar_fast.runs.report import NO_SETTINGS, warnings_of
 from cifar_fast.runs.results import FinishedRun, Runs, duration, known, percent
 from cifar_fast.text import counted
 
 # Entries of config.json that say nothing about the method.
-HIDDEN = ("run", "seed", "seeds", "device", "also_test", *NO_SETTINGS)
+HIDDEN = (*OF_A_PLACE, "seed", "seeds", "also_test", *NO_SETTINGS)
 HALF_A_POINT = 0.005
 
 

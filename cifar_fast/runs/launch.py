@@ -1,5 +1,6 @@
 """Starting an experiment: one seed, several or folds; a new run or one that was stopped."""
 
+from functools import partial
 from pathlib import Path
 from statistics import stdev
 from types import SimpleNamespace
@@ -7,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from fastai.learner import Learner
 from fastai.torch_core import num_distrib
+from fastcore.basics import chunked
 
 from cifar_fast.analysis.predictions import write_predictions
 from cifar_fast.data.image_set import ImageSet, fold_indices
-from cifar_fast.device import be_deterministic
+from cifar_fast.device import be_deterministic, parse_device
 from cifar_fast.errors import InputError
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json
 from cifar_fast.options import OF_A_PLACE, OF_A_START, check_seeds
-from cifar_fast.progress import quiet_as_before
+from cifar_fast.progress import be_quiet, quiet_as_before, say
 from cifar_fast.runs.compare import write_comparison
 from cifar_fast.runs.folder import Run, check_begun
 from cifar_fast.runs.folds import OUT_OF_FOLD, out_of_fold
@@ -22,6 +24,8 @@ from cifar_fast.runs.one_seed import OneSeed, images_from_options, run_config, r
 from cifar_fast.runs.page import Answer, write_page
 from cifar_fast.runs.report import warnings_of
 from cifar_fast.runs.results import Runs, percent
+from cifar_fast.runs.trackers import TRACKERS, find_trackers
+from cifar_fast.training.turns import Turns
 
 if TYPE_CHECKING:
     from cifar_fast.experiment import Experiment
@@ -55,9 +59,8 @@ class Series:
             self.images = images_from_options(self.options)
             self.identity = run_identity(self.experiment, self.images, self.identity)
             self.run.write_json("config.json", run_config(self.experiment, self.options, self.identity))
-            for number in self.numbers():
-                if code := self.train(number):
-                    return code
+            if code := self.train_all():
+                return code
             self.report(Runs.read(self.run.folder))
         except Exception:
             if not numbered_folders(self.run.folder, self.part):
@@ -67,15 +70,37 @@ class Series:
             self.run.release()
         return 0
 
-    def train(self, number: int) -> int:
-        "Do one training, or go on with it."
-        folder = self.run.folder / f"{self.part}{number}"
-        if is_finished(folder):
-            return 0
+    def train_all(self) -> int:
+        "Train all that are not done, one after another or so many at once; the first exit code that is not 0."
+        left = [o for o in self.numbers() if not is_finished(self.folder(o))]
+        for some in chunked(left, self.options.at_once):
+            if len(some) == 1:
+                codes = [self.train(some[0])]
+            else:
+                be_quiet(self.options.quiet)
+                say(f"{len(some)} trainings at once: {self.part}{some[0]} to {self.part}{some[-1]}")
+                turns = Turns(len(some), parse_device(self.options.device))
+                codes = turns.do([partial(self.train, o, turns) for o in some])
+            if failed := [130 if o is None else o for o in codes if o != 0]:
+                return failed[0]
+        return 0
+
+    def folder(self, number: int) -> Path:
+        "Of a training."
+        return self.run.folder / f"{self.part}{number}"
+
+    def train(
+        self,
+        number: int,
+        turns: Turns | None = None,  # that it takes with others
+    ) -> int:
+        "Do one training, or go on with it; the exit code."
+        folder = self.folder(number)
         own, images, identity = self.training(number)
         own |= {"seeds": 1, "folds": 0, "run": str(folder), "resume": str(folder) if folder.exists() else None}
+        own |= {"quiet": True} if turns else {}  # bars and tables of several would mix
         options = SimpleNamespace(**{**vars(self.options), **own})
-        training = OneSeed(self.experiment, options, images, identity)
+        training = OneSeed(self.experiment, options, images, identity, turns)
         code = training.execute()
         self.learn = training.learn
         return code
@@ -176,9 +201,31 @@ def resumed_options(
         )
     free = {*OF_A_START, *OF_A_PLACE, *MAY_MOVE}
     check_begun(folder, vars(begun), {o: getattr(options, o) for o in given - free}, "leave it out")
-    for name in given & {"device", "track", "quiet", *MAY_MOVE}:
+    for name in given & {"device", "track", "quiet", "at_once", *MAY_MOVE}:
         setattr(begun, name, getattr(options, name))
     return begun, before
+
+
+def check_series(
+    options: SimpleNamespace,  # all of an experiment's
+) -> None:
+    "Raises `InputError` where what is asked of several seeds or folds does not go together."
+    o = options
+    check_seeds(o.seed, o.seeds)
+    if (o.seeds > 1 or o.folds) and num_distrib() > 1:
+        raise InputError("many processes train one seed: leave out --seeds and --folds, or accelerate launch")
+    if o.folds == 1 or (o.folds and o.seeds > 1):
+        raise InputError("--folds takes 2 or more, and no --seeds beside it: give one of the two")
+    if o.folds and o.also_test:
+        raise InputError("--folds tests on training images: leave --also-test out, and ask a run on all of them")
+    if o.at_once == 1:
+        return
+    if not o.folds and o.seeds == 1:
+        raise InputError("--at-once is for --seeds or --folds: give one of them, or leave it out")
+    if alone := [name for name, kind in TRACKERS.items() if kind in find_trackers(o.track) and not kind.several]:
+        raise InputError(f"{alone[0]} logs one training at a time: leave --at-once out, or --track {alone[0]}")
+    if parse_device(o.device).type not in ("cuda", "cpu"):
+        raise InputError("--at-once is for CUDA, and works on a CPU: leave it out, or give --device cuda")
 
 
 def train(
@@ -193,15 +240,9 @@ def train(
         if is_finished(Path(options.run)):
             print(f"{options.run} is finished already.", flush=True)
             return 0, Path(options.run), None
-    check_seeds(options.seed, options.seeds)
-    if (options.seeds > 1 or options.folds) and num_distrib() > 1:
-        raise InputError("many processes train one seed: leave out --seeds and --folds, or accelerate launch")
+    check_series(options)
     if options.deterministic:
         be_deterministic()
-    if options.folds == 1 or (options.folds and options.seeds > 1):
-        raise InputError("--folds takes 2 or more, and no --seeds beside it: give one of the two")
-    if options.folds and options.also_test:
-        raise InputError("--folds tests on training images: leave --also-test out, and ask a run on all of them")
     work = FoldSeries if options.folds else SeedSeries if options.seeds > 1 else OneSeed
     with quiet_as_before():
         made = work(experiment, options, identity=before)

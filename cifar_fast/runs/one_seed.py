@@ -34,6 +34,7 @@ from cifar_fast.runs.test_sets import SecondTest, read_second_tests
 from cifar_fast.runs.trackers import TrackedFit, find_trackers, numbers
 from cifar_fast.training.callbacks.guards import Interruptible, StopOnNaN
 from cifar_fast.training.callbacks.measure import Stopwatch, TrainAccuracy
+from cifar_fast.training.turns import TakesTurns, Turns
 
 if TYPE_CHECKING:
     from cifar_fast.experiment import Experiment, Stage
@@ -138,8 +139,10 @@ class OneSeed:
         options: SimpleNamespace,  # all of the experiment's
         images: ImageSet | None = None,  # of `images_from_options`, where they have been read
         identity: dict | None = None,  # of `run_identity`: with `images` this run's, else what it is to find again
+        turns: Turns | None = None,  # that it takes with other trainings
     ):
         self.experiment, self.options, self.images, self.identity = experiment, options, images, identity
+        self.turns = turns
         be_quiet(options.quiet or rank_distrib() > 0)
         self.device = parse_device(options.device)
         self.run = (SilentRun if rank_distrib() else Run)(options.run, experiment.name, bool(options.resume))
@@ -277,6 +280,7 @@ class OneSeed:
             state, self.state = self.state, None
         cbs = [self.stopwatch, TrainAccuracy(), HistoryLogger(self.run, stage), StopOnNaN()]
         cbs += [Checkpoint(self.run, stage, state, self.carried), self.interruptible]
+        cbs += [TakesTurns(self.turns)] if self.turns else []
         return L([*cbs, *(TrackedFit(tracker, stage) for tracker in self.trackers), *extra])
 
     def fit(self, learn: Learner, stage: "Stage", name: str, extra: list = ()) -> None:
@@ -317,7 +321,8 @@ class OneSeed:
         "Test, write what is left to write, and say in one line what came out."
         o, watch, images = self.options, self.stopwatch, self.images
         compile_seconds = learn.compiled.seconds if o.compile else 0.0
-        seconds = watch.seconds - compile_seconds
+        at_once = self.turns.n if self.turns else 1
+        seconds = (watch.seconds - compile_seconds) / at_once  # its share of what they took together
         trained = [row for row in self.run.history if not row["stage"].startswith("choose")]
         facts = run_facts(learn, self.experiment.name, o.seed)
         metrics = self.run.finish(learn, {
@@ -331,6 +336,7 @@ class OneSeed:
             "compile_seconds": compile_seconds,
             "images_per_second": watch.images * max(num_distrib(), 1) / seconds if seconds else None,
             "processes": max(num_distrib(), 1),
+            "at_once": at_once,
             "choice": self.choice,
             "skipped_images": len(images.skipped),
             "leaked_images": len(exact_duplicates(images.train_x, images.test_x)) if images.leaked else 0,

@@ -11,12 +11,13 @@ from typing import Any
 from cifar_fast.analysis.stats import accuracy_interval
 from cifar_fast.errors import InputError, check
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, read_json
+from cifar_fast.options import OF_A_PLACE
 from cifar_fast.runs.page import write_page
 from cifar_fast.runs.report import NO_SETTINGS
 from cifar_fast.runs.results import duration, percent, read_rows, single_runs
 from cifar_fast.text import did_you_mean
 
-WITHOUT_MEANING = {"run", "data", "device", "track", "quiet", "seed", "seeds", "folds", *NO_SETTINGS}
+WITHOUT_MEANING = {*OF_A_PLACE, "data", "seed", "seeds", "folds", *NO_SETTINGS}
 HEADER = ["when", "experiment", "settings", "data", "test accuracy", "95 % interval", "training", "state", "folder"]
 SORTS = ("when", "accuracy", "seconds", "name")
 

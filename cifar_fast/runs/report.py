@@ -80,13 +80,14 @@ def warnings_of(metrics: dict) -> list[str]:
 
 def facts_of(metrics: dict) -> list[tuple[str, str]]:
     "The numbers beside the headline."
-    macs = metrics["macs"]
+    macs, at_once = metrics["macs"], metrics.get("at_once", 1)
+    shared = f", its share of {at_once} at once" if at_once > 1 else ""
     return [
         ("training images right", percent(metrics.get("train_accuracy"))),
         *chosen_facts(metrics.get("choice")),
         ("test loss", f"{metrics['loss']:.3f}"),
         ("calibration error", percent(metrics["calibration_error"])),
-        ("training time", duration(metrics.get("train_seconds"))),
+        ("training time", duration(metrics.get("train_seconds")) + shared),
         ("training speed", known(metrics.get("images_per_second"), "{:,.0f} images/s")),
         ("peak memory", f"{metrics['peak_memory_mb']:,.0f} MB"),
         ("parameters", f"{metrics['params']:,}"),

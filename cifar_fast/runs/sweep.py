@@ -26,6 +26,7 @@ from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError, MissingExtra
 from cifar_fast.files import read_json, write_csv, write_json
+from cifar_fast.options import OF_A_START
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.folder import Run, check_begun
 from cifar_fast.runs.launch import train
@@ -52,7 +53,7 @@ except ImportError as error:
 N_TRIALS = 16  # where nothing is said
 KINDS = {"loguniform": 2, "uniform": 2, "randint": 2, "choice": None}  # and how many arguments they take
 OPEN = {("lr", "auto"), ("opt", "both")}  # what a training finds out by trainings of its own
-NOT_FOR_TRIALS = {"data", "run", "resume", "anyway", "seeds", "early_stop", "cache_features", "track", "quiet"}
+NOT_FOR_TRIALS = {*OF_A_START, "run", "track", "quiet", "data", "seeds", "at_once", "early_stop", "cache_features"}
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class TrackedFit(Callback):
 class TensorBoardTracker:
     "Event files in the run's folder `tensorboard`, with a folder for each of the run's fits."
 
-    logs_batches, needs = True, "torch.utils.tensorboard"
+    logs_batches, several, needs = True, True, "torch.utils.tensorboard"
 
     def __init__(self, folder: Path, opened: ExitStack):
         from torch.utils.tensorboard import SummaryWriter
@@ -72,7 +72,7 @@ class TensorBoardTracker:
 class WandbTracker:
     "A Weights & Biases run; WANDB_MODE=offline keeps it in the run's folder."
 
-    logs_batches, needs = True, "wandb"
+    logs_batches, several, needs = True, False, "wandb"
 
     def __init__(self, folder: Path, opened: ExitStack):
         import wandb
@@ -94,7 +94,7 @@ class WandbTracker:
 class MLflowTracker:
     "An MLflow run; without MLFLOW_TRACKING_URI in the run's folder `mlflow.db`."
 
-    logs_batches, needs = False, "mlflow"  # each batch would be a transaction of its database
+    logs_batches, several, needs = False, False, "mlflow"  # each batch would be a transaction of its database
 
     def __init__(self, folder: Path, opened: ExitStack):
         import mlflow

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ if __name__ == "__main__":  # started as a script of this folder, whose parent h
 from bench import peers
 from bench.timings import DTYPES, Benchmark
 from bench.turns import epoch_of, run_process
+from cifar_fast.baselines import custom
 from cifar_fast.cli import command
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.errors import InputError
@@ -29,7 +31,8 @@ from cifar_fast.options import amount, count
 from cifar_fast.training.graphs import BatchGraphs
 from cifar_fast.training.learner import custom_learner
 
-PARTS = ("steps", "article", "features", "stock", "records")
+PARTS = ("steps", "article", "at_once", "features", "stock", "records")
+AT_ONCE = 8  # seeds
 
 
 class GpuBenchmark(Benchmark):
@@ -102,6 +105,18 @@ class GpuBenchmark(Benchmark):
             row = f"case 4, {self.epochs} epochs, {'first' if turn == 0 else 'later'} process"
             self.add(f"{row}, start to report", f"ours, try {turn}", seconds, "s", [seconds])
             self.add(f"{row}, test accuracy", f"ours, try {turn}", accuracy * 100, "%", [accuracy])
+
+    def at_once(self) -> None:
+        "Three epochs of the custom CNN from one seed, and from eight at once: seconds of training."
+        common = dict(data=self.data, bs=self.bs, epochs=3, precision=self.precision, device=str(self.device))
+        seconds = {1: [], AT_ONCE: []}
+        for _ in range(self.repeats):
+            for n, found in seconds.items():
+                with tempfile.TemporaryDirectory() as tmp:
+                    runs = custom.run(**common, seeds=n, at_once=n, quiet=True, run=f"{tmp}/run")
+                    found.append(sum(o.metrics["train_seconds"] for o in runs.runs))
+        for n, found in seconds.items():
+            self.add(f"seeds at once, batches of {self.bs}", f"{n}, {self.precision}", median(found), "s", found)
 
     def features(self) -> None:
         "All images through the frozen ResNet-18 at 224 pixels, against the body alone on one batch: images a second."

@@ -13,10 +13,10 @@ from bench.races import race
 @pytest.mark.long
 def test_parts_write_their_rows_on_digits(tmp_path):
     out = tmp_path / "gpu.json"
-    main("digits", "steps,features", bs=512, size=32, repeats=1, out=str(out))
+    main("digits", "steps,at_once,features", bs=512, size=32, repeats=1, out=str(out))
     rows = {o["row"] for o in json.loads(out.read_text())["rows"]}
     assert "custom CNN training, batches of 512" in rows
-    assert any(o.startswith("features of") for o in rows)
+    assert any(o.startswith("features of") for o in rows) and "seeds at once, batches of 512" in rows
 
 
 @pytest.mark.slow

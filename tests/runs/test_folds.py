@@ -31,9 +31,9 @@ def seen(monkeypatch):
     "The images of each training that is started."
     found, init = [], launch.OneSeed.__init__
 
-    def record(self, experiment, options, images=None, identity=None):
+    def record(self, experiment, options, images=None, *args, **kwargs):
         found.append(images)
-        init(self, experiment, options, images, identity)
+        init(self, experiment, options, images, *args, **kwargs)
 
     monkeypatch.setattr(launch.OneSeed, "__init__", record)
     return found

@@ -116,7 +116,7 @@ class GpuBenchmark(Benchmark):
                     runs = custom.run(**common, seeds=n, at_once=n, quiet=True, run=f"{tmp}/run")
                     found.append(sum(o.metrics["train_seconds"] for o in runs.runs))
         for n, found in seconds.items():
-            self.add(f"seeds at once, batches of {self.bs}", f"{n}, {self.precision}", median(found), "s", found)
+            self.add(f"seeds at once, batches of {self.bs}", f"ours, {n}, {self.precision}", median(found), "s", found)
 
     def features(self) -> None:
         "All images through the frozen ResNet-18 at 224 pixels, against the body alone on one batch: images a second."

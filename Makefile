@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(shell command -v uv)# installs where it is there: make UV= leaves it out
 PIP := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/pip install --disable-pip-version-check) --quiet --editable
+# uv finds torch without CUDA where there is no NVIDIA card, on an index of PyTorch's own, which may be out of reach
+INSTALL = $(if $(UV),UV_TORCH_BACKEND=$${UV_TORCH_BACKEND:-auto} $(PIP) $(1) || )$(PIP) $(1)
 
 .PHONY: transfer test docs
 transfer: .venv/.installed
@@ -19,9 +21,9 @@ docs: .venv/.installed-dev
 
 .venv/.installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) .
+	$(call INSTALL,.)
 	touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(PIP) '.[dev]'
+	$(call INSTALL,'.[dev]')
 	touch $@

@@ -110,15 +110,15 @@ def own_device_state(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    generator, before, stream = _generator(device), torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    torch.cuda.synchronize(device)  # features that another one has computed may be shared
+    generator = _generator(device)
     shared = generator.graphsafe_get_state()
     generator.graphsafe_set_state(generator.clone_state())
-    stream.wait_stream(before)
     try:
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(torch.cuda.Stream(device)):
             yield
+            torch.cuda.synchronize(device)
     finally:
-        before.wait_stream(stream)
         generator.graphsafe_set_state(shared)
 
 

@@ -10,7 +10,7 @@ from cifar_fast.options import amount, count
 
 ROWS = (
     *("custom", "augmented", "finetune", "predict", "transfer32", "transfer128", "frozen"),
-    *("startup", "single", "shipped", "accuracy"),
+    *("startup", "decoding", "single", "shipped", "accuracy"),
 )
 
 

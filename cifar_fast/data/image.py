@@ -1,6 +1,7 @@
 """One image in, as it comes: any mode, size and container, to an RGB square. Needs neither torch nor fastai."""
 
 import io
+import os
 from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
@@ -84,7 +85,7 @@ def _opened(source):
         return io.BytesIO(source.read())
     if not isinstance(source, (str, Path)):
         raise ImageError("this is no image: give a path, bytes, a PIL image or an array (H, W, 3)")
-    if not Path(source).is_file():
+    if not os.path.isfile(source):
         raise ImageError("it does not exist, or is no file: give an image")
     return open(source, "rb")
 
@@ -137,8 +138,10 @@ def _square(image: Image.Image, size: int, levels: Levels | None) -> tuple[np.nd
         raise ImageError("its 16-bit colours are 12 bits or fewer, of which Pillow keeps 4: scale them to 8 or 16 bits")
     with suppress(Exception):  # EXIF data may be anything; Pillow turns the image before it writes them anew
         ImageOps.exif_transpose(image, in_place=True)
-    pixels = np.array(ImageOps.fit(to_rgb(image, levels), (size, size), Image.Resampling.BILINEAR))
-    return pixels, max(image.size) / min(image.size)
+    rgb = to_rgb(image, levels)
+    if rgb.size != (size, size):  # else it takes as long as a third of decoding a small image
+        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
+    return np.array(rgb), max(image.size) / min(image.size)
 
 
 def _uint8_array(pixels: np.ndarray, levels: Levels | None) -> np.ndarray:
@@ -167,7 +170,7 @@ def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
     if image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def is_deep(image: Image.Image) -> bool:

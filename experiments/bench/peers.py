@@ -1,8 +1,11 @@
 """What users would otherwise run: stock fastai, plain PyTorch scripts, and the bare step that bounds them all."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback, CancelValidException
@@ -11,16 +14,20 @@ from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.vision.augment import CropPad, Flip, RandomCrop, RandomErasing, Resize
+from fastai.vision.core import PILImage, image2tensor
 from fastai.vision.data import ImageDataLoaders
 from fastai.vision.learner import vision_learner
+from fastcore.basics import chunked
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10
+from torchvision.io import ImageReadMode, decode_image
 from torchvision.models import get_model_builder
 from torchvision.transforms import v2
 
 from cifar_fast.data.image_set import ImageSet
+from cifar_fast.data.levels import AT_ONCE
 
 
 class NoValidation(Callback):
@@ -40,6 +47,30 @@ def write_image_folder(images: ImageSet, root: Path) -> Path:
             path = root / split / images.vocab[label] / f"{i:05}.png"
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path, compress_level=1)
     return root
+
+
+READERS: dict[str, Callable[[str], Tensor]] = {  # path in, uint8 (3, H, W) out
+    "fastai, PILImage.create": lambda path: image2tensor(PILImage.create(path)),
+    "torchvision, decode_image": lambda path: decode_image(path, ImageReadMode.RGB),
+    "Pillow alone": lambda path: torch.from_numpy(np.array(Image.open(path).convert("RGB")).transpose(2, 0, 1)),
+}
+
+
+def read_all(
+    read: Callable[[str], Tensor],  # one of `READERS`
+    files: list[str],  # images of one size
+    size: int,  # pixels of a side
+) -> Tensor:  # uint8 (N, 3, size, size)
+    "Images by a thread a core, some at once each, as the toolkit's own are."
+    x = torch.zeros(len(files), 3, size, size, dtype=torch.uint8)
+
+    def read_some(part: list[int]) -> None:
+        for i in part:
+            x[i] = read(files[i])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(read_some, chunked(range(len(files)), AT_ONCE)))
+    return x
 
 
 class TorchvisionCIFAR10(CIFAR10):

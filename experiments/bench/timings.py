@@ -21,7 +21,9 @@ import cifar_fast.training.schedules  # noqa: F401 - these two patch methods ont
 from bench import peers
 from bench.turns import epoch_of, first_batch, predict, predict_each, quiet, run_process
 from cifar_fast.analysis.stats import mean_interval
+from cifar_fast.data.decoding import decode_files
 from cifar_fast.data.image_set import ImageSet
+from cifar_fast.data.levels import find_levels
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.deploy.predictor import Predictor, find_images
@@ -256,6 +258,18 @@ class Benchmark:
         for name, program in programs.items():
             peaks = [first_batch(program, cache)[1] for _ in range(self.repeats)]
             self.add("peak memory, 20 batches of fine-tuning ResNet-18", name, median(peaks), "MB", peaks)
+
+    def decoding(self) -> None:
+        "Files to one tensor, by a thread a core: images a second. Raises ValueError where pixels differ."
+        root = self.source if self.source and self.whole.is_cifar10 else self.folder  # whose files are of one size
+        size, files = self.images.train_x.shape[-1], find_images([root])[: len(self.images.train_y)]
+        contenders = {"ours": lambda: decode_files(files, size, find_levels(files))[0]}
+        contenders |= {name: partial(peers.read_all, read, files, size) for name, read in peers.READERS.items()}
+        wanted = contenders["ours"]()
+        for name, read in contenders.items():
+            if not torch.equal(read(), wanted):
+                raise ValueError(f"{name} reads other pixels")
+        self.add_speeds(f"decoding {len(files):,} files of {size} pixels", contenders, len(files))
 
     def accuracy(self) -> None:
         "Test accuracy of the custom CNN after 3 epochs on all images, mean over seeds with its 95 % interval."

@@ -92,6 +92,21 @@ def finite(content):
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def filled_once(
+    place: Path,  # folder
+    fill: Callable[[Path], object],  # that writes into a folder
+) -> Path:  # the folder
+    "The folder as it is; where it is not there yet it is filled, and whole before it is called so."
+    if not place.is_dir():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".filling-") as tmp:
+            made = Path(tmp) / place.name
+            made.mkdir()
+            fill(made)
+            put_in_place(made, place)
+    return place
+
+
 def put_in_place(made: Path, place: Path) -> None:
     "Rename a folder that took long to make, on the same disk; what another process has made meanwhile stays."
     try:

@@ -86,6 +86,13 @@ def deep(dtype, *tops: float) -> Callable[[Path], None]:
     return make
 
 
+def mixed(root: Path) -> None:
+    "Two classes, of which a few images have 16 bits."
+    fill(root, CLASSES)
+    for i in (0, 1):
+        grey(np.uint16, 4000 + i).save(root / f"cat/deep{i}.tif")
+
+
 def zipped(root: Path) -> dict:
     fill(root, CLASSES)
     with zipfile.ZipFile("photos.zip", "w") as out:
@@ -136,8 +143,10 @@ def png_array() -> np.ndarray:
     return np.full((1, 8, 8, 3), 7, np.uint8)
 
 
-def parquet(names: tuple[str, ...] = ("cat", "dog"), **splits: int) -> Callable[[Path], None]:
-    "Makes a file of so many images for each split, labels 0 and 1 in turn, as Hugging Face lays them out."
+def parquet(
+    names: tuple[str, ...] = ("cat", "dog"), unlabelled: tuple[str, ...] = (), **splits: int
+) -> Callable[[Path], None]:
+    "Makes a file of so many images for each split, labels 0 and 1 in turn or -1, as Hugging Face lays them out."
 
     def make(root: Path) -> None:
         import pyarrow as pa  # which the table of kinds need not wait for
@@ -153,7 +162,7 @@ def parquet(names: tuple[str, ...] = ("cat", "dog"), **splits: int) -> Callable[
                 picture(root / "one.png", "PNG", of=f"{split}{i}")
                 images.append({"bytes": (root / "one.png").read_bytes(), "path": f"{i}.png"})
             (root / "one.png").unlink()
-            columns = {"image": images, "label": [i % 2 for i in range(n)]}
+            columns = {"image": images, "label": [-1 if split in unlabelled else i % 2 for i in range(n)]}
             pq.write_table(pa.table(columns, schema), root / f"{split}-00000-of-00001.parquet")
 
     return make

@@ -4,7 +4,6 @@ import gzip
 import io
 import pickle
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -14,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_fast.data.folders import ROLES
+from cifar_fast.data.folders import ROLES, check_classes, settle_validation
 from cifar_fast.data.image import decode_image
 from cifar_fast.data.image_set import CIFAR10_VOCAB, ImageSet, fifth_of_each
 from cifar_fast.errors import InputError
-from cifar_fast.files import put_in_place
 
 CIFAR10_FILES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"]
 CIFAR100_FILES = ["train", "test", "meta"]
@@ -129,33 +127,25 @@ def _batch_tensors(source: Path, name: str, batch: dict, key: bytes, n_classes: 
     return torch.tensor(pixels.reshape(-1, 3, 32, 32)), torch.tensor(labels, dtype=torch.int64)
 
 
-def unpacked(
+def unpack(
     path: Path,  # a zip or tar archive of a folder of images
-    place: Path,  # folder to unpack into, once
-) -> Path:  # the folder
-    "The archive's content as a folder; what was unpacked before is taken as it is. Raises `InputError`."
-    if place.is_dir():
-        return place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".unpacking-") as tmp:
-        inner = Path(tmp) / "content"
-        inner.mkdir()
-        try:
-            if zipfile.is_zipfile(path):
-                with zipfile.ZipFile(path) as archive:
-                    for info in archive.infolist():
-                        info.filename = info.filename.replace("\\", "/")  # as some programs of Windows write them
-                        archive.extract(info, inner)  # which keeps names inside, and checks checksums
-            else:
-                with gzip.open(path) if _is_gzip(path) else open(path, "rb") as file:
-                    with tarfile.open(fileobj=file) as tar:
-                        tar.extractall(inner, filter="data")
-                    while file.read(2**20):
-                        pass
-        except (*_DAMAGE, RuntimeError, NotImplementedError) as error:  # the last two: encrypted, or packed otherwise
-            raise _no_archive(path, error) from error
-        put_in_place(inner, place)
-    return place
+    folder: Path,  # to unpack into
+) -> None:
+    "Write the archive's content into a folder. Raises `InputError`."
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for info in archive.infolist():
+                    info.filename = info.filename.replace("\\", "/")  # as some programs of Windows write them
+                    archive.extract(info, folder)  # which keeps names inside, and checks checksums
+            return
+        with gzip.open(path) if _is_gzip(path) else open(path, "rb") as file:
+            with tarfile.open(fileobj=file) as tar:
+                tar.extractall(folder, filter="data")
+            while file.read(2**20):
+                pass
+    except (*_DAMAGE, RuntimeError, NotImplementedError) as error:  # the last two: encrypted, or packed otherwise
+        raise _no_archive(path, error) from error
 
 
 # How arrays of images and labels are called in .npz files: Keras's and MedMNIST's ways.
@@ -175,13 +165,8 @@ def npz_lines(
             others = sorted(set(arrays) - {name for pair in found.values() for name in pair})
     except (ValueError, *_DAMAGE):  # reading it says what is wrong
         return []
-    lines = [f"Not used: {', '.join(others)} of {path}."] * bool(others)
-    if "valid" not in found:
-        return lines
-    what = f"{found['valid'][0]} of {path}"
-    if "test" not in found:
-        return [f"Test images: {what}.", *lines]
-    return [f"{what} chooses (early stopping, sweeps) and is then trained on; {found['test'][0]} is tested on.", *lines]
+    lines = settle_validation(found, {role: f"{x} of {path}" for role, (x, _) in found.items()})
+    return lines + [f"Not used: {', '.join(others)} of {path}."] * bool(others)
 
 
 def read_npz(
@@ -203,13 +188,12 @@ def read_npz(
         raise
     except (ValueError, *_DAMAGE) as error:
         raise InputError(f"{path} cannot be read ({error}): it is damaged, or holds pickled objects") from error
-    if "test" not in splits and "valid" in splits:
-        splits["test"] = splits.pop("valid")
+    called = {role: f"split {role} of {path}" for role in splits}
+    check_classes({role: targets.tolist() for role, (_, targets) in splits.items()}, called)
+    settle_validation(splits, called)
     labels = np.unique(splits["train"][1])
     x, y = {}, {}
     for role, (images, targets) in splits.items():
-        if unknown := set(targets.tolist()) - set(labels.tolist()):
-            raise InputError(f"{path}: the training images lack the class {min(unknown)!r} of the {role} images")
         x[role] = torch.stack([torch.from_numpy(decode_image(o, size)).permute(2, 0, 1) for o in images])
         y[role] = torch.from_numpy(np.searchsorted(labels, targets))
     if "test" not in splits:

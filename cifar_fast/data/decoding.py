@@ -44,7 +44,7 @@ def read_image_folder(
         for path in paths
     ]
     paths = [path for path, *_ in found]
-    levels = find_levels(paths)
+    levels, n_deep = find_levels(paths)
     x, bad, ratios = decode_files(paths, size, levels)
     if bad and not skip_bad:
         raise InputError(bad_line(bad, "--skip-bad"))
@@ -58,7 +58,7 @@ def read_image_folder(
     is_cifar10 = (vocab, (len(train), len(test))) == (CIFAR10_VOCAB, CIFAR10_SIZES)
     return ImageSet.from_splits(
         "cifar10" if is_cifar10 else printable(Path(root).name), [printable(o) for o in vocab],
-        (taken(x, train), y[train]), (taken(x, test), y[test]), levels=levels, n_valid=n_valid,
+        (taken(x, train), y[train]), (taken(x, test), y[test]), levels=levels, n_valid=n_valid, n_deep=n_deep,
         files=tuple([names[i] for i in idxs.tolist()] for idxs in (train, test)),
         skipped=tuple(printable(message) for message in bad.values()), n_long=int((ratios > LONG).sum()),
     )  # fmt: skip

@@ -7,10 +7,11 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cifar_fast.data.image_files import is_image, is_litter, refuse_unlisted, walk_images
+from cifar_fast.data.image_files import is_image, is_litter, walk, walk_images
 from cifar_fast.errors import InputError
 
 ROLES = {
@@ -61,18 +62,34 @@ def list_images(
         listing.files[role] = _classes(folder, listing)
     if root not in splits.values():
         _leave_out_loose(root, listing)
-    if "test" not in splits and "valid" in splits:
-        listing.files["test"] = listing.files.pop("valid")
-        listing.notes.append(f"Test images: {splits['valid']}.")
-    elif "valid" in splits:
-        listing.notes.append(
-            f"{splits['valid']} chooses (early stopping, sweeps) and is then trained on; {splits['test']} is tested on."
-        )
-    for role in set(listing.files) - {"train"}:
-        unknown = sorted(set(listing.files[role]) - set(listing.files["train"]))
-        if unknown:
-            raise InputError(f"{splits.get(role, role)} has the class {unknown[0]!r}, which {splits['train']} lacks")
+    check_classes(listing.files, splits)
+    listing.notes += settle_validation(listing.files, splits)
     return listing
+
+
+def check_classes(
+    classes: Mapping[str, Collection],  # of each split
+    called: Mapping[str, object],  # what each split is called
+) -> None:
+    "Raises `InputError` for a class that no training image shows."
+    for role, found in classes.items():
+        if unknown := sorted(set(found) - set(classes["train"])):
+            raise InputError(f"{called[role]} has the class {unknown[0]!r}, which {called['train']} lacks")
+
+
+def settle_validation(
+    splits: dict[str, object],  # what is in each split: valid becomes test where there is none
+    called: Mapping[str, object],  # what each split is called
+) -> list[str]:
+    "What validation images are for: a line where there are any."
+    if "valid" not in splits:
+        return []
+    if "test" in splits:
+        return [
+            f"{called['valid']} chooses (early stopping, sweeps) and is then trained on; {called['test']} is tested on."
+        ]
+    splits["test"] = splits.pop("valid")
+    return [f"Test images: {called['valid']}."]
 
 
 def _refuse_flat(root: Path) -> None:
@@ -216,17 +233,9 @@ def _readable_image(path: Path) -> bool:
 
 def _images_of(folder: Path, listing: Listing) -> list[str]:
     "All images below a class's folder."
-    images, nested, seen = [], set(), set()
-    around = set(map(str, Path(os.path.realpath(folder)).parents))
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse_unlisted):
-        if (real := os.path.realpath(place)) in seen or real in around:
-            if real in around:  # other classes lie in it
-                _leave_out(Path(place), listing, "link to a folder around it")
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(o for o in folders if not is_litter(o))
-        for name in sorted(o for o in names if not is_litter(o)):
+    images, nested = [], set()
+    for place, names in walk(folder, lambda o: _leave_out(Path(o), listing, "link to a folder around it")):
+        for name in names:
             path = os.path.join(place, name)
             if os.path.isfile(path) and is_image(path):
                 images.append(path)

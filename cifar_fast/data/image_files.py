@@ -1,7 +1,7 @@
 """Which files are images and which are litter, for training, predicting and the page's examples. Needs no torch."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -48,25 +48,35 @@ def _begins_as_image(path: str | Path) -> bool:
         return False
 
 
-def refuse_unlisted(
-    error: OSError,  # of `os.walk`, which else passes over a folder that it cannot list
-) -> None:
-    "Raises `InputError`."
+def walk(
+    folder: str | Path,  # to look through
+    leads_out: Callable[[str], object] = str,  # told of each link to a folder that `folder` lies in
+) -> Iterator[tuple[str, list[str]]]:  # a folder, and the names of its files
+    """`folder` and each folder below it, in the order of names, litter passed over; links are followed once.
+
+    A link to a folder around `folder` is not followed: it leads to what was not asked for. Raises `InputError` for a
+    folder that cannot be listed.
+    """
+    seen, around = set(), set(map(str, Path(os.path.realpath(folder)).parents))
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_refuse_unlisted):
+        real = os.path.realpath(place)
+        if real in around:
+            leads_out(place)
+        if real in seen or real in around:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(o for o in folders if not is_litter(o))
+        yield place, sorted(o for o in files if not is_litter(o))
+
+
+def _refuse_unlisted(error: OSError) -> None:
     raise InputError(f"{error.filename} cannot be listed ({error.strerror}): change its permissions") from error
 
 
 def walk_images(
     folder: str | Path,  # to look through
 ) -> Iterator[str]:
-    """Every image in and below `folder`, in the order of names, litter passed over; links to folders are followed once.
-
-    Raises `InputError` for a folder that cannot be listed.
-    """
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse_unlisted):
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(o for o in folders if not is_litter(o))
-        yield from (path for o in sorted(files) if is_image(path := os.path.join(place, o)))
+    "Every image in and below `folder`, as `walk` finds it."
+    for place, names in walk(folder):
+        yield from (path for o in names if is_image(path := os.path.join(place, o)))

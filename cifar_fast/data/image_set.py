@@ -34,6 +34,7 @@ class ImageSet:
     n_valid: int = 0  # the last so many training images choose, where the data set says so; 0: a tenth is drawn
     leaked: int = 0  # test images of the whole that are training images too, pixel by pixel
     n_contrary: int = 0  # training images that are there under another class too, pixel by pixel
+    n_deep: int = 0  # images of more than 8 bits, which `levels` are of
     n_long: int = 0  # images more than twice as long as wide, of which the square in the middle is read
     skipped: tuple[str, ...] = ()  # files that cannot be read, where they were to be skipped
 

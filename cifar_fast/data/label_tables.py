@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from cifar_fast.data.folders import Listing, role_of
+from cifar_fast.data.folders import Listing, check_classes, role_of, settle_validation
 from cifar_fast.data.image_files import walk_images
 from cifar_fast.errors import InputError
 
@@ -91,12 +91,9 @@ def _by_folder(found: dict, folder: Path, listing: Listing) -> dict:
 
 def _finished(listing: Listing, table: Path) -> Listing:
     listing.files = {role: dict(sorted(o.items())) for role, o in listing.files.items()}
-    for role in set(listing.files) - {"train"}:
-        if unknown := sorted(set(listing.files[role]) - set(listing.files["train"])):
-            raise InputError(f"{table}: the training images lack the class {unknown[0]!r} of the {role} images")
-    if "test" not in listing.files and "valid" in listing.files:
-        listing.files["test"] = listing.files.pop("valid")
-    listing.notes.append(f"Labels: {table}.")
+    called = {role: f"split {role} of {table}" for role in listing.files}
+    check_classes(listing.files, called)
+    listing.notes += [*settle_validation(listing.files, called), f"Labels: {table}."]
     return listing
 
 

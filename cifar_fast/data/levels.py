@@ -29,7 +29,7 @@ class Held(NamedTuple):
 
 def find_levels(
     paths: Iterable[str],  # of a data set's images
-) -> Levels | None:  # the smallest and the largest value; None where no image has more than 8 bits
+) -> tuple[Levels | None, int]:  # the smallest and the largest value, None where there is none; how many have it
     """The range by which a data set's grey images of more than 8 bits are scaled. Files that cannot be read have none.
 
     Raises `InputError` where no range fits them: floats beside whole numbers, or a few values so large that most
@@ -39,7 +39,7 @@ def find_levels(
         parts = pool.map(lambda part: list(map(held, part)), chunked(paths, AT_ONCE))
         found = [o for part in parts for o in part if o is not None]
     if not found:
-        return None
+        return None, 0
     least, most = min(found, key=lambda o: o.low), max(found, key=lambda o: o.high)
     first, other = found[0], next((o for o in found if o.kind != found[0].kind), None)
     if other is not None:
@@ -51,7 +51,7 @@ def find_levels(
             f"{least.path} and {most.path} hold values from {low:g} to {high:g}, beside which {lost[0].path} and "
             f"{len(lost) - 1:,} other images are of one grey: scale or remove them"
         )
-    return low, high if high > low else low + 1
+    return (low, high if high > low else low + 1), len(found)
 
 
 def held(

@@ -3,14 +3,13 @@
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cifar_fast.data.folders import ROLES
 from cifar_fast.data.image_files import IMAGE_SUFFIXES
 from cifar_fast.errors import InputError, MissingExtra
-from cifar_fast.files import put_in_place
 
 _LABELS = ("label", "labels", "fine_label", "class", "coarse_label")  # columns, the first that there is
 _ROWS = 256  # of a batch in memory
@@ -46,32 +45,39 @@ def _first_word(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-").split("-")[0]
 
 
-def unpacked_parquet(
+def unpack_parquet(
     files: dict[str, list[Path]],  # of `parquet_files`
-    place: Path,  # folder to unpack into, once
-) -> Path:  # the folder: split/class/row.png
-    """The images as files, byte by byte as they were; what was unpacked before is taken as it is.
+    folder: Path,  # to unpack into: split/class/row.png
+) -> None:
+    """Write the images as files, byte by byte as they were; a second split without labels is left out.
 
     Raises `InputError` for files that cannot be read or hold no images with labels, `MissingExtra` without pyarrow.
     """
-    if place.is_dir():
-        return place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".unpacking-") as tmp:
-        for role, paths in files.items():
-            row = 0
-            for path in paths:
-                for name, content, suffix in _images(path):
-                    folder = Path(tmp) / "content" / role / _as_folder(name)
-                    folder.mkdir(parents=True, exist_ok=True)
-                    (folder / f"{row:07}{suffix}").write_bytes(content)
-                    row += 1
-        put_in_place(Path(tmp) / "content", place)
-    return place
+    for role, paths in files.items():
+        if role != "train" and all(map(_has_no_labels, paths)):
+            continue
+        images = (o for path in paths for o in _images(path))
+        for row, (name, content, suffix) in enumerate(images):
+            place = folder / role / _as_folder(name)
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{row:07}{suffix}").write_bytes(content)
 
 
-def _images(path: Path) -> Iterator[tuple[str, bytes, str]]:
-    "Class, content and suffix of each image."
+def unlabelled_lines(
+    path: Path,  # folder of the parquet files
+    files: dict[str, list[Path]],  # of `parquet_files`
+    folder: Path,  # that `unpack_parquet` has written
+) -> list[str]:
+    "A line about each split without labels, as those of competitions are published."
+    without = [role for role in files if not (folder / role).is_dir()]
+    lines = [f"Not used: split {role} of {path}, which has no labels." for role in without]
+    only_train = len(files) - len(without) == 1
+    return lines + [f"Test images: a fifth of each class of split train of {path}."] * bool(lines and only_train)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator:
+    "A file of pyarrow's. Raises `InputError`, for what goes wrong while it is read too."
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -79,17 +85,31 @@ def _images(path: Path) -> Iterator[tuple[str, bytes, str]]:
         raise MissingExtra("parquet", str(path)) from error
     try:
         with pq.ParquetFile(path) as file:
-            image, label, names = _columns(path, file.schema_arrow)
-            for batch in file.iter_batches(_ROWS, columns=[image, label]):
-                for value, number in zip(batch[image].to_pylist(), batch[label].to_pylist()):
-                    content, inner = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, "")
-                    if not isinstance(content, bytes) or number is None or str(number).strip() == "":
-                        raise InputError(f"{path}: a row has no image or no label: leave it out")
-                    suffix = os.path.splitext(inner or "")[1]
-                    suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ".png"  # else nobody would read it
-                    yield _class(path, number, names), content, suffix
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}): fetch it again") from error
+
+
+def _has_no_labels(path: Path) -> bool:
+    "Whether there is no column of labels, or each is -1, by which Hugging Face says that nobody knows."
+    with _opened(path) as file:
+        label = _label_column(file.schema_arrow)
+        batches = file.iter_batches(columns=[label]) if label else ()
+        return all(o in (-1, None) for batch in batches for o in batch[label].to_pylist())
+
+
+def _images(path: Path) -> Iterator[tuple[str, bytes, str]]:
+    "Class, content and suffix of each image."
+    with _opened(path) as file:
+        image, label, names = _columns(path, file.schema_arrow)
+        for batch in file.iter_batches(_ROWS, columns=[image, label]):
+            for value, number in zip(batch[image].to_pylist(), batch[label].to_pylist()):
+                content, inner = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, "")
+                if not isinstance(content, bytes) or number is None or str(number).strip() == "":
+                    raise InputError(f"{path}: a row has no image or no label: leave it out")
+                suffix = os.path.splitext(inner or "")[1]
+                suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ".png"  # else nobody would read it
+                yield _class(path, number, names), content, suffix
 
 
 def _as_folder(name: str) -> str:
@@ -116,11 +136,15 @@ def _columns(path: Path, schema) -> tuple[str, str, list[str] | None]:
     except (ValueError, AttributeError):
         features = {}  # numbers stand for classes then
     image = next((o.name for o in schema if _holds_images(o.type)), None)
-    label = next((o for o in _LABELS if o in schema.names), None)
+    label = _label_column(schema)
     if image is None or label is None:
         columns = ", ".join(schema.names)
         raise InputError(f"{path} has the columns {columns}: it needs images as bytes, and one of {', '.join(_LABELS)}")
     return image, label, _told_apart(features.get(label, {}).get("names"))
+
+
+def _label_column(schema) -> str | None:
+    return next((o for o in _LABELS if o in schema.names), None)
 
 
 def _told_apart(names: list[str] | None) -> list[str] | None:

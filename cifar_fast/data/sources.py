@@ -8,7 +8,8 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 from cifar_fast.data.archives import (
@@ -19,7 +20,7 @@ from cifar_fast.data.archives import (
     read_cifar_archive,
     read_cifar_batches,
     read_npz,
-    unpacked,
+    unpack,
 )
 from cifar_fast.data.cache import cache_dir, is_too_large
 from cifar_fast.data.decoding import rare_lines, read_image_folder
@@ -28,9 +29,9 @@ from cifar_fast.data.duplicates import count_copies
 from cifar_fast.data.folders import Listing, list_images
 from cifar_fast.data.image_set import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, read_digits
 from cifar_fast.data.label_tables import list_labelled, table_of
-from cifar_fast.data.parquet import parquet_files, unpacked_parquet
+from cifar_fast.data.parquet import parquet_files, unlabelled_lines, unpack_parquet
 from cifar_fast.errors import InputError
-from cifar_fast.files import read_tensors, write_tensors
+from cifar_fast.files import filled_once, put_in_place, read_tensors, write_tensors
 from cifar_fast.progress import say
 from cifar_fast.text import printable
 
@@ -147,11 +148,7 @@ def _download_mirror(folder: Path) -> Path:
         archive = download(MIRROR_URL, Path(tmp) / "cifar10.tgz", MIRROR_MD5)
         with tarfile.open(archive) as tar:
             tar.extractall(tmp, filter="data")
-        try:
-            os.rename(Path(tmp) / "cifar10", folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first, with the same files
-                raise
+        put_in_place(Path(tmp) / "cifar10", folder)
     return folder
 
 
@@ -193,7 +190,7 @@ class Source:
             raise InputError(f"{path} is in no known form: give {KNOWN}")
         if not is_zip and holds_cifar(path):
             return cls(path, "archive", None)
-        found = cls.of_folder(unpacked(path, _place([path])), labels)
+        found = cls.of_folder(filled_once(_place([path]), partial(unpack, path)), labels)
         return replace(found, name=path.name.split(".")[0])
 
     @classmethod
@@ -211,7 +208,9 @@ class Source:
         except InputError:
             if files := parquet_files(path):
                 place = _place([o for paths in files.values() for o in paths])
-                return replace(cls.of_folder(unpacked_parquet(files, place), None), name=path.name)
+                found = cls.of_folder(filled_once(place, partial(unpack_parquet, files)), None)
+                found.listing.notes += unlabelled_lines(path, files, place)
+                return replace(found, name=path.name)
             if (table := table_of(path)) is None:
                 raise
             return cls(path, "folder", list_labelled(path / "train" if (path / "train").is_dir() else path, table))
@@ -307,13 +306,20 @@ def _lines(images: ImageSet) -> Iterator[str]:
         )
     if images.n_contrary:
         yield f"{images.n_contrary:,} training images are there under another class too, pixel by pixel."
+    n = len(images.train_y) + len(images.test_y)
+    if 0 < images.n_deep < n:
+        low, high = images.levels
+        yield (
+            f"{images.n_deep:,} of {n:,} images have more than 8 bits: their values from {low:g} to {high:g} become 0 "
+            "to 255, and the others stay as they are."
+        )
     if images.n_long:
         yield f"{images.n_long:,} images are more than twice as long as wide: the square in their middle is read."
     if images.skipped:
         yield f"Skipped, as they cannot be read: {len(images.skipped):,} images."
 
 
-_ABOUT = ("name", "vocab", "mean", "std", "levels", "files", "n_valid", "leaked", "n_contrary", "n_long", "skipped")
+_ABOUT = tuple(o.name for o in fields(ImageSet) if o.name not in _TENSORS)
 
 
 def _read_cache(path: Path, fingerprint: str) -> ImageSet | None:

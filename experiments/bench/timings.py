@@ -263,7 +263,7 @@ class Benchmark:
         "Files to one tensor, by a thread a core: images a second. Raises ValueError where pixels differ."
         root = self.source if self.source and self.whole.is_cifar10 else self.folder  # whose files are of one size
         size, files = self.images.train_x.shape[-1], find_images([root])[: len(self.images.train_y)]
-        contenders = {"ours": lambda: decode_files(files, size, find_levels(files))[0]}
+        contenders = {"ours": lambda: decode_files(files, size, find_levels(files)[0])[0]}
         contenders |= {name: partial(peers.read_all, read, files, size) for name, read in peers.READERS.items()}
         wanted = contenders["ours"]()
         for name, read in contenders.items():

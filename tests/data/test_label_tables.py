@@ -62,7 +62,7 @@ def test_kaggles_layout_is_known(image_folder, capsys):
         (["path", "label"], [("all/77.png", "a")], r"names 1 files that .* lacks \(all/77\.png\)"),
         (["path", "label"], [], "no rows"),
         (["path", "label", "split"], [("all/0.png", "a", "half")], "split 'half'"),
-        (["path", "label", "split"], [("all/0.png", "a", "train"), ("all/1.png", "b", "test")], "lack the class 'b'"),
+        (["path", "label", "split"], [("all/0.png", "a", "train"), ("all/1.png", "b", "test")], "has the class 'b'"),
     ],
 )
 def test_a_table_that_does_not_fit_is_named(image_folder, header, rows, message):

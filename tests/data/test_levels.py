@@ -71,11 +71,15 @@ def test_a_model_scales_as_it_was_trained(tiffs, tmp_path):
     assert np.array_equal(one, pixels)
 
 
-def test_images_of_8_bits_beside_deeper_ones_stay_as_they_are(tiffs):
+def test_images_of_8_bits_beside_deeper_ones_stay_as_they_are_and_a_line_says_so(tiffs, capsys):
     folder = tiffs(1, np.float32)
     Image.fromarray(np.full((8, 8), 99, np.uint8)).save(folder / "cells/grey.png")
     images = load_images(folder, 8)
     assert (torch.cat([images.train_x, images.test_x]) == 99).flatten(1).all(1).sum() == 1
+    said = capsys.readouterr().out
+    assert "10 of 11 images have more than 8 bits: their values from " in said and "the others stay" in said
+    load_images(folder, 8)
+    assert "10 of 11 images have more than 8 bits" in capsys.readouterr().out  # of the cache too
 
 
 def test_a_model_of_8_bits_takes_what_is_known_and_refuses_the_rest_by_name(tmp_path):
@@ -122,6 +126,6 @@ def test_dark_16_bit_colours_are_refused(tmp_path):
 def test_files_of_any_values_keep_their_order_and_are_never_made_one_grey(tmp_path_factory, dtype, values):
     path = tmp_path_factory.mktemp("deep") / "a.tif"
     Image.fromarray(np.array(values, dtype).reshape(2, 2)).save(path)
-    pixels = decode_image(path, 2, find_levels([path]))[..., 0].ravel()
+    pixels = decode_image(path, 2, find_levels([path])[0])[..., 0].ravel()
     assert [pixels[i] for i in np.argsort(values, kind="stable")] == sorted(pixels)
     assert len(set(values)) == 1 or (pixels.min(), pixels.max()) == (0, 255)

@@ -121,3 +121,24 @@ def test_a_single_file_and_files_of_no_split_are_told_apart(tmp_path):
     write(tmp_path / "hub/0000.parquet", [(0, 0)])
     with pytest.raises(InputError, match="says no split"):
         load_images(tmp_path / "hub")
+
+
+@pytest.mark.parametrize("label", [-1, None])
+def test_a_test_split_that_nobody_labelled_is_not_used_and_a_line_says_so(tmp_path, capsys, label):
+    write(tmp_path / "hub/train-0.parquet", [(i, i % 3) for i in range(15)])
+    write(tmp_path / "hub/test-0.parquet", [(i, label) for i in range(20, 26)])
+    images = load_images(tmp_path / "hub")
+    assert (len(images.train_y), images.test_y.tolist()) == (12, [0, 1, 2])
+    assert "split test of" in (said := capsys.readouterr().out) and "a fifth of each class" in said
+    write(tmp_path / "hub/validation-0.parquet", [(i, i % 3) for i in range(30, 36)])
+    for _ in range(2):  # the second time from the cache
+        images = load_images(tmp_path / "hub")
+        assert (len(images.train_y), len(images.test_y), images.n_valid) == (15, 6, 0)
+        assert "has no labels" in (said := capsys.readouterr().out) and "a fifth" not in said
+
+
+def test_a_test_split_of_which_a_part_is_labelled_is_refused(tmp_path):
+    write(tmp_path / "hub/train-0.parquet", [(i, i % 3) for i in range(15)])
+    write(tmp_path / "hub/test-0.parquet", [(20, 0), (21, -1)])
+    with pytest.raises(InputError, match=r"test-0\.parquet: a row has the label -1"):
+        load_images(tmp_path / "hub")

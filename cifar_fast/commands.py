@@ -19,18 +19,22 @@ def sweep(
     script: str = "custom",  # the same, as an option
     param: Repeated = None,  # try NAME=loguniform(a,b), uniform(a,b), randint(a,b) or choice(x,y); fix NAME=value
     data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
+    labels: str | None = None,  # csv or jsonl that names the files of --data and their classes
     trials: count = None,  # trials in all; default: 16, or with --resume as many as before
     address: str | None = None,  # of a Ray cluster; default: this machine
     per_gpu: count = 1,  # trials that share a GPU
     seed: seed_number = 0,  # of the search
     run: str | None = None,  # folder to write; default: runs/sweep-<date>-<time>
-    resume: str | None = None,  # folder of a stopped sweep: go on with it; --data may say where its images are now
+    resume: str
+    | None = None,  # folder of a stopped sweep: go on with it; --data and --labels may say where its images are now
 ):
     "Search options of an experiment on held-out images, and leave a table, a picture and the winner's run folder."
     from cifar_fast.experiment import load_experiment
     from cifar_fast.runs.sweep import Sweep, of_sweep, sweep_options
 
-    asked = dict(param=param, data=data, trials=trials, address=address, per_gpu=per_gpu, seed=seed, run=run)
+    asked = dict(
+        param=param, data=data, labels=labels, trials=trials, address=address, per_gpu=per_gpu, seed=seed, run=run
+    )
     name = experiment or (of_sweep(resume) if resume else script)
     return Sweep(load_experiment(name), sweep_options(**asked, resume=resume)).execute()
 

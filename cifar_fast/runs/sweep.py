@@ -29,7 +29,7 @@ from cifar_fast.files import read_json, write_csv, write_json
 from cifar_fast.options import OF_A_START
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.folder import Run, check_begun
-from cifar_fast.runs.launch import train
+from cifar_fast.runs.launch import MAY_MOVE, train
 from cifar_fast.runs.one_seed import check_batches, fit_stage, images_from_options, learner_from_options, run_identity
 from cifar_fast.runs.rehearsal import try_out
 from cifar_fast.training.callbacks.guards import StopOnNaN
@@ -168,8 +168,9 @@ class Sweep:
         self.experiment = experiment
         self.before = before = asked_before(options.resume) if options.resume else {}
         if before:
-            data = before.get("data", options.data) if options.data == DEFAULTS["data"] else options.data
-            own = {"data": data, "trials": options.trials, "run": None, "resume": options.resume}
+            moved = {k: getattr(options, k) for k in MAY_MOVE if getattr(options, k) != DEFAULTS[k]}
+            own = {k: before.get(k, DEFAULTS[k]) for k in MAY_MOVE}
+            own |= {"trials": options.trials, "run": None, "resume": options.resume, **moved}
             asked = vars(options) if options.param else {k: before.get(k, o) for k, o in vars(options).items()}
             options = SimpleNamespace(**{**asked, **own})
         trials = options.trials or before.get("trials") or N_TRIALS
@@ -184,7 +185,8 @@ class Sweep:
         self.fixed = {o.name: o.values[0] for o in self.params if o.kind == "fixed"}
         if clash := NOT_FOR_TRIALS & set(names):
             raise InputError(f"{clash.pop()} is not for trials: leave it out of --param")
-        self.fixed |= {"data": options.data} | ({"cache_features": True} if "cache_features" in experiment.own else {})
+        self.fixed |= {k: getattr(options, k) for k in MAY_MOVE if getattr(options, k) is not None}
+        self.fixed |= {"cache_features": True} if "cache_features" in experiment.own else {}
         experiment.options(**self.fixed)
 
     def execute(self) -> int:
@@ -218,7 +220,7 @@ class Sweep:
         "A sweep that goes on must search the same, by the same source, on the same images. Raises `InputError`."
         o, before = self.options, self.before
         same = before.get("experiment") or {}
-        found_again = {} if same.get("images") else {"data": o.data}  # images are compared by what they hold
+        found_again = {} if same.get("images") else {k: getattr(o, k) for k in MAY_MOVE}  # else by what they hold
         check_begun(self.run.folder, before, {"param": o.param, **found_again}, "give the same")
         who = {"name": self.experiment.name, "source": self.experiment.source}
         check_begun(self.run.folder, same, who, "go on with the experiment as it was")
@@ -343,13 +345,15 @@ class Sweep:
                 folder.rename(before)
         options = self.trial_options(winner["config"])
         options.run, options.resume = str(folder), str(folder) if folder.exists() else None
-        code = train(self.experiment, options, given={"data"})[0]
+        code = train(self.experiment, options, given=set(MAY_MOVE))[0]
         if code == 0:
             shutil.rmtree(before, ignore_errors=True)
         return code
 
 
-DEFAULTS = dict(param=None, data="auto", trials=None, address=None, per_gpu=1, seed=0, run=None, resume=None)
+DEFAULTS = dict(
+    param=None, data="auto", labels=None, trials=None, address=None, per_gpu=1, seed=0, run=None, resume=None
+)
 
 
 def sweep_options(**given) -> SimpleNamespace:

@@ -112,7 +112,7 @@ def test_a_sweep_killed_halfway_loses_no_finished_trial(tmp_path):
 
 
 def options(*param, **changed):
-    base = dict(data="digits", trials=2, address=None, per_gpu=1, seed=0, run=None, resume=None)
+    base = dict(data="digits", labels=None, trials=2, address=None, per_gpu=1, seed=0, run=None, resume=None)
     return SimpleNamespace(**{**base, "param": list(param), **changed})
 
 
@@ -213,6 +213,26 @@ def test_a_sweep_goes_on_where_the_images_have_moved_and_not_where_they_have_cha
     with pytest.raises(InputError, match="begun on other images"):
         Sweep(custom, alone).execute()
     assert json.loads(config.read_text())["data"] == str(place)  # which a refusal does not change
+
+
+@pytest.mark.parametrize("as_param", [False, True])
+def test_a_sweep_goes_on_where_the_table_of_labels_has_moved(tmp_path, image_folder, as_param):
+    root, place, table = image_folder({"all": 40}), tmp_path / "elsewhere", tmp_path / "t.csv"
+    table.write_text("path,label\n" + "".join(f"all/{i}.png,{'ab'[i % 2]}\n" for i in range(40)))
+    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5), data=str(root), labels=None if as_param else str(table))
+    asked.param = [asked.param[0], "epochs=1", "width=4", "device=cpu", *[f"labels={table}"] * as_param]
+    (tmp_path / "run/config.json").write_text(json.dumps(vars(asked)))
+    assert Sweep(custom, asked).execute() == 0
+    root.rename(place)
+    moved = table.rename(tmp_path / "moved.csv")
+    add_trial(tmp_path / "run", 1, 1e-2, 0.9)  # a new winner, which is trained on them
+    alone = options(resume=str(tmp_path / "run"), trials=None, data=str(place), labels=str(moved))
+    alone.param = None
+    assert Sweep(custom, alone).execute() == 0
+    assert FinishedRun.read(tmp_path / "run/winner").config["asked"]["labels"] == str(moved)
+    moved.write_text(moved.read_text().replace("all/0.png,a", "all/0.png,b"))
+    with pytest.raises(InputError, match="begun on other images"):
+        Sweep(custom, alone).execute()
 
 
 def test_damaged_trials_are_left_out(tmp_path, capsys):

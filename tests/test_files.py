@@ -53,14 +53,14 @@ def test_colleagues_read_all_that_a_run_leaves_as_the_umask_says(tmp_path, image
     assert {"predictions.safetensors", "checkpoint.pt", "lr_find.png", "model.json", "report.html", "0.png"} <= names
 
 
-@pytest.fixture
-def bare_disk(monkeypatch):
+@pytest.fixture(params=[errno.ENOTSUP, errno.ENOSYS])  # the second one makes filelock lock in a way of its own
+def bare_disk(request, monkeypatch):
     "A disk that locks no files and syncs no folders, as some network disks."
     fcntl = pytest.importorskip("fcntl")
     sync = os.fsync
 
     def no_lock(*args):
-        raise OSError(errno.ENOTSUP, "Operation not supported")  # where flock is missing, filelock has its own way
+        raise OSError(request.param, os.strerror(request.param))
 
     def no_folder_sync(handle):
         if stat.S_ISDIR(os.fstat(handle).st_mode):

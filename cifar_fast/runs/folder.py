@@ -268,7 +268,10 @@ def lock_folder(folder: Path) -> FileLock:
     "The lock of `folder`, held while the process lives. Raises `InputError` where another process has it."
     lock = FileLock(folder / LOCK, timeout=0)
     try:
-        lock.acquire()
+        with warnings.catch_warnings(record=True) as soft:  # of filelock: two lines, one of them of its own code
+            lock.acquire()
+        if soft:
+            warn_once(f"this disk locks no files: {folder / LOCK} says instead that {folder} is being written")
     except Timeout as error:
         raise InputError(
             f"{folder} is being written by another process: wait for it, or give another folder"

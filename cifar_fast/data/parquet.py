@@ -12,6 +12,7 @@ from cifar_fast.data.image_files import IMAGE_SUFFIXES
 from cifar_fast.errors import InputError, MissingExtra
 
 _LABELS = ("label", "labels", "fine_label", "class", "coarse_label")  # columns, the first that there is
+_UNKNOWN = {"-1", "None"}  # labels by which Hugging Face says that nobody knows
 _ROWS = 256  # of a batch in memory
 
 
@@ -53,8 +54,9 @@ def unpack_parquet(
 
     Raises `InputError` for files that cannot be read or hold no images with labels, `MissingExtra` without pyarrow.
     """
+    no_labels = _UNKNOWN - _labels(files["train"])  # where train shows -1, it is a class
     for role, paths in files.items():
-        if role != "train" and all(map(_has_no_labels, paths)):
+        if role != "train" and _labels(paths) <= no_labels:
             continue
         images = (o for path in paths for o in _images(path))
         for row, (name, content, suffix) in enumerate(images):
@@ -90,12 +92,15 @@ def _opened(path: Path) -> Iterator:
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}): fetch it again") from error
 
 
-def _has_no_labels(path: Path) -> bool:
-    "Whether there is no column of labels, or each is -1, by which Hugging Face says that nobody knows."
-    with _opened(path) as file:
-        label = _label_column(file.schema_arrow)
-        batches = file.iter_batches(columns=[label]) if label else ()
-        return all(o in (-1, None) for batch in batches for o in batch[label].to_pylist())
+def _labels(paths: list[Path]) -> set[str]:
+    "All that files have as labels; nothing where they have no such column."
+    found = set()
+    for path in paths:
+        with _opened(path) as file:
+            if label := _label_column(file.schema_arrow):
+                for batch in file.iter_batches(columns=[label]):
+                    found |= set(map(str, batch[label].to_pylist()))
+    return found
 
 
 def _images(path: Path) -> Iterator[tuple[str, bytes, str]]:

@@ -137,6 +137,21 @@ def test_a_test_split_that_nobody_labelled_is_not_used_and_a_line_says_so(tmp_pa
         assert "has no labels" in (said := capsys.readouterr().out) and "a fifth" not in said
 
 
+def test_minus_one_is_a_class_where_training_images_are_of_it(tmp_path):
+    write(tmp_path / "hub/train.parquet", [(i, i % 2 * 2 - 1) for i in range(10)], names=None)
+    write(tmp_path / "hub/test.parquet", [(i, -1) for i in range(20, 24)], names=None)
+    images = load_images(tmp_path / "hub")
+    assert images.vocab == ["-1", "1"] and images.test_y.tolist() == [0] * 4
+
+
+def test_a_test_split_without_a_column_of_labels_is_not_used(tmp_path, capsys):
+    write(tmp_path / "hub/train.parquet", [(i, i % 3) for i in range(15)])
+    pq.write_table(
+        pa.table({"img": pa.array([{"bytes": png(20)[1], "path": "a"}], IMAGE)}), tmp_path / "hub/test.parquet"
+    )
+    assert len(load_images(tmp_path / "hub").test_y) == 3 and "split test of" in capsys.readouterr().out
+
+
 def test_a_test_split_of_which_a_part_is_labelled_is_refused(tmp_path):
     write(tmp_path / "hub/train-0.parquet", [(i, i % 3) for i in range(15)])
     write(tmp_path / "hub/test-0.parquet", [(20, 0), (21, -1)])

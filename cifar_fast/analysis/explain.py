@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from cifar_fast.analysis.featuremaps import image_layers, in_eval_mode, layer_outputs
-from cifar_fast.analysis.names import picture_grid
+from cifar_fast.analysis.names import picture_grid, short
 from cifar_fast.errors import InputError, MissingExtra
 
 STEPS = 32  # of integrated gradients
@@ -80,9 +80,9 @@ def plot_looks(
     for i, line in enumerate(axes):
         for ax in line:
             ax.imshow(images[i], interpolation="nearest", extent=(0, 1, 0, 1))
-        name = "" if true is None else vocab[int(true[i])]
+        name = "" if true is None else short(vocab[int(true[i])])
         line[0].set_title(name, fontsize=9)
         for ax, (view, (found, of)) in zip(line[1:], views.items()):
             ax.imshow(found[i].numpy(), cmap="inferno", alpha=0.6, vmin=0, vmax=1, extent=(0, 1, 0, 1))
-            ax.set_title(f"{view}:\n{vocab[int(of[i])]}", fontsize=8)
+            ax.set_title(f"{view}:\n{short(vocab[int(of[i])])}", fontsize=8)
     return fig

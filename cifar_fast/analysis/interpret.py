@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cifar_fast.analysis.names import in_figure, picture_grid, short
+from cifar_fast.analysis.names import file_line, in_figure, picture_grid, short
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.stats import share_interval
 
@@ -62,10 +62,7 @@ class TestInterpretation(Predictions, ClassificationInterpretation):
 
     def caption(self, i: int, letters: int = 30) -> str:
         "A line that ends the path of image `i`, so that a wrong label can be found; empty where it has none."
-        if not self.files:
-            return ""
-        file = self.files[i]
-        return f"\n{short(file if len(file) <= letters else '…' + file[1 - letters :])}"
+        return file_line(self.files, i, letters)
 
     @property
     def loss(self) -> float:

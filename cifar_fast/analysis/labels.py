@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
+from cifar_fast.analysis.names import file_line, short
 from cifar_fast.analysis.neighbours import plot_grid
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.errors import MissingExtra
@@ -60,6 +61,8 @@ def plot_suspects(
     suspects: Sequence[Suspect],
     images: np.ndarray,  # uint8 (N, H, W, 3), of which `Suspect.index` speaks
     k: int = 24,
+    files: Sequence[str] | None = None,  # of the images, where they have such
 ) -> Figure:
     "The worst suspects: the label that each has, and the one that is suggested."
-    return plot_grid([(images[o.index], f"{o.label}?\n{o.suggested} ({o.probability:.0%})") for o in suspects[:k]])
+    texts = [f"{short(o.label)}?\n{short(o.suggested)} ({o.probability:.0%})" for o in suspects[:k]]
+    return plot_grid([(images[o.index], text + file_line(files, o.index, 20)) for o, text in zip(suspects, texts)])

@@ -4,6 +4,7 @@ matplotlib takes dollar signs for formulas, and drops what begins with _ from le
 """
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -30,6 +31,18 @@ def in_legend(name: str) -> str:
     "As `short`, for a legend."
     name = short(name)
     return f" {name}" if name.startswith("_") else name
+
+
+def file_line(
+    files: Sequence[str] | None,  # of a data set's images, below its folder; None: they are from none
+    i: int,  # the image
+    letters: int = 30,
+) -> str:
+    "A line that ends the image's path, so that a wrong label can be found; empty where it has none."
+    if not files:
+        return ""
+    file = files[i]
+    return f"\n{short(file if len(file) <= letters else '…' + file[1 - letters :])}"
 
 
 def picture_grid(rows: int, cols: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
 
-from cifar_fast.analysis.names import picture_grid
+from cifar_fast.analysis.names import in_legend, picture_grid
 
 MOST_ON_MAP = 1500  # images: t-SNE takes seconds for so many
 THUMBNAILS = 60
@@ -72,7 +72,7 @@ def plot_map(
     axes = fig.subplots(1, 2)
     for ax, points, name in zip(axes, (principal[:, :2], tsne), ("principal components", "t-SNE")):
         for i, label in enumerate(vocab):
-            ax.scatter(*points[labels == i].T, s=8, label=label, color=f"C{i % 10}", alpha=0.6)
+            ax.scatter(*points[labels == i].T, s=8, label=in_legend(label), color=f"C{i % 10}", alpha=0.6)
         for j in range(min(THUMBNAILS, len(points))):
             box = OffsetImage(images[j], zoom=20 / images.shape[1])
             color = f"C{labels[j] % 10}"

@@ -12,6 +12,7 @@ from torch import Tensor
 from cifar_fast.analysis.asking import features_of
 from cifar_fast.analysis.explain import plot_looks
 from cifar_fast.analysis.labels import Suspect, plot_suspects, suspicious_labels
+from cifar_fast.analysis.names import file_line, short
 from cifar_fast.analysis.neighbours import nearest, plot_map, plot_neighbours
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.data.duplicates import Pair, exact_duplicates, near_duplicates
@@ -22,6 +23,7 @@ from cifar_fast.runs.subject import Subject
 
 SHOWN = 8  # images a figure
 NEIGHBOURS = 5
+LETTERS = 20  # of a file's path above an image
 
 
 def ask_duplicates(subject: Subject) -> Answer:
@@ -39,12 +41,13 @@ def ask_duplicates(subject: Subject) -> Answer:
         f"Accuracy without them: {percent(without, 2)}, with them {percent(tested.accuracy, 2)}.",
     ]
     pairs = _some(exact, SHOWN // 2) + _some(near, SHOWN)
-    tests = [(subject.test_images[o.test], f"test: {subject.vocab[images.test_y[o.test]]}") for o in pairs]
+    tests = [_test_image(subject, o.test, f"test: {short(subject.vocab[images.test_y[o.test]])}") for o in pairs]
     trains = [[_train_image(subject, o.train, f"{o.similarity:.3f}")] for o in pairs]
     pictures = [Picture.of(plot_neighbours(tests, trains), "Test images, left, and the training images like them.")]
     numbers = {
         "exact": len(exact), "near": len(near), "labelled_otherwise": otherwise, "accuracy_without": without,
         "pairs": [tuple(o) for o in exact + near],
+        "files": images.files and [(images.files[1][o.test], images.files[0][o.train]) for o in exact + near],
     }  # fmt: skip
     return Answer("duplicates", "Are test images among the training images?", lines,
                   pictures=pictures if pairs else [], numbers=numbers)  # fmt: skip
@@ -56,8 +59,14 @@ def _some(pairs: list[Pair], n: int) -> list[Pair]:
 
 
 def _train_image(subject: Subject, i: int, text: str) -> tuple[np.ndarray, str]:
-    pixels = subject.images.train_x[i].permute(1, 2, 0).numpy()
-    return pixels, f"{subject.vocab[subject.images.train_y[i]]}\n{text}"
+    "With its label and its file."
+    pixels, label = subject.images.train_x[i].permute(1, 2, 0).numpy(), subject.vocab[subject.images.train_y[i]]
+    return pixels, f"{short(label)}\n{text}{file_line(subject.files[0], i, LETTERS)}"
+
+
+def _test_image(subject: Subject, i: int, text: str) -> tuple[np.ndarray, str]:
+    "With its file."
+    return subject.test_images[i], text + file_line(subject.files[1], i, LETTERS)
 
 
 def ask_neighbours(subject: Subject) -> Answer:
@@ -88,9 +97,8 @@ def ask_neighbours(subject: Subject) -> Answer:
 def _plot_mistakes(subject: Subject, idxs: Sequence[int], neighbours: Sequence[Sequence[int]]):
     tested, rows = subject.run.predictions, []
     for i in idxs:
-        said = subject.vocab[tested.decoded[i]]
-        text = f"{subject.vocab[tested.targs[i]]}, taken for\n{said} ({tested.preds[i].max():.0%})"
-        rows.append((subject.test_images[i], text))
+        true, said = (short(subject.vocab[o[i]]) for o in (tested.targs, tested.decoded))
+        rows.append(_test_image(subject, i, f"{true}, taken for\n{said} ({tested.preds[i].max():.0%})"))
     return plot_neighbours(rows, [[_train_image(subject, j, "training") for j in o] for o in neighbours])
 
 
@@ -113,9 +121,11 @@ def ask_labels(
     ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([o.name for o in fields(Suspect)])
-    writer.writerows(astuple(o) for o in suspects)
-    picture = Picture.of(plot_suspects(suspects, subject.train_images), "The worst: label, and what is suggested.")
+    known = subject.files[0]
+    writer.writerow([o.name for o in fields(Suspect)] + ["file"] * bool(known))
+    writer.writerows([*astuple(o), *([known[o.index]] if known else [])] for o in suspects)
+    picture = Picture.of(plot_suspects(suspects, subject.train_images, files=known),
+                         "The worst: label, and what is suggested.")  # fmt: skip
     numbers, files = {"suspects": len(suspects), "share": share}, {LABELS_FILE: text.getvalue()}
     return Answer("labels", "Which labels look wrong?", lines, pictures=[picture] if suspects else [],
                   numbers=numbers, files=files)  # fmt: skip

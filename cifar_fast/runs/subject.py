@@ -56,6 +56,11 @@ class Subject:
         return images
 
     @property
+    def files(self) -> tuple[list[str] | None, list[str] | None]:
+        "Of training and test images, below the folder that they are from; None where they are from none."
+        return self.images.files or (None, None)
+
+    @property
     def test_images(self) -> np.ndarray:
         "uint8 (N, H, W, 3)."
         return self.images.test_x.permute(0, 2, 3, 1).numpy()

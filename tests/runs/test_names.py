@@ -1,5 +1,6 @@
 """Classes, files and runs may have any name: figures, pages, tables and model cards say it as it is."""
 
+import csv
 import html
 import json
 import os
@@ -19,10 +20,12 @@ from cifar_fast.analysis.interpret import plot_confusion, plot_per_class
 from cifar_fast.analysis.names import in_figure, in_legend, save_figure, short
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.cli import exit_codes
-from cifar_fast.commands import predict
+from cifar_fast.commands import evaluate, predict
 from cifar_fast.deploy.modelcard import ModelCard
 from cifar_fast.deploy.predictor import Predictor
+from cifar_fast.runs.questions_on_images import ask_labels
 from cifar_fast.runs.results import FinishedRun
+from cifar_fast.runs.subject import Subject
 from cifar_fast.text import printable
 from conftest import make_run
 
@@ -54,6 +57,27 @@ def test_a_run_on_such_classes_is_finished_and_read_back(run):
     page = (folder / "report.html").read_text("utf-8")
     assert all(html.escape(o) in page for o in wanted) and "<b>&amp;" not in page
     assert set(json.loads((folder / "metrics.json").read_text())["per_class_accuracy"]) == wanted
+
+
+def test_such_a_run_is_asked_for_more(run):
+    pytest.importorskip("captum")
+    folder, root = run
+    evaluate(str(folder), neighbours=True, duplicates=True, explain=True, data=str(root))
+    page = (folder / "evidence.html").read_text("utf-8")
+    assert page.count("data:image/png;base64,") >= 3  # drawn without a formula that matplotlib cannot read
+
+
+def test_images_whose_labels_look_wrong_are_named_by_their_files(run):
+    pytest.importorskip("cleanlab")
+    folder, root = run
+    subject = Subject(folder, str(root))
+    y = subject.images.train_y
+    said = y.clone()
+    said[0] = y[-1]
+    preds = torch.nn.functional.one_hot(said, len(subject.vocab)) * 0.9 + 0.01
+    answer = ask_labels(subject, Predictions(preds / preds.sum(1, keepdim=True), y, subject.vocab))
+    (found,) = csv.DictReader(answer.files["suspicious_labels.csv"].splitlines())
+    assert found["index"] == "0" and found["file"] == subject.images.files[0][0]
 
 
 def test_predictions_are_printed_on_consoles_that_lack_the_letters(run, capsys, monkeypatch):

@@ -31,6 +31,7 @@ from made_data import (
     fill,
     folder,
     grey,
+    kaggle,
     litter,
     mixed,
     npz,
@@ -256,6 +257,8 @@ KINDS = [
     *_kinds(
         "Tables of labels",
         ("`--labels t.csv`", lambda root: table(root, "t.csv", rows(10)), "8 + 2 of 2", "Labels: t.csv"),
+        ("Kaggle's `train/1.png` and `trainLabels.csv`", kaggle(), "8 + 2 of 2", "Labels: .*trainLabels.csv"),
+        ("Kaggle's, and `test/`", kaggle(test=4), "8 + 2 of 2", r"Not used: .*test \(4 images\), as .* has no labels"),
         ("rows for some of the images", lambda root: table(root, "t.csv", rows(10), 12), "8 + 2 of 2",
          "2 x image without a label"),
         ("a row of a file that is not there", lambda root: table(root, "t.csv", rows(10), 9), REFUSED,

@@ -69,6 +69,16 @@ def table(root: Path, name: str, text: str, n: int = 10) -> dict:
     return {"data": root, "labels": name}
 
 
+def kaggle(**others: int) -> Callable[[Path], None]:
+    "Makes a competition's folder: ten labelled images in train/, and so many in other folders."
+
+    def make(root: Path) -> None:
+        fill(root, {"train": 10, **others})
+        (root / "trainLabels.csv").write_text("id,label\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(10)))
+
+    return make
+
+
 def rows(n: int) -> str:
     return "path,label\n" + "".join(f"all/{i}.png,{'ab'[i % 2]}\n" for i in range(n))
 

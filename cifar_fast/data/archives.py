@@ -78,6 +78,8 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _no_archive(path: Path, error: Exception) -> InputError:
+    if getattr(error, "errno", None):  # of the disk
+        return InputError(f"{path} cannot be read ({error.strerror}): change its permissions, or give a copy")
     said = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
     return InputError(f"{path} is not a whole archive ({said}): fetch it again")
 
@@ -145,6 +147,8 @@ def unpack(
             while file.read(2**20):
                 pass
     except (*_DAMAGE, RuntimeError, NotImplementedError) as error:  # the last two: encrypted, or packed otherwise
+        if getattr(error, "errno", None):  # of the disk, which is full or takes no such name
+            raise
         raise _no_archive(path, error) from error
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cifar_fast.data.folders import Listing, check_classes, role_of, settle_validation
-from cifar_fast.data.image_files import walk_images
+from cifar_fast.data.image_files import is_litter, walk_images
 from cifar_fast.errors import InputError
 
 FILE_COLUMNS = (
@@ -30,11 +30,19 @@ SPLIT_COLUMNS = ("split", "subset", "set", "fold")
 KAGGLE = ("trainLabels.csv", "train_labels.csv", "labels.csv", "train.csv")  # beside a train/ without classes
 
 
-def table_of(
-    folder: Path,  # of images
-) -> Path | None:
-    "The table that lies beside a folder's images as Kaggle lays it, where the images lie in no folders of classes."
-    return next((folder / o for o in KAGGLE if (folder / o).is_file()), None)
+def list_kaggle(
+    folder: Path,  # of a table and, in train/ or beside it, the images
+) -> Listing | None:  # None: there is no such table
+    "The images of a competition as Kaggle lays them out. Raises `InputError`."
+    table = next((folder / o for o in KAGGLE if (folder / o).is_file()), None)
+    if table is None:
+        return None
+    inner = folder / "train" if (folder / "train").is_dir() else folder
+    listing = list_labelled(inner, table)
+    for other in sorted(folder.iterdir()) if inner != folder else ():
+        if other.is_dir() and other != inner and not is_litter(other.name) and (n := len(list(walk_images(other)))):
+            listing.notes.append(f"Not used: {other} ({n:,} images), as {table} has no labels for them.")
+    return listing
 
 
 def list_labelled(

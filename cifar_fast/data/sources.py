@@ -7,7 +7,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from cifar_fast.data.download import DownloadError, download
 from cifar_fast.data.duplicates import count_copies
 from cifar_fast.data.folders import Listing, list_images
 from cifar_fast.data.image_set import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, read_digits
-from cifar_fast.data.label_tables import list_labelled, table_of
+from cifar_fast.data.label_tables import list_kaggle, list_labelled
 from cifar_fast.data.parquet import parquet_files, unlabelled_lines, unpack_parquet
 from cifar_fast.errors import InputError
 from cifar_fast.files import filled_once, put_in_place, read_tensors, write_tensors
@@ -190,7 +190,7 @@ class Source:
             raise InputError(f"{path} is in no known form: give {KNOWN}")
         if not is_zip and holds_cifar(path):
             return cls(path, "archive", None)
-        found = cls.of_folder(filled_once(_place([path]), partial(unpack, path)), labels)
+        found = cls.of_folder(_unpacked([path], partial(unpack, path)), labels)
         return replace(found, name=path.name.split(".")[0])
 
     @classmethod
@@ -207,13 +207,12 @@ class Source:
             listing = list_images(path)
         except InputError:
             if files := parquet_files(path):
-                place = _place([o for paths in files.values() for o in paths])
-                found = cls.of_folder(filled_once(place, partial(unpack_parquet, files)), None)
+                place = _unpacked([o for paths in files.values() for o in paths], partial(unpack_parquet, files))
+                found = cls.of_folder(place, None)
                 found.listing.notes += unlabelled_lines(path, files, place)
                 return replace(found, name=path.name)
-            if (table := table_of(path)) is None:
+            if (listing := list_kaggle(path)) is None:
                 raise
-            return cls(path, "folder", list_labelled(path / "train" if (path / "train").is_dir() else path, table))
         return cls(path, "folder", listing)
 
     def fingerprint(self) -> str:
@@ -257,9 +256,15 @@ class Source:
         return replace(images, name=self.name) if self.name and images.name != "cifar10" else images
 
 
-def _place(paths: list[Path]) -> Path:
-    "Where in the cache these files are unpacked: another place once they have changed."
-    return cache_dir() / f"unpacked-{_stamp(paths)[:12]}"
+def _unpacked(paths: list[Path], unpack: Callable[[Path], None]) -> Path:
+    "Where in the cache these files are unpacked, by now: in another place once they have changed."
+    place = cache_dir() / f"unpacked-{_stamp(paths)[:12]}"
+    try:
+        return filled_once(place, unpack)
+    except OSError as error:
+        raise InputError(
+            f"{paths[0]} cannot be unpacked into {cache_dir()} ({error}): set $CIFAR_FAST_CACHE"
+        ) from error
 
 
 def _stamp(paths: Iterable[str | Path], about: str = "") -> str:

@@ -1,5 +1,6 @@
 """Data sets in one file: read whole or refused, never in part, and nothing in them runs."""
 
+import errno
 import gzip
 import pickle
 import zipfile
@@ -230,6 +231,18 @@ def test_arrays_that_would_run_code_are_refused_and_nothing_runs(tmp_path):
     with pytest.raises(InputError, match="pickled objects"):
         load_images(tmp_path / "d.npz")
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_archive(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as file:
+        file.writestr("cat/0.png", b"")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "extract", full)
+    with pytest.raises(InputError, match=r"d\.zip cannot be unpacked into .*No space left.*\$CIFAR_FAST_CACHE"):
+        load_images(tmp_path / "d.zip")
 
 
 def test_what_is_in_no_known_form_is_named(tmp_path):

@@ -41,6 +41,8 @@ def is_image(
 
 
 def _begins_as_image(path: str | Path) -> bool:
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return False
     try:
         with Image.open(path) as image:
             return image.format not in _UNREAD

@@ -72,6 +72,12 @@ def test_a_link_to_a_folder_is_followed_once(album, tmp_path):
     assert len(list(walk_images(album))) == 2
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(album):
+    os.mkfifo(album / "pipe")
+    assert len(list(walk_images(album))) == 2
+
+
 def test_a_link_does_not_lead_to_images_outside_of_the_folder(album):
     (album / "inner").mkdir()
     (album / "inner/out").symlink_to(album)

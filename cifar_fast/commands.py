@@ -25,8 +25,7 @@ def sweep(
     per_gpu: count = 1,  # trials that share a GPU
     seed: seed_number = 0,  # of the search
     run: str | None = None,  # folder to write; default: runs/sweep-<date>-<time>
-    resume: str
-    | None = None,  # folder of a stopped sweep: go on with it; --data and --labels may say where its images are now
+    resume: str | None = None,  # folder of a stopped sweep: go on; --data and --labels may name what has moved
 ):
     "Search options of an experiment on held-out images, and leave a table, a picture and the winner's run folder."
     from cifar_fast.experiment import load_experiment

@@ -48,6 +48,12 @@ def photos(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def cat(photos):
+    "The file of an image."
+    return photos / "valid" / "cat" / "0.png"
+
+
 @pytest.fixture(scope="session")
 def image_set(photos, tmp_path_factory):
     "The folder as this package reads it."

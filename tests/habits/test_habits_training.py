@@ -11,11 +11,8 @@ from fastai.callback.training import BnFreeze, GradientAccumulation, GradientCli
 from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
 from torch import nn
 
+from habits.probes import rate, weights
 from habits.table import departs, fails_on_stock, only
-
-
-def weights(learn) -> list[torch.Tensor]:
-    return [o.detach().clone() for o in learn.model.parameters()]
 
 
 def same(some, others) -> bool:
@@ -144,7 +141,7 @@ def test_bf16_and_back(learn):
 def test_bf16_trains(learn):
     learn.to_bf16()
     before = weights(learn)
-    learn.fit(1, 1.0 if learn.kind == "record" else 1e-2)
+    learn.fit(1, rate(learn))
     assert not same(before, weights(learn)) and all(p.dtype == torch.float32 for p in learn.model.parameters())
 
 

@@ -27,6 +27,7 @@ from fastai.vision.learner import create_body, create_head, default_split
 from fasttransform import Transform
 from torch import nn
 
+from habits.probes import rate
 from habits.table import departs, is_stock, only
 
 
@@ -271,7 +272,7 @@ def test_init_of_ones_own(learn):
 
 def test_the_state_of_the_model(learn):
     state = {k: v.clone() for k, v in learn.model.state_dict().items()}
-    learn.fit(1, 1.0 if learn.kind == "record" else 1e-2)
+    learn.fit(1, rate(learn))
     learn.model.load_state_dict(state)
     assert all(torch.equal(state[k], v) for k, v in learn.model.state_dict().items())
 

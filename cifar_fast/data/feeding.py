@@ -4,7 +4,7 @@ from copy import copy, deepcopy
 
 import torch
 from fastai.data.core import DataLoaders, TfmdDL
-from fastai.data.transforms import Normalize
+from fastai.data.transforms import Normalize, get_c
 from fastai.torch_core import default_device
 from fasttransform import Pipeline
 from torch import Tensor
@@ -14,7 +14,7 @@ from cifar_fast.data.loaders import TensorDL, fast_bs
 from cifar_fast.errors import InputError
 
 
-def fixed_tfms(dl: TensorDL) -> list:
+def fixed_tfms(dl: TfmdDL) -> list:
     "The batch transforms that training and validation images share."
     return [o for o in dl.after_batch.fs if not _augments(o)]
 
@@ -29,7 +29,7 @@ def fed_dl(
     feeding: list | None,  # of `fixed_tfms`; None: whatever it gives
 ):
     "`dl`, or a loader like it that resizes and normalises by `feeding`; its augmentations stay."
-    if feeding is None or not isinstance(dl, TensorDL) or _same(fixed_tfms(dl), feeding):
+    if feeding is None or not isinstance(dl, TfmdDL) or _same(fixed_tfms(dl), feeding):
         return dl
     own = [o for o in dl.after_batch.fs if _augments(o)]
     return dl.new(after_batch=Pipeline([*deepcopy(feeding), *own]))
@@ -61,6 +61,13 @@ def placed(dls: DataLoaders) -> DataLoaders:
     res = copy(dls)
     res._device = default_device()  # past the property, which moves what plain loaders do not have
     return res
+
+
+def n_classes(dls: DataLoaders) -> int:
+    "Number of classes. Raises `InputError` where `dls` does not say it, as plain loaders of torch do not."
+    if not (n := get_c(dls)):
+        raise InputError("these DataLoaders do not say how many classes there are: set dls.c")
+    return n
 
 
 def pixels_fed(dls: DataLoaders) -> int:

@@ -108,7 +108,11 @@ class TensorDL(TfmdDL):
             yield self.batch_at(idxs, self.epoch)
 
     def slices(self) -> Iterator[Tensor]:
-        "The batches of a pass as indices of images: int64 (bs,) on the images' device."
+        """The batches of a pass as indices of images: int64 (bs,) on the images' device.
+
+        Raises `InputError` for transforms of single items that this loader was given after it was made.
+        """
+        _refuse_item_tfms(vars(self))
         self.randomize()
         self.before_iter()
         idxs = self.get_idxs()
@@ -164,9 +168,9 @@ def _refuse_item_tfms(kwargs: dict) -> None:
 class TensorDataLoaders(DataLoaders):
     "fastai DataLoaders over `TensorDL`s."
 
-    def to(self, device):
-        "Put images and batches on `device`, a torch device or its name."
-        return super().to(full_device(device))
+    @DataLoaders.device.setter
+    def device(self, device):  # `to` sets it too
+        DataLoaders.device.fset(self, full_device(device))
 
     def add_tfms(self, tfms, event: str, loaders=None):
         "fastai's, for `after_batch` alone. Raises `InputError` for transforms of single items."

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from fastai.data.transforms import Categorize, CategoryMap
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, TensorImage, show_image
@@ -15,7 +16,11 @@ from cifar_fast.data.image import Levels, decode_image
 from cifar_fast.errors import InputError
 
 # so that a loop by hand may compute a loss of what it takes from a loader
-TensorImage.register_func(torch.nn.functional.cross_entropy, TensorImage, TensorCategory)
+_LOSSES = (F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.binary_cross_entropy_with_logits, F.kl_div)
+for _func in (*_LOSSES, torch.Tensor.eq):
+    TensorImage.register_func(_func, TensorImage, TensorCategory)
+TensorImage.register_func(torch.Tensor.gather, TensorImage, int, TensorCategory)
+TensorImage.register_func(torch.Tensor.__getitem__, TensorImage, tuple)  # pred[range(bs), y]
 
 
 class BatchCrossEntropy(CrossEntropyLossFlat):

@@ -30,7 +30,7 @@ from cifar_fast.training.learner import fast_learner
 from cifar_fast.training.muon import Muon
 from cifar_fast.training.optimizers import LiveOptim
 
-LEARNER_OPTIONS = ("model_dir", "wd_bn_bias", "train_bn", "moms", "default_cbs")  # of fastai's Learner
+LEARNER_OPTIONS = ("loss_func", "lr", "model_dir", "wd_bn_bias", "train_bn", "moms", "default_cbs")  # of a Learner
 N_WHITENING = 5_000  # training images of 32 pixels whose patches the first layer whitens; fewer where they are larger
 MIN_BATCHES = 25  # an epoch: smaller data sets get smaller batches
 
@@ -210,7 +210,7 @@ def record_learner(
     metrics=accuracy,  # fastai metrics
     cbs: Callback | list | None = None,  # further callbacks
     path: str | Path | None = None,  # where the Learner saves and exports; None: that of `dls`
-    **changes,  # of the recipe's numbers: epochs, bs, widths, ...; of fastai's Learner: model_dir, moms, ...
+    **changes,  # of the recipe's numbers: epochs, bs, widths, ...; of fastai's Learner: loss_func, moms, ...
 ) -> Learner:
     """A Learner that `fit_record` trains by the record recipe for `target` percent on CIFAR-10.
 
@@ -238,11 +238,11 @@ def record_learner(
     mode = {"mode": compile} if isinstance(compile, str) else {}
     tuned = [Compiled(dynamic=False, **mode)] * bool(compile)
     extra = [BriefBias(recipe.whitening_share)] + [GrowingImages(recipe.sizes)] * bool(recipe.sizes)
+    kwargs = {"loss_func": BatchCrossEntropy(label_smoothing=recipe.label_smoothing), "lr": 1.0, **kwargs}
     learn = fast_learner(
-        dls, model, "RecordNet", "none", opt, 1.0, precision, False, metrics, L(tuned) + L(extra) + L(cbs), path,
-        record_groups, **kwargs,
+        dls, model, "RecordNet", "none", opt, precision=precision, metrics=metrics, cbs=L(tuned) + L(extra) + L(cbs),
+        path=path, splitter=record_groups, **kwargs,
     )  # fmt: skip
-    learn.loss_func = BatchCrossEntropy(label_smoothing=recipe.label_smoothing)
     learn.recipe = recipe
     learn.whiten()
     return learn

@@ -41,7 +41,8 @@ def _make_lean(learn: Learner, precision: str) -> None:
         precision = mixed[0].amp_mode.value
     learn.remove_cbs([*mixed, *(cb for cb in learn.cbs if type(cb) is ProgressCallback)])
     known = {type(cb) for cb in learn.cbs}
-    added = [*precision_cbs(resolve_precision(precision, learn.dls.device)), *own_cbs(), EpochProgress()]
+    precise = precision_cbs(resolve_precision(precision, learn.dls.device), precision != "auto")
+    added = [*precise, *own_cbs(), EpochProgress()]
     learn.add_cbs([cb for cb in added if type(cb) not in known])
     learn.recorder.smooth_loss = DeviceSmoothLoss()
     arch = getattr(learn, "arch", type(learn.model).__name__)  # vision_learner notes a function, and what it began with

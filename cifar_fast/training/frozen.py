@@ -9,6 +9,7 @@ import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.hook import HookCallback
 from fastai.callback.training import BnFreeze, bn_types, set_bn_eval
+from fastai.learner import Metric
 from fasttransform import Pipeline, Transform
 from torch import Tensor, nn
 
@@ -19,14 +20,15 @@ from cifar_fast.data.tensors import ImageTensors
 from cifar_fast.files import read_tensors, write_tensors
 from cifar_fast.models.networks import Features, TransferModel
 from cifar_fast.progress import progress, say
-from cifar_fast.training.graphs import INSIDE
+from cifar_fast.training.graphs import INSIDE, patched
 
 # Callbacks of these modules read neither images nor the body.
 _BLIND_MODULES = {
     "fastai.learner",
+    "fastai.metrics",
     *(f"fastai.callback.{o}" for o in ("core", "schedule", "fp16", "channelslast", "progress", "preds")),
     *(f"fastai.callback.{o}" for o in ("tracker", "training")),
-    *(f"cifar_fast.training.{o}" for o in ("precision", "schedules", "frozen")),
+    *(f"cifar_fast.training.{o}" for o in ("precision", "schedules", "frozen", "graphs")),
     *(f"cifar_fast.training.callbacks.{o}" for o in ("averages", "clip", "compiled", "guards", "measure", "progress")),
     "cifar_fast.runs.folder",
 }
@@ -185,10 +187,12 @@ class CachedBody(Callback):
         model, train = self.model, self.dls.train
         if not isinstance(model, TransferModel):
             return "the model is no TransferModel"
-        if not any(type(o).__name__ == "Flatten" for o in model[1]):
+        if not isinstance(model[1], nn.Sequential) or not any(type(o).__name__ == "Flatten" for o in model[1]):
             return "its head has no Flatten, after which features would stand"
         if any(p.requires_grad for p in model.pooling.parameters()):
             return "its pooling trains"
+        if any(_draws(m) or isinstance(m, bn_types) for m in model.pooling.modules()):
+            return "its pooling is another in each batch"
         body = list(model[0].modules())
         if any(isinstance(m, bn_types) for m in body) and not any(isinstance(cb, BnFreeze) for cb in self.learn.cbs):
             return "its batch norms train"
@@ -201,8 +205,11 @@ class CachedBody(Callback):
         tfms = [o for o in train.after_batch.fs if not isinstance(o, RandomFlip)]
         if random := [o for o in tfms if o.split_idx == 0 or hasattr(o, "before_call")]:  # fastai's RandTransforms
             return f"{type(random[0]).__name__} makes other images in every epoch"
-        looking = [cb for cb in self.learn.cbs if _looks_at_images(cb)]
-        return f"the callback {looking[0].name} may look at the images or the body" if looking else ""
+        if name := patched(self.learn):
+            return f"{name} is patched, and may look at the images"
+        looking = [f"the callback {cb.name}" for cb in self.learn.cbs if _looks_at_images(cb)]
+        looking += [f"the metric {o.name}" for o in self.learn.metrics if _reads_x(o)]
+        return f"{looking[0]} may look at the images or the body" if looking else ""
 
     def _feature_dl(self, dl: TensorDL) -> TensorDL | None:
         "`dl` over features in place of images; None where there are none for its images."
@@ -272,15 +279,24 @@ def _draws(module: nn.Module) -> bool:
 
 
 def _looks_at_images(cb: Callback) -> bool:
-    "Whether `cb` is a hook, or an unknown callback that acts around the model's call."
+    "Whether `cb` is a hook, or an unknown callback that acts around the model's call or reads `x` elsewhere."
     if isinstance(cb, HookCallback):
         return True
     if not getattr(cb, "needs_images", True):
         return False
-    events = ("before_batch", "after_batch", *INSIDE)
-    given = any(event in vars(cb) for event in events)  # as in Callback(before_batch=f)
-    unknown = [cls for cls in type(cb).__mro__ if cls.__module__ not in _BLIND_MODULES]
-    return given or any(event in vars(cls) for cls in unknown for event in events)
+    around = {"before_batch", "after_batch", "__call__", *INSIDE}
+    return any(around & set(vars(o)) for o in _own(cb)) or _reads_x(cb)
+
+
+def _own(o: Callback | Metric) -> list:
+    "What of a callback or metric is not fastai's: itself, as in Callback(before_batch=f), and classes."
+    return [o, *(cls for cls in type(o).__mro__ if cls.__module__ not in _BLIND_MODULES)]
+
+
+def _reads_x(o: Callback | Metric) -> bool:
+    "Whether a function of `o` that is not fastai's names `x` or `xb`, as in `self.x`."
+    codes = [getattr(f, "__code__", None) for part in _own(o) for f in vars(part).values()]
+    return any({"x", "xb"} & set(code.co_names) for code in codes if code is not None)
 
 
 def _digest(tensors) -> str:

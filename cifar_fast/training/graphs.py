@@ -15,7 +15,7 @@ from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.training import GradientClip
 from fastai.data.transforms import IntToFloatTensor, Normalize
-from fastai.learner import CastToTensor
+from fastai.learner import CastToTensor, Learner
 from fastai.optimizer import OptimWrapper
 from torch import Tensor
 
@@ -38,6 +38,7 @@ INSIDE = (
     "after_pred", "after_loss", "before_backward", "after_backward", "after_cancel_backward", "before_step",
     "after_step", "after_cancel_step",
 )  # fmt: skip
+OF_BATCHES = ("_call_one", "one_batch", "_split", "_do_one_batch", "_backward", "_step")  # methods of a Learner
 PLAIN = (int, float, str, bool, Tensor)
 ON_DEVICE = (
     IntToFloatTensor, Normalize, BatchResize, RandomFlip, AlternatingFlip, RandomTranslate, ColorJitter, Cutout, Erase,
@@ -154,7 +155,7 @@ class BatchGraphs(Callback):
             return "the loss is a callback's"  # which may hand it something else in each batch
         if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.model.modules()):
             return "hooks look into the model"
-        return ""
+        return f"{name} is patched" if (name := patched(self.learn)) else ""
 
     def can_step(self) -> bool:
         "Whether a graph can hold the optimizer's step: of its numbers only the learning rates change."
@@ -353,6 +354,20 @@ def _own_stream(stream: torch.cuda.Stream) -> Iterator[None]:
 def listens(cb: Callback, event: str) -> bool:
     "Whether `cb` does something at `event`, by a method, a function given to it, or a `__call__` of its own."
     return event in vars(cb) or hasattr(type(cb), event) or type(cb).__call__ is not Callback.__call__
+
+
+def is_patched(
+    learn: Learner | type,
+    name: str,  # of a method
+) -> bool:
+    "Whether a notebook has put a method of its own in place of fastai's and this package's."
+    module = getattr(getattr(learn, name), "__globals__", {}).get("__name__", "")
+    return not module.startswith(("fastai.", "cifar_fast."))
+
+
+def patched(learn: Learner) -> str:
+    "A method, of those that make a batch, which a notebook has put in place; empty where there is none."
+    return next((o for o in OF_BATCHES if is_patched(learn, o) or is_patched(Learner, o)), "")
 
 
 def _is_in_graph(cb: Callback) -> bool:

@@ -20,7 +20,7 @@ from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import Tensor, nn
 
-from cifar_fast.data.feeding import copy_dls, fed_dl, fed_dls, fixed_tfms, pixels_fed, placed
+from cifar_fast.data.feeding import copy_dls, fed_dl, fed_dls, fixed_tfms, n_classes, pixels_fed, placed
 from cifar_fast.data.loaders import TensorDL
 from cifar_fast.errors import InputError, check
 from cifar_fast.models.networks import CustomCNN
@@ -29,10 +29,12 @@ from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.callbacks.guards import HonestChoice
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
 from cifar_fast.training.frozen import CachedBody, FrozenBody
-from cifar_fast.training.graphs import BatchGraphs, listens
+from cifar_fast.training.graphs import BatchGraphs, is_patched, listens
 from cifar_fast.training.optimizers import optimizer
 from cifar_fast.training.portable import PORTABLE
 from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, precision_of, resolve_precision
+
+CALL_ONE = None if is_patched(Learner, "_call_one") else Learner._call_one
 
 
 class LeanLearner(Learner):
@@ -64,12 +66,20 @@ class LeanLearner(Learner):
         try:
             super().fit(n_epoch, *args, **kwargs)
         finally:
-            self._asked = [], {}  # callbacks of this fit, with all that they hold
             self.logger = logger  # of several callbacks that took it over, each gives back what it found
+
+    def remove_cb(self, cb):
+        "fastai's; nothing of the callback is kept."
+        self._asked = [], {}
+        return super().remove_cb(cb)
 
     def _do_epoch_validate(self, ds_idx=1, dl=None):
         dl = self.dls[ds_idx] if dl is None else dl
         super()._do_epoch_validate(ds_idx, fed_dl(dl, self.feeding))
+
+    def show_results(self, ds_idx: int = 1, dl: TfmdDL | None = None, *args, **kwargs):
+        "fastai's; a loader that it is given is fed as the model needs it."
+        super().show_results(ds_idx, fed_dl(dl, self.feeding), *args, **kwargs)
 
     def to_channelslast(self, *args, **kwargs):
         "fastai's, for chaining: a `LeanLearner` computes so already."
@@ -150,6 +160,8 @@ class LeanLearner(Learner):
             yield self
 
     def _do_fit(self):
+        if is_patched(Learner, "_do_fit"):
+            return super()._do_fit()
         for epoch in range(self.first_epoch, self.n_epoch):
             self.epoch = epoch
             self._asked = [], {}  # an event may have been given to a callback or its class, or another order
@@ -175,6 +187,8 @@ class LeanLearner(Learner):
         return self.remove_cb(ShardedTrainer)
 
     def _call_one(self, event_name: str):
+        if Learner._call_one is not CALL_ONE:  # a notebook has put its own in place
+            return super()._call_one(event_name)
         for cb in self._listeners(event_name):
             cb(event_name)
 
@@ -192,14 +206,18 @@ class LeanLearner(Learner):
 
 def orders_of(dls: DataLoaders) -> list[tuple]:
     "How each loader goes on: the state of its random numbers, and its pass."
-    return [(dl.rng.getstate(), getattr(dl, "epoch", 0)) for dl in dls.loaders]
+    return [(dl.rng.getstate(), getattr(dl, "epoch", 0)) for dl in _own_orders(dls)]
 
 
 def set_orders(dls: DataLoaders, orders: list[tuple]) -> None:
     "Let each loader go on as `orders_of` has noted it."
-    for dl, (rng, epoch) in zip(dls.loaders, orders):
+    for dl, (rng, epoch) in zip(_own_orders(dls), orders):
         dl.rng.setstate(rng)
         dl.epoch = epoch
+
+
+def _own_orders(dls: DataLoaders) -> list:
+    return [dl for dl in dls.loaders if hasattr(dl, "rng")]  # torch's draw from torch's own random numbers
 
 
 def own_cbs() -> list[Callback]:
@@ -223,7 +241,7 @@ def custom_learner(
     "A Learner for the article's `CustomCNN`. Raises `InputError` for options that do not fit."
     dls = copy_dls(dls, size)
     of_model = {k: kwargs.pop(k) for k in list(kwargs) if k in signature(CustomCNN.__init__).parameters}
-    model = CustomCNN(n_out=dls.c, size=pixels_fed(dls), **of_model)
+    model = CustomCNN(n_out=n_classes(dls), size=pixels_fed(dls), **of_model)
     return fast_learner(dls, model, "CustomCNN", "none", opt, lr, precision, compile, metrics, cbs, path, **kwargs)
 
 
@@ -256,7 +274,7 @@ def transfer_learner(
     check("frozen_bn", frozen_bn, frozen_bn in ("eval", "train"), "eval or train")
     base, found = backbone(arch), load_weights(arch, weights)
     dls = copy_dls(dls, size, found.stats)
-    model = transfer_model(arch, dls.c, head, pixels_fed(dls), found)
+    model = transfer_model(arch, n_classes(dls), head, pixels_fed(dls), found)
     frozen_cbs = [FrozenBody(), *([BnFreeze()] * (frozen_bn == "eval"))]
     if cache is not False:
         frozen_cbs.append(CachedBody(cache_on_disk, cache if isinstance(cache, dict) else None))
@@ -288,7 +306,7 @@ def fast_learner(
     "A Learner with fast precision, fused optimizer and no host syncs; `arch` and `weights` stand on it."
     opt, dls = opt if opt_func is None else opt_func, placed(dls)
     opt = optimizer(opt) if isinstance(opt, str) else opt
-    precision = resolve_precision(precision, dls.device)
+    precision_of_device = precision_cbs(resolve_precision(precision, dls.device), precision != "auto")
     learn = LeanLearner(
         dls,
         model,
@@ -299,9 +317,9 @@ def fast_learner(
         metrics=metrics,
         path=path,
         **{"train_bn": False, **learner_kwargs},
-        cbs=[*precision_cbs(precision), *([Compiled()] * compile), *own_cbs(), *L(cbs)],
+        cbs=[*precision_of_device, *([Compiled()] * compile), *own_cbs(), *L(cbs)],
     )
-    if isinstance(dls[1], TensorDL):
+    if isinstance(dls[1], TfmdDL):
         learn.feeding = fixed_tfms(dls[1])
     if hasattr(learn, "progress"):
         learn.remove_cb(learn.progress).add_cb(EpochProgress())

@@ -24,8 +24,12 @@ def resolve_precision(
 
 def precision_of(learn: Learner) -> str:
     "What the fits of any fastai Learner compute in: fp32, bf16 or fp16."
-    amp = getattr(learn, "mixed_precision", None)
-    return "fp32" if amp is None else amp.amp_mode.value
+    found = sorted((cb for cb in learn.cbs if isinstance(cb, MixedPrecision)), key=_asked)
+    return found[-1].amp_mode.value if found else "fp32"
+
+
+def _asked(cb: MixedPrecision) -> bool:
+    return getattr(cb, "asked", True)
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -43,17 +47,23 @@ def has_fast_bf16(device: torch.device) -> bool:
 class DeviceMixedPrecision(MixedPrecision):
     """fastai's MixedPrecision on whatever device holds the data; fastai's own is silently fp32 without CUDA.
 
-    It keeps fastai's name, `mixed_precision`, by which `load_learner` and `to_fp32` find it. Two in one fit would leave
-    autocast on for good: they are refused.
+    It keeps fastai's name, `mixed_precision`, by which `load_learner` and `to_fp32` find it. One that nobody asked for
+    gives way to another, in whose fits it does nothing. Two that were asked for would leave autocast on for good: they
+    are refused.
     """
 
-    name, entered = "mixed_precision", False
+    name, entered, asked = "mixed_precision", False, True
     in_graph = True  # of `BatchGraphs`: what it does in a batch is work of the device
 
     def before_fit(self):
         "Set up autocast, and a gradient scaler for fp16. Raises `InputError` where there is another of its kind."
-        if sum(isinstance(cb, MixedPrecision) for cb in self.learn.cbs) > 1:
+        others = [cb for cb in self.learn.cbs if isinstance(cb, MixedPrecision) and cb is not self and _asked(cb)]
+        if others and self.asked:
             raise InputError("the Learner has two precisions: change it by to_bf16(), to_fp16() or to_fp32()")
+        if others:
+            self.run = False  # until the fit is over
+            return None
+        self.learn.mixed_precision = self  # which one of an earlier fit alone has taken with it
         device = torch.device(self.dls.device).type
         if device == "cuda":
             return super().before_fit()
@@ -82,6 +92,12 @@ class DeviceMixedPrecision(MixedPrecision):
     after_failed_fit = after_fit
 
 
-def precision_cbs(precision: str) -> list[Callback]:
-    "Callbacks for channels-last training in `precision`: fp32, bf16 or fp16."
-    return [ChannelsLast()] + ([] if precision == "fp32" else [DeviceMixedPrecision(precision)])
+def precision_cbs(
+    precision: str,  # fp32, bf16 or fp16
+    asked: bool = True,  # whether somebody asked for it: else it gives way to a MixedPrecision added by hand
+) -> list[Callback]:
+    "Callbacks for channels-last training in `precision`."
+    mixed = [] if precision == "fp32" else [DeviceMixedPrecision(precision)]
+    for cb in mixed:
+        cb.asked = asked
+    return [ChannelsLast(), *mixed]

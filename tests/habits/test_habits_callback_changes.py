@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fastai.callback.core import Callback, FetchPredsCallback, TrainEvalCallback
+from fastai.learner import Metric
 from fastai.optimizer import SGD
 
 from habits.probes import weights
@@ -189,4 +190,55 @@ def test_images_are_what_a_callback_sees(learn):
             shapes.append(tuple(self.x.shape))
 
     learn.fit(1, cbs=Looking())
+    assert shapes == [(8, 3, 16, 16)] * 3
+
+
+@only("stock", "custom", "transfer", "cached")
+def test_images_are_what_a_call_of_ones_own_sees(learn):
+    shapes = []
+
+    class Hears(Callback):
+        def __call__(self, event_name):
+            if event_name == "after_pred":
+                shapes.append(tuple(self.learn.x.shape))
+
+    learn.fit(1, cbs=Hears())
+    assert shapes == [(8, 3, 16, 16)] * 3
+
+
+@only("stock", "custom", "transfer", "cached")
+def test_images_are_what_a_callback_sees_after_the_batches(learn):
+    shapes = []
+
+    class Looking(Callback):
+        def after_train(self):
+            shapes.append(tuple(self.x.shape))
+
+        after_epoch = after_train
+
+    learn.fit(1, cbs=Looking())
+    assert shapes == [(8, 3, 16, 16)] * 2
+
+
+@only("stock", "custom", "transfer", "cached")
+def test_images_are_what_a_metric_sees(learn):
+    class Pixels(Metric):
+        def reset(self):
+            self.value = 0
+
+        def accumulate(self, learn):
+            self.value = learn.x.shape[-1]
+
+        value = 0
+
+    learn.metrics = Pixels()
+    learn.fit(1)
+    assert learn.recorder.values[-1][-1] == 16
+
+
+@only("stock", "custom", "transfer", "cached")
+def test_images_are_what_a_patched_batch_sees(learn):
+    shapes, plain = [], learn._do_one_batch
+    learn._do_one_batch = lambda: (shapes.append(tuple(learn.x.shape)), plain())
+    learn.fit(1)
     assert shapes == [(8, 3, 16, 16)] * 3

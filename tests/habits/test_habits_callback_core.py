@@ -291,6 +291,18 @@ def test_callbacks_of_a_fit_are_let_go(learn):
     assert gone() is None
 
 
+@pytest.mark.parametrize("how", ["validate", "get_preds"])
+def test_callbacks_of_a_prediction_are_let_go(learn, how):
+    class Heavy(Callback):
+        pass
+
+    cb = Heavy()
+    gone = weakref.ref(cb)
+    getattr(learn, how)(cbs=cb)
+    del cb
+    assert gone() is None
+
+
 def test_after_create_is_called_when_the_learner_is_made(again):
     seen = []
     again(cbs=Callback(after_create=lambda self: seen.append(self.learn)))

@@ -97,6 +97,16 @@ def test_export_of_a_stock_learner_over_the_loaders(dls, photos):
 
 
 @departs("it needs images in memory", "needs DataLoaders of this package", of=("record",))
+def test_lr_find_with_plain_loaders_of_torch(again, pairs):
+    dls = DataLoaders(*(torch.utils.data.DataLoader(pairs, 8) for _ in range(2)))
+    dls.c = 4
+    learn = again(dls)
+    before = [p.detach().clone() for p in learn.model.parameters()]
+    assert 0 < learn.lr_find(show_plot=False).valley <= 10
+    assert all(map(torch.equal, before, learn.model.parameters()))
+
+
+@departs("it needs images in memory", "needs DataLoaders of this package", of=("record",))
 def test_plain_loaders_of_torch(again, pairs):
     dls = DataLoaders(*(torch.utils.data.DataLoader(pairs, 8) for _ in range(2)))
     dls.c = 4

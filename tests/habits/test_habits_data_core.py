@@ -111,6 +111,11 @@ def test_to_a_device_by_its_name(dls):
     assert dls.one_batch()[0].device.type == "cpu"
 
 
+def test_the_device_put_in_place_by_its_name(dls):
+    dls.device = "cpu"
+    assert torch.device(dls.device).type == dls.one_batch()[0].device.type == "cpu"
+
+
 @departs("a device that is not here is named in one line, at once", "'cuda:77' does not work here")
 def test_a_device_that_is_not_here(dls):
     with pytest.raises(Exception) if is_stock(dls) else nullcontext():

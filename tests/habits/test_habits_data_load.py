@@ -216,5 +216,18 @@ def test_items_of_ones_own(dls):
 
 
 @departs("batches are made whole, and have no single items to transform", "have no after_item")
+def test_item_transforms_put_in_place(dls):
+    dls.train.after_item.add([Transform(lambda o: o)])
+    dls.one_batch()
+
+
+@departs("batches are made whole, and have no single items to transform", "have no create_item")
+def test_items_of_ones_own_put_in_place(dls):
+    plain = dls.train.create_item
+    dls.train.create_item = lambda i: plain(i)
+    dls.one_batch()
+
+
+@departs("batches are made whole, and have no single items to transform", "have no after_item")
 def test_item_transforms_added(dls):
     dls.add_tfms([Transform(lambda o: o)], "after_item")

@@ -94,6 +94,12 @@ def test_a_learner_without_recorder(learn):
     assert learn.get_preds()[0].shape == (8, 4)
 
 
+def test_lr_as_a_keyword(again):
+    learn = again(lr=0.004)
+    learn.fit(1)
+    assert learn.opt.hypers[-1]["lr"] == 0.004
+
+
 @only("stock", "custom", "transfer", "cached")  # of the record recipe it is a number of its own
 def test_wd_as_a_keyword(again):
     learn = again(wd=0.1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
-from fastai.learner import SkipToEpoch
+from fastai.learner import Learner, SkipToEpoch
 from fastai.losses import LabelSmoothingCrossEntropyFlat
 from torch import nn
 
@@ -145,6 +145,14 @@ def test_the_learners_loss_by_hand(learn):
     assert any(p.grad is not None for p in learn.model.parameters())
 
 
+def test_other_losses_by_hand(learn):
+    xb, yb = learn.dls.one_batch()
+    pred, rows = learn.model(xb), range(len(yb))
+    assert F.nll_loss(pred.log_softmax(1), yb).item() == pytest.approx(F.cross_entropy(pred, yb).item())
+    assert torch.equal(pred[rows, yb], pred.gather(1, yb[:, None])[:, 0])
+    assert F.mse_loss(pred, F.one_hot(yb, 4).float()).isfinite() and pred.argmax(1).eq(yb).shape == yb.shape
+
+
 def test_do_one_batch_may_be_patched_on_the_object(learn):
     seen = []
     plain = learn._do_one_batch
@@ -182,6 +190,14 @@ def test_call_one_may_be_patched_on_the_object(learn):
     learn._call_one = lambda name: (seen.append(name), plain(name))
     learn.fit(1)
     assert seen.count("after_batch") == 3 and seen[0] == "before_fit"
+
+
+@pytest.mark.parametrize("name", ["_do_fit", "_do_epoch", "_do_one_batch", "_call_one"])
+def test_the_class_may_be_patched(learn, monkeypatch, name):
+    seen, plain = [], getattr(Learner, name)
+    monkeypatch.setattr(Learner, name, lambda self, *args: (seen.append(1), plain(self, *args))[1])
+    learn.fit(1)
+    assert len(seen) >= 1
 
 
 def test_another_loss_may_be_put_in_place(learn):

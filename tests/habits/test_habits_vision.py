@@ -213,6 +213,24 @@ def test_another_head_by_hand(learn):
     assert learn.get_preds()[0].shape == (8, 4)
 
 
+@only("stock", "transfer", "cached")
+def test_a_head_of_a_class_of_ones_own(learn):
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense = nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.dense(x.mean((2, 3)) if x.ndim == 4 else x)
+
+    learn.model[1] = Head()
+    learn.create_opt()
+    learn.freeze()
+    before = learn.model[1].dense.bias.detach().clone()
+    learn.fit(1, 1e-2)
+    assert not torch.equal(before, learn.model[1].dense.bias)
+
+
 @departs(
     "batch norms of a frozen body keep their statistics, so that its features are the same in each epoch: "
     "`frozen_bn='train'` lets them move"
@@ -238,7 +256,6 @@ def test_losses_of_fastai(learn, loss):
     assert learn.get_preds()[0].sum(1).allclose(torch.ones(8))
 
 
-@only("stock", "custom", "transfer", "cached")
 def test_a_loss_as_a_keyword(again):
     loss = FocalLossFlat()
     if again.kind == "stock":

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from fastai.data.core import DataLoaders
+from fastai.data.transforms import Normalize
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import Adam
+from fastai.vision.data import ImageDataLoaders
 from torch import nn
 
 import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Learner
@@ -50,6 +52,28 @@ def test_the_callers_own_loaders_are_fed_as_the_model_needs_it(dls, make):
         wanted, preds = list(learn.validate()), learn.get_preds()[0]
         assert list(learn.validate(dl=dls.valid)) == pytest.approx(wanted)
         assert torch.allclose(learn.get_preds(dl=dls.test_dl(dls.valid_ds, with_labels=True))[0], preds, atol=1e-5)
+
+
+def test_the_callers_loaders_of_fastai_are_fed_so_too(image_folder):
+    tfms = [Normalize.from_stats([0.1] * 3, [0.5] * 3, cuda=False)]
+    folder = image_folder({f"{o}/{c}": 4 for o in ("train", "test") for c in ("cat", "dog")}, (24, 24))
+    dls = ImageDataLoaders.from_folder(folder, valid="test", bs=2, device="cpu", num_workers=0, batch_tfms=tfms)
+    learn = transfer_learner(dls, size=24, weights="none")
+    assert list(learn.validate(dl=dls.valid)) == pytest.approx(list(learn.validate()))
+
+
+def test_shown_results_are_fed_so_too(dls, monkeypatch):
+    shown = []
+    monkeypatch.setattr(type(dls.valid), "show_results", lambda dl, b, *args, **kwargs: shown.append(b[0].shape))
+    custom_at_16(dls).show_results(dl=dls.valid)
+    assert [o[-1] for o in shown] == [16]
+
+
+def test_loaders_that_do_not_say_their_classes_are_refused():
+    loader = torch.utils.data.DataLoader([(torch.rand(3, 32, 32), 0)] * 4, 2)
+    for make in (custom_learner, transfer_learner):
+        with pytest.raises(InputError, match="how many classes"):
+            make(DataLoaders(loader, loader))
 
 
 def test_dls_put_in_place_of_the_learners_are_fed_so_too(few, dls):
@@ -115,3 +139,10 @@ def test_a_pooling_that_trains_is_trained(dls):
     learn.freeze()
     fit(learn, lr=1e-2)
     assert learn.model[1][0].p.item() != 3
+
+
+def test_what_differs_from_batch_to_batch_before_a_flatten_runs_in_each(dls, capsys):
+    learn = transfer_learner(dls, weights="none")
+    learn.model[1].insert(1, nn.Dropout2d())
+    learn.fit(1)
+    assert "its pooling is another in each batch" in capsys.readouterr().out

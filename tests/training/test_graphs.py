@@ -7,6 +7,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastai.callback.training import GradientAccumulation, GradientClip
+from fastai.learner import Learner
 from fastai.optimizer import Adam
 from torch import nn
 
@@ -211,6 +212,14 @@ def test_what_no_graph_can_hold_runs_as_ever_and_says_why(few, change, reason, c
     learn = fitted(custom_learner(dls, **change, **SMALL), True)
     assert reason in learn.batch_graphs.reason and len(learn.recorder.losses) == 2 * len(dls.train)
     assert capsys.readouterr().out.count(f"Batches run from the host: {learn.batch_graphs.reason}") == 1
+
+
+def test_patched_batches_run_from_the_host(few, monkeypatch):
+    seen, plain = [], Learner.one_batch
+    monkeypatch.setattr(Learner, "one_batch", lambda self, i, b: (seen.append(i), plain(self, i, b)))
+    learn = fitted(custom_learner(image_dls(few, bs=16, device="cpu"), **SMALL), True)
+    assert learn.batch_graphs.reason == "one_batch is patched"
+    assert len(seen) == 2 * (len(learn.dls.train) + len(learn.dls.valid))
 
 
 def test_the_optimizer_and_the_learner_are_afterwards_as_without_graphs(few, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ShowGraphCallback
 from fastai.data.transforms import Normalize
@@ -17,6 +18,7 @@ import cifar_fast.training.schedules  # noqa: F401 - fit_decay
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.errors import InputError
 from cifar_fast.training.learner import custom_learner, transfer_learner
+from cifar_fast.training.precision import DeviceMixedPrecision
 
 SMALL = {"width": 4, "dense_width": 16}
 
@@ -214,3 +216,18 @@ def test_fastai_dataloaders_of_other_kinds_work(digits):
     with learn.no_logging():
         learn.fit(1)
     assert isinstance(learn, Learner) and learn.model[1][2].out_features == 10
+
+
+def test_a_precision_that_nobody_asked_for_gives_way_to_one_added_by_hand(digits_dls, monkeypatch):
+    monkeypatch.setattr("cifar_fast.training.precision.has_fast_bf16", lambda device: True)
+    learn, types = custom_learner(digits_dls, **SMALL), []
+    look = Callback(after_pred=lambda self: types.append(self.pred.dtype))
+    with learn.no_logging(), learn.no_bar():
+        learn.fit(1, cbs=[look, DeviceMixedPrecision("fp16")])
+        assert set(types) == {torch.float16} and learn.precision == "bf16"
+        types.clear()
+        learn.fit(1, cbs=[look])
+        assert set(types) == {torch.bfloat16} and learn.mixed_precision.learn is learn
+        learn.add_cb(MixedPrecision("fp16"))
+        learn.fit(1)
+    assert learn.precision == "fp16" and not torch.is_autocast_enabled("cpu")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cifar_fast.data.augment import BatchResize, Cutout
 from cifar_fast.data.loaders import TensorDL, fast_bs
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check, is_whole
 
 
 def fixed_tfms(dl: TfmdDL) -> list:
@@ -82,8 +82,9 @@ def copy_dls(
 ) -> DataLoaders:
     """A copy of `dls` whose batches are resized and normalised as a model wants it.
 
-    Raises `InputError` for a `size` that its `Cutout` would blank.
+    Raises `InputError` for a `size` that is none, or that its `Cutout` would blank.
     """
+    check("size", size, size is None or is_whole(size), "a whole number of at least 1")
     if not all(isinstance(dl, TfmdDL) for dl in dls.loaders):
         if size is not None or stats is not None:
             raise InputError("plain DataLoaders give images as they are: resize and normalise them in their dataset")

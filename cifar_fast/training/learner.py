@@ -78,7 +78,8 @@ class LeanLearner(Learner):
         super()._do_epoch_validate(ds_idx, fed_dl(dl, self.feeding))
 
     def show_results(self, ds_idx: int = 1, dl: TfmdDL | None = None, *args, **kwargs):
-        "fastai's; a loader that it is given is fed as the model needs it."
+        "fastai's; loaders that the Learner is given are fed as its model needs it."
+        self.dls = fed_dls(self.dls, self.feeding)
         super().show_results(ds_idx, fed_dl(dl, self.feeding), *args, **kwargs)
 
     def to_channelslast(self, *args, **kwargs):
@@ -320,7 +321,7 @@ def fast_learner(
         cbs=[*precision_of_device, *([Compiled()] * compile), *own_cbs(), *L(cbs)],
     )
     if isinstance(dls[1], TfmdDL):
-        learn.feeding = fixed_tfms(dls[1])
+        learn.feeding = fixed_tfms(dls[1]) or None
     if hasattr(learn, "progress"):
         learn.remove_cb(learn.progress).add_cb(EpochProgress())
     if hasattr(learn, "recorder"):

@@ -65,8 +65,18 @@ def test_the_callers_loaders_of_fastai_are_fed_so_too(image_folder):
 def test_shown_results_are_fed_so_too(dls, monkeypatch):
     shown = []
     monkeypatch.setattr(type(dls.valid), "show_results", lambda dl, b, *args, **kwargs: shown.append(b[0].shape))
-    custom_at_16(dls).show_results(dl=dls.valid)
-    assert [o[-1] for o in shown] == [16]
+    learn = custom_at_16(dls)
+    learn.show_results(dl=dls.valid)
+    learn.dls = dls
+    learn.show_results()
+    assert [o[-1] for o in shown] == [16, 16]
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, "32"])
+def test_a_size_that_is_none_is_refused(dls, size):
+    for make in (custom_learner, transfer_learner):
+        with pytest.raises(InputError, match="size"):
+            make(dls, size=size)
 
 
 def test_loaders_that_do_not_say_their_classes_are_refused():

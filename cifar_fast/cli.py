@@ -17,7 +17,7 @@ from traceback import format_exception_only, format_list
 
 from fastcore.script import anno_parser
 
-from cifar_fast.errors import InputError, RunError, own_frames
+from cifar_fast.errors import InputError, RunError, first_line, own_frames
 from cifar_fast.options import with_choices
 from cifar_fast.text import did_you_mean
 
@@ -144,7 +144,7 @@ def _ends() -> Iterator[None]:
             _end_with_the_others()
         if "CUDA error" not in str(error):
             _end_with_own_lines(error)
-        print(f"error: the GPU failed ({str(error).splitlines()[0]})", file=sys.stderr)
+        print(f"error: the GPU failed ({first_line(error)})", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -52,6 +52,13 @@ def is_whole(value, least: int = 1) -> bool:
     return isinstance(value, Integral) and value >= least
 
 
+def first_line(
+    error: BaseException,  # of a library, which may say much or nothing
+) -> str:
+    "What `error` says, in one line; the name of its class where it says nothing."
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def own_frames(
     error: BaseException,  # as caught
 ) -> list[traceback.FrameSummary]:

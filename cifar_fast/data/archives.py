@@ -16,7 +16,7 @@ from torch import Tensor
 from cifar_fast.data.folders import ROLES, check_classes, settle_validation
 from cifar_fast.data.image import decode_image
 from cifar_fast.data.image_set import CIFAR10_VOCAB, ImageSet, fifth_of_each
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, first_line
 
 CIFAR10_FILES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"]
 CIFAR100_FILES = ["train", "test", "meta"]
@@ -80,8 +80,7 @@ def _is_gzip(path: Path) -> bool:
 def _no_archive(path: Path, error: Exception) -> InputError:
     if getattr(error, "errno", None):  # of the disk
         return InputError(f"{path} cannot be read ({error.strerror}): change its permissions, or give a copy")
-    said = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
-    return InputError(f"{path} is not a whole archive ({said}): fetch it again")
+    return InputError(f"{path} is not a whole archive ({first_line(error).rstrip(':')}): fetch it again")
 
 
 def read_cifar_batches(folder: Path, coarse: bool = False) -> ImageSet:

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from cifar_fast.data.bare import without_surroundings
-from cifar_fast.errors import ImageError
+from cifar_fast.errors import ImageError, first_line
 
 LARGE = 2**24  # pixels: above, JPEGs are read at a smaller scale, and one image at a time
 MOST_PIXELS = 180_000_000  # 0.7 GB in Pillow, whose own bound this is; what claims more is a mistake or an attack
@@ -60,7 +60,7 @@ def decode_and_measure(
 def _said(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # whose text names an object of Python's
         return "of no known format"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)
 
 
 def _decode(source, size: int, levels: Levels | None) -> tuple[np.ndarray, float]:

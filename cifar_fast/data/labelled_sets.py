@@ -18,7 +18,7 @@ from cifar_fast.data.folders import list_images
 from cifar_fast.data.image import Levels
 from cifar_fast.data.image_files import walk_images
 from cifar_fast.data.image_set import read_digits
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, first_line
 from cifar_fast.progress import say
 from cifar_fast.text import printable
 
@@ -85,8 +85,7 @@ def open_array(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: it belongs beside the images") from error
     except (ValueError, OSError, EOFError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read as a .npy array ({said}): fetch it again") from error
+        raise InputError(f"{path} cannot be read as a .npy array ({first_line(error)}): fetch it again") from error
     if not isinstance(found, np.ndarray):
         raise InputError(f"{path} holds several arrays: give a .npy file")
     return found

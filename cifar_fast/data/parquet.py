@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cifar_fast.data.folders import ROLES
 from cifar_fast.data.image_files import IMAGE_SUFFIXES
-from cifar_fast.errors import InputError, MissingExtra
+from cifar_fast.errors import InputError, MissingExtra, first_line
 
 _LABELS = ("label", "labels", "fine_label", "class", "coarse_label")  # columns, the first that there is
 _UNKNOWN = {"-1", "None"}  # labels by which Hugging Face says that nobody knows
@@ -89,7 +89,7 @@ def _opened(path: Path) -> Iterator:
         with pq.ParquetFile(path) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}): fetch it again") from error
+        raise InputError(f"{path} cannot be read ({first_line(error)}): fetch it again") from error
 
 
 def _labels(paths: list[Path]) -> set[str]:

@@ -19,7 +19,7 @@ from torchvision.models.densenet import DenseNet
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from cifar_fast.data.download import DownloadError, download
-from cifar_fast.errors import InputError, MissingExtra
+from cifar_fast.errors import InputError, MissingExtra, first_line
 from cifar_fast.models.weights import Weights
 from cifar_fast.progress import say
 
@@ -187,8 +187,8 @@ class Timm(Backbone):
         try:
             given = self.build(size, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(weights.state)})
         except (RuntimeError, KeyError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise InputError(f"{weights.source} does not fit {self.name} ({first}): give a state dict of it") from error
+            said = f"{weights.source} does not fit {self.name} ({first_line(error)}): give a state dict of it"
+            raise InputError(said) from error
         lacks = sorted(network.state_dict().keys() - weights.state.keys())
         return {k: o for k, o in given.state_dict().items() if k not in lacks}
 
@@ -201,8 +201,7 @@ class Timm(Backbone):
         try:
             state = self.build(pretrained=True).state_dict()
         except Exception as error:  # of whichever library fetches them
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DownloadError(f"timm's weights of {self.timm_name} cannot be had ({first})") from error
+            raise DownloadError(f"timm's weights of {self.timm_name} cannot be had ({first_line(error)})") from error
         return Weights("imagenet", state, self.timm_name)
 
 

@@ -29,6 +29,7 @@ from cifar_fast.data.augment import (
     RandomTranslate,
 )
 from cifar_fast.data.loaders import TensorDL
+from cifar_fast.errors import first_line
 from cifar_fast.progress import say
 from cifar_fast.training.callbacks.guards import only_predicts
 
@@ -273,7 +274,7 @@ class BatchGraphs(Callback):
         try:
             res = CapturedBatch(self, fed, dl)
         except RuntimeError as error:
-            self.give_up(f"one could not be captured ({str(error).splitlines()[0]})")
+            self.give_up(f"one could not be captured ({first_line(error)})")
         else:
             if _host_state(self.learn.model) == before:
                 return res

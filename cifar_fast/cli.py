@@ -28,6 +28,7 @@ def one_line_parser(
 ) -> ArgumentParser:
     "fastcore's parser, which ends on a wrong command line with one line, where argparse prints its usage."
     parser = anno_parser(function, prog)
+    parser.allow_abbrev = False  # a shortened option would mean another once there is a further one
     parser.error = lambda message: parser.exit(
         2, f"error: {message}{_meant(parser, message)}: see {parser.prog} --help\n"
     )

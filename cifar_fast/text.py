@@ -18,11 +18,13 @@ def _escaped(letter: str) -> str:
 
 
 def did_you_mean(
-    word: str,  # mistyped
+    word: str,  # mistyped, or shortened
     known: Iterable[str],
 ) -> str:
-    "A question in brackets with the known word that is most like it; empty where none is."
-    return "".join(f" (did you mean {o}?)" for o in get_close_matches(word, list(known), 1))
+    "A question in brackets with the known word that begins so, or is most like it; empty where none is."
+    known = list(known)
+    found = [o for o in known if o.startswith(word)] or get_close_matches(word, known)
+    return "".join(f" (did you mean {o}?)" for o in found[:1])
 
 
 def counted(

@@ -47,7 +47,8 @@ def test_bugs_of_the_package_are_not_hidden():
 
 @pytest.mark.parametrize(
     ("args", "said"),
-    [(["custom", "--epohcs", "3"], "did you mean --epochs?"), (["costum"], "did you mean custom?"),
+    [(["custom", "--epohcs", "3"], "did you mean --epochs?"), (["custom", "--epo", "3"], "did you mean --epochs?"),
+     (["custom", "--prec=bf16"], "did you mean --precision?"), (["costum"], "did you mean custom?"),
      (["wide.py"], "cifar-fast run wide.py")],
 )  # fmt: skip
 def test_what_is_mistyped_is_guessed(args, said, monkeypatch, capsys):

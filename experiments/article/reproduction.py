@@ -1,9 +1,11 @@
 """The article's trainings one after another into one folder, continued where they stopped, and the page about them."""
 
 import multiprocessing
+import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 from article import claims as article
@@ -109,7 +111,7 @@ class Reproduction:
             shutil.rmtree(folder, ignore_errors=True)
         if training.part in ("study", "next"):
             return exit_code(training.script, changed)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
             return pool.submit(exit_code, training.script, changed).result()
 
     # The page
@@ -199,6 +201,16 @@ def _with_sizes(options: dict, found: ImageSet) -> dict:
             if usual > n:
                 say(f"{found.name} has {n:,} {what} images: all of them are taken, not {usual:,}.")
     return options
+
+
+def end_with_parent() -> None:
+    "Ends this process, in whatever it does, when the one that began it has ended: nobody would use its training."
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def exit_code(

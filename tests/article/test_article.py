@@ -1,7 +1,10 @@
 """The article's claims, checked on runs made up for the purpose, and the folder that repeats it."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -232,3 +235,25 @@ def test_an_interrupted_training_is_not_done(tmp_path, resnet18_file, digits_run
     assert repeat.is_done(training)
     metrics.write_text(json.dumps({**json.loads(metrics.read_text()), "interrupted": True}))
     assert not repeat.is_done(training)
+
+
+BEGINS_ANOTHER = """
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from time import sleep
+
+from article.reproduction import end_with_parent
+
+pool = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
+pool.submit(print, "begun", flush=True).result()
+pool.submit(sleep, 3600).result()
+"""
+
+
+def test_a_training_in_a_process_of_its_own_ends_with_the_one_that_began_it():
+    path = os.pathsep.join(sys.path)  # experiments/ as well
+    command = [sys.executable, "-c", BEGINS_ANOTHER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as parent:
+        assert parent.stdout.readline() == "begun\n"
+        parent.kill()
+        assert parent.communicate(timeout=60)[0] == ""  # which ends when both have

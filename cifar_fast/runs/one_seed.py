@@ -321,8 +321,7 @@ class OneSeed:
         "Test, write what is left to write, and say in one line what came out."
         o, watch, images = self.options, self.stopwatch, self.images
         compile_seconds = learn.compiled.seconds if o.compile else 0.0
-        at_once = self.turns.n if self.turns else 1
-        seconds = (watch.seconds - compile_seconds) / at_once  # its share of what they took together
+        seconds = watch.seconds - compile_seconds
         trained = [row for row in self.run.history if not row["stage"].startswith("choose")]
         facts = run_facts(learn, self.experiment.name, o.seed)
         metrics = self.run.finish(learn, {
@@ -336,7 +335,7 @@ class OneSeed:
             "compile_seconds": compile_seconds,
             "images_per_second": watch.images * max(num_distrib(), 1) / seconds if seconds else None,
             "processes": max(num_distrib(), 1),
-            "at_once": at_once,
+            "at_once": self.turns.n if self.turns else 1,
             "choice": self.choice,
             "skipped_images": len(images.skipped),
             "leaked_images": len(exact_duplicates(images.train_x, images.test_x)) if images.leaked else 0,

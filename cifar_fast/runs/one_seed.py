@@ -18,7 +18,7 @@ import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Lear
 from cifar_fast.data.duplicates import exact_duplicates
 from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.labelled_sets import read_indices
-from cifar_fast.data.loaders import image_dls
+from cifar_fast.data.loaders import TensorDL, image_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError
@@ -62,7 +62,11 @@ def learner_from_options(
         images, o.bs or 64, valid, o.size, flip, max(0, o.translate), max(0, o.cutout), o.erase, o.color,
         o.auto_augment, o.sampling, seed=o.seed, device=device,
     )  # fmt: skip
-    return experiment.learner(dls, o)
+    learn = experiment.learner(dls, o)
+    valid = learn.dls.valid
+    if not isinstance(valid, TensorDL) or not valid.dataset.y.equal(dls.valid.dataset.y):
+        raise InputError(f"{experiment.name} tests on other images than it is given: make its Learner of its own dls")
+    return learn
 
 
 def check_batches(

@@ -188,7 +188,9 @@ def resumed_options(
 ) -> tuple[SimpleNamespace, dict]:  # the options it was begun with, and its identity
     "What the run in `folder` was begun with. Raises `InputError` where there is none of this experiment."
     if not Path(folder).is_dir():
-        raise InputError(f"{folder} does not exist, so there is no run to go on with: give --resume the folder of one")
+        raise InputError(f"{folder} is no folder, so there is no run to go on with: give --resume the folder of one")
+    if options.run and Path(options.run) != Path(folder):
+        raise InputError(f"--resume goes on in {folder}: leave --run out")
     try:
         config = read_json(Path(folder) / "config.json")
         asked, before = dict(config["asked"]), config.get("experiment") or {}
@@ -237,6 +239,8 @@ def train(
 ) -> tuple[int, Path, Learner | None]:  # exit code, run folder, and the Learner where one was trained
     "One training, or one for each seed or fold. Raises `InputError`."
     before: dict = {}
+    if options.anyway and not options.resume:
+        raise InputError("--anyway is for --resume: give that too, or leave it out")
     if options.resume:
         options, before = resumed_options(experiment, options.resume, options, set(given))
         if is_finished(Path(options.run)):

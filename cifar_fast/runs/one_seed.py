@@ -44,7 +44,7 @@ def images_from_options(options: SimpleNamespace) -> ImageSet:
     "The images that a run's options ask for. Raises `InputError`."
     images = load_images(options.data, options.size, options.labels, options.skip_bad)
     images = images.fewer(options.images, options.test_images)
-    return images.without(read_indices(options.drop_labels)) if options.drop_labels else images
+    return images.without(read_indices(options.drop_labels, images.train_y)) if options.drop_labels else images
 
 
 def learner_from_options(

@@ -117,12 +117,16 @@ def test_the_interval_of_folds_is_wider():
 
 
 def test_listed_images_are_left_out(tmp_path, no_pictures, digits):
-    (tmp_path / "bad.csv").write_text("index,label\n0,1\n5,2\n")
+    (tmp_path / "bad.csv").write_text(f"index,label\n0,{digits.train_y[0]}\n5,{digits.train_y[5]}\n")
     folder = make_run(tmp_path / "run", epochs=1, drop_labels=str(tmp_path / "bad.csv"))
     assert "(1,435 + 360 images)" in FinishedRun.read(folder).metrics["title"]
     kept = digits.without([0, 5])
     assert kept.train_y.equal(torch.cat([digits.train_y[1:5], digits.train_y[6:]])) and kept.test_x is digits.test_x
-    for text, match in (("index\n9999\n", "is to be left out"), ("label\n1\n", "no column"), ("index\nx\n", "no csv")):
+    of_others = f"index,label\n5,{(digits.train_y[5] + 1) % 10}\n"
+    for text, match in (
+        ("index\n9999\n", "is to be left out"), ("label\n1\n", "no column"), ("index\nx\n", "no csv"),
+        (of_others, "of other images: the label of training image 5"),
+    ):  # fmt: skip
         (tmp_path / "bad.csv").write_text(text)
         with pytest.raises(InputError, match=match):
             make_run(tmp_path / "other", drop_labels=str(tmp_path / "bad.csv"))

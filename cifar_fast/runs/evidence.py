@@ -35,6 +35,8 @@ class Evidence:
         lines = [f"{o.title}: {line}" for o in self.answers for line in o.lines]
         return "\n".join([*lines, f"-> {self.page}"])
 
+    __repr__ = __str__
+
 
 def evidence_of(
     asked: SimpleNamespace,  # parameters of `commands.evaluate`

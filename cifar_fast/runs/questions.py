@@ -106,10 +106,11 @@ def ask_confidence(
             "accuracy_where_answered": dict(zip(map(str, ANSWERED), at)),
         }
     share = selective_accuracy(preds).share_at(WANTED)
-    lines.append(f"It answers the surest {percent(share)} of the test images with {WANTED:.0%} of them right.")
+    lines.append(f"It answers the surest {percent(share)} of the test images with {percent(WANTED, 0)} of them right. "
+                 "Below, what it gets right of the surest so many.")  # fmt: skip
     numbers["share_answered_at_95"] = share
     pictures.append(Picture.of(plot_selective(preds), "Accuracy where it answers only what it is surest of."))
-    header = ["probabilities", "calibration error", "loss", *(f"right, {o:.0%} answered" for o in ANSWERED)]
+    header = ["probabilities", "calibration error", "loss", *(f"right of {o:.0%}" for o in ANSWERED)]
     return Answer("confidence", "Does it know what it does not know?", lines, header, rows, pictures, numbers)
 
 

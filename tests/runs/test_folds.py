@@ -73,13 +73,14 @@ def test_folds_are_a_run_with_mean_interval_and_page(tmp_path, no_pictures, digi
     assert len(runs.runs) == 3 and runs.are_folds
     assert about["mean"] == pytest.approx(runs.accuracy) and runs.accuracy > 0.8
     assert "held-out training images" in str(runs) and "test accuracy" not in str(runs)
+    assert str(runs).startswith("digits, custom: CustomCNN, 3 folds") and repr(runs) == str(runs)
     metrics = runs.first.metrics
     assert metrics["tested_on"] == "held-out training images" and metrics["data"] == "fold 1 of 3 of digits"
     assert "not CIFAR-10 results" in runs.report.read_text()
     preds = read_out_of_fold(runs.folder, FinishedRun.read(digits_run))
     assert preds.targs.equal(digits.train_y) and preds.accuracy == pytest.approx(runs.accuracy, abs=0.01)
     (row,) = list_runs(tmp_path / "runs")
-    assert row.state == "finished" and "3 folds" in row.cells[4]
+    assert row.state == "finished" and "3 folds" in row.cells[4] and row.data == "digits"
     with pytest.raises(InputError, match="folds"):
         compare(runs, digits_run)
     with pytest.raises(InputError, match="schedule"):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_fast.cli import exit_codes, one_line_parser
 from cifar_fast.errors import InputError
-from cifar_fast.options import OF_A_START, SHARED, Option, as_function, options_of
+from cifar_fast.options import OF_A_START, OF_THE_PARSER, SHARED, Option, as_function, check_kind, options_of
 from cifar_fast.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -59,9 +59,11 @@ class Experiment:
             if next(iter(inspect.signature(function).parameters), None) != "dls":
                 raise InputError("its first parameter is to be dls: the DataLoaders")
             self.own = options_of(function, leave_out=("dls",))
-            if clash := set(self.own) & {*OF_A_START, "run", "track", "quiet", "seeds", "at_once"}:
+            if clash := set(self.own) & {*OF_A_START, *OF_THE_PARSER, "run", "track", "quiet", "seeds", "at_once"}:
                 why = "has the name of an option of every experiment"
                 raise InputError(f"its parameter {min(clash)!r} {why}: rename it")
+            for name in set(self.own) & set(SHARED):
+                check_kind(self.own[name], SHARED[name])
             self.all = {**self.own, **{k: v for k, v in SHARED.items() if k not in self.own}}
             if twice := [o for o in self.all if o.startswith("no_") and o[3:] in self.all]:
                 raise InputError(f"its parameter {twice[0]!r} is what --no-{twice[0][3:]} stands for: rename it")
@@ -151,6 +153,8 @@ class Experiment:
         if options.warmup and options.schedule == "one_cycle":
             raise InputError("one_cycle warms up by itself: leave --warmup out")
         if any(o.fit is None for o in self.stages(options)):
+            for name in (o for o in FITTING if o in self.own and getattr(options, o) is not None):
+                SHARED[name].check(getattr(options, name))  # its own may admit what no shared fit can do
             return
         for name in (o for o in FITTING if o not in self.own and o not in self.for_stages):
             if getattr(options, name) != self.all[name].default:

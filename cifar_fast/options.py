@@ -5,6 +5,7 @@ Nothing here may import torch or fastai: `--help` and a mistyped option answer a
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -113,6 +114,7 @@ def shared_options(
 
 
 OF_A_START = ("resume", "anyway")  # say how a run is started, not what it is
+OF_THE_PARSER = ("help", "pdb", "xtra")  # fastcore's parser has them itself
 OF_A_PLACE = ("run", "device", "at_once", "track", "quiet")  # say where, not what
 
 
@@ -210,10 +212,30 @@ def options_of(
     return res
 
 
+def check_kind(
+    own: Option,  # of an experiment
+    shared: Option,  # which has the same name
+) -> None:
+    "Raises `InputError` where the own one's values are of another kind than all that reads the option expects."
+    wanted = list if shared.repeated else str if shared.default is None else type(shared.default)
+    with suppress(InputError):
+        wanted = type(shared.check(own.default))
+    given = own.default if own.default is None else own.check(own.default)
+    numbers = type(given) is int and wanted is float
+    if given is not None and type(given) is not wanted and not numbers and not isinstance(given, Path):
+        kind = shared.kind.__name__.partition("|")[0]
+        raise InputError(
+            f"its parameter {own.name!r} has the name of an option of every experiment, which is no "
+            f"{type(given).__name__}: annotate it with {kind}, or rename it"
+        )
+
+
 def _parameters(function: Callable) -> dict:
     "What docments finds of each parameter; without comments where there is no source, as of a cell in another process."
     try:
         return docments(function, full=True, returns=False, eval_str=True)
+    except NameError as error:
+        raise InputError(f"an annotation cannot be looked up ({error}): import what it names") from error
     except OSError:
         found = signature(function, eval_str=True).parameters.items()
         return {

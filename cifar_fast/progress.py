@@ -4,11 +4,13 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import progress_bar
 
 _quiet = False
+_whose = ContextVar("whose", default="")  # remarks are: of a thread's training, where several go on at once
 
 
 def be_quiet(quiet: bool = True) -> None:
@@ -27,10 +29,15 @@ def quiet_as_before() -> Iterator[None]:
         be_quiet(before)
 
 
+def say_whose(name: str) -> None:
+    "Begin this thread's remarks with `name` from now on, and show no bars, which would mix with those of others."
+    _whose.set(f"{name}  ")
+
+
 def say(text: str) -> None:
     "A remark on the way, which `be_quiet` drops."
     if not _quiet:
-        print(text, flush=True)
+        print(_whose.get() + text, flush=True)
 
 
 def shows_bars() -> bool:
@@ -39,7 +46,7 @@ def shows_bars() -> bool:
     VS Code's notebooks leave fastprogress's bars empty (its issue 104): there plain lines say what the table would.
     """
     in_vs_code = any(name in os.environ for name in ("VSCODE_PID", "VSCODE_CWD"))
-    return not _quiet and ((bool(IN_NOTEBOOK) and not in_vs_code) or sys.stdout.isatty())
+    return not _quiet and not _whose.get() and ((bool(IN_NOTEBOOK) and not in_vs_code) or sys.stdout.isatty())
 
 
 def progress(

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import F1Score, accuracy
 from torch import nn
@@ -111,10 +112,28 @@ def negated_twice(dls, bn: bool = True, no_bn: bool = False):
     pass
 
 
+def parsers_name(dls, help: str = ""):
+    pass
+
+
+def other_kind(dls, epochs: float = 2.5):
+    pass
+
+
+def flag_for_a_number(dls, mixup: bool = True):
+    pass
+
+
+def annotated_later(dls, width: "NotImported" = 3):  # noqa: F821
+    pass
+
+
 @pytest.mark.parametrize("function, said", [
     (no_dls, "first parameter is to be dls"), (star, "'sizes'"), (several, "'sizes'"), (without_default, "no default"),
     (wrong_default, "default does not fit: width"), (wrong_choice, "give one of a, b"), (odd_annotation, "'widths'"),
-    (taken_name, "'resume'"), (negated_twice, "--no-bn"),
+    (taken_name, "'resume'"), (negated_twice, "--no-bn"), (parsers_name, "'help'"),
+    (other_kind, "'epochs' .* is no float: annotate it with count"), (flag_for_a_number, "'mixup' .* is no bool"),
+    (annotated_later, "'NotImported' is not defined"),
 ])  # fmt: skip
 def test_a_function_that_makes_no_experiment_is_named_when_it_is_decorated(function, said):
     with pytest.raises(InputError, match=said) as caught:
@@ -222,7 +241,13 @@ def test_a_loss_without_losses_of_single_images_is_tested_by_cross_entropy(tmp_p
     assert found.report.exists() and (tmp_path / "run/export.pkl").exists()
 
 
-@pytest.mark.parametrize("function, said", [(no_learner, "gave a Linear"), (own_learner, "gave a OwnLearner")])
+def on_training_images(dls):
+    return fast_learner(DataLoaders(dls.train, dls.train), nn.Sequential(nn.Flatten(), nn.Linear(3072, dls.c)))
+
+
+@pytest.mark.parametrize("function, said", [
+    (no_learner, "gave a Linear"), (own_learner, "gave a OwnLearner"), (on_training_images, "on other images"),
+])  # fmt: skip
 def test_other_things_are_refused_in_one_line(function, said, tmp_path):
     with pytest.raises(InputError, match=said):
         Experiment(function).run(**SMALL, run=str(tmp_path / "run"))
@@ -299,6 +324,15 @@ def test_options_that_own_stages_do_not_look_at_are_refused(tmp_path):
     made = Experiment(mlp.function, lambda epochs: [Stage("mine", epochs, lambda learn, cbs: learn.fit(1, cbs=cbs))])
     with pytest.raises(InputError, match="do not look at --schedule"):
         made.run(**SMALL, schedule="one_cycle")
+
+
+def own_schedule(dls, schedule: str = "mine"):
+    pass
+
+
+def test_a_schedule_of_its_own_wants_a_stage_that_does_it():
+    with pytest.raises(InputError, match="schedule is 'mine': give one of decay"):
+        Experiment(own_schedule).run(**SMALL)
 
 
 # Going on

@@ -37,6 +37,8 @@ class Comparison:
         points = f"{self.difference * 100:+.2f} points ({self.low * 100:+.2f} to {self.high * 100:+.2f})"
         return f"{self.names}: {points}, p = {self.p:.3g}: {self.verdict}. {self.test}"
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         return f"<p>{escape(str(self))}</p>"
 

@@ -109,6 +109,11 @@ def origin(name: str) -> str:
     return re.sub(r"^(fold \d+ of \d+ of |part of )*", "", name)
 
 
+def whole(name: str) -> str:
+    "The images that a fold, by its name, is of."
+    return re.sub(r"^fold \d+ of \d+ of ", "", name)
+
+
 def is_fold(name: str) -> bool:
     "Whether what is called so is tested on training images."
     return re.match(r"fold \d+ of \d+ of ", name) is not None

@@ -65,7 +65,8 @@ def _read_pair(path: Path, n_classes: int) -> list[LabelledSet]:
     x, y = open_array(path), open_array(y_path)
     _check_images(path, x)
     if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer):
-        raise InputError(f"{y_path} has {y.size:,} labels for {len(x):,} images: give the files as they were published")
+        has = f"{y.size:,} labels for {len(x):,} images, of type {y.dtype} and shape {y.shape}"
+        raise InputError(f"{y_path} has {has}: give the files as they were published, with a whole number an image")
     if len(y) and not 0 <= y.min() <= y.max() < n_classes:
         raise InputError(f"{y_path} has labels from {y.min()} to {y.max()}, and the run knows {n_classes} classes")
     labels = torch.tensor(np.asarray(y), dtype=torch.int64)
@@ -85,7 +86,10 @@ def open_array(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: it belongs beside the images") from error
     except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as a .npy array ({first_line(error)}): fetch it again") from error
+        said = first_line(error)
+        if "allow_pickle" in said:  # numpy's advice is to trust the file
+            said = "it holds no plain array, but perhaps a pickle, which is not loaded"
+        raise InputError(f"{path} cannot be read as a .npy array ({said}): fetch it again") from error
     if not isinstance(found, np.ndarray):
         raise InputError(f"{path} holds several arrays: give a .npy file")
     return found
@@ -173,12 +177,16 @@ def _read_svhn(path: Path) -> np.ndarray:
 
 
 def read_indices(
-    path: str | Path,  # csv with a column `index`
+    path: str | Path,  # csv with a column `index`, and where evaluate has written it `label`
+    y: Tensor,  # int64 (N,) labels of the images that it lists
 ) -> list[int]:
-    "Numbers of images, from 0 on. Raises `InputError`."
+    "Numbers of images, from 0 on. Raises `InputError`, for a list of other images too."
     try:
         with Path(path).open(newline="") as file:
-            return [int(row["index"]) for row in csv.DictReader(file)]
+            rows = [(int(row["index"]), int(row.get("label") or -1)) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = f"no column {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{path} is no csv of images ({why}): give one that evaluate --labels has written") from error
+    if wrong := next((i for i, label in rows if label >= 0 and 0 <= i < len(y) and y[i] != label), None):
+        raise InputError(f"{path} is of other images: the label of training image {wrong:,} is another one there")
+    return [i for i, _ in rows]

@@ -1,8 +1,12 @@
 """Models out: `Learner.export_safe` and `Learner.to_onnx`, beside fastai's own `export`."""
 
 import hashlib
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ from cifar_fast.data.augment import BatchResize
 from cifar_fast.data.loaders import TensorDL
 from cifar_fast.deploy.modelcard import FOREIGN, ModelCard
 from cifar_fast.deploy.safemodel import GRAPH, is_built_by_name, normalise, save_safe
-from cifar_fast.errors import InputError, MissingExtra
+from cifar_fast.errors import InputError, MissingExtra, own_place
 from cifar_fast.files import write_atomically
 from cifar_fast.progress import say
 from cifar_fast.versions import versions
@@ -84,8 +88,11 @@ def export_safe(
             self.to_onnx((folder / GRAPH).absolute(), metrics)
             card = replace(card, onnx_sha256=hashlib.sha256((folder / GRAPH).read_bytes()).hexdigest())
         except Exception as error:  # torch's exporter raises of every kind, and a finished training is to be kept
-            why = (str(error).strip().splitlines() or [""])[0][:200]
-            say(f"model/{GRAPH} is left out ({type(error).__name__}: {why}): load_safe(folder, build=) reads the rest.")
+            cause = error.__cause__ or error  # torch's own words around it are advice to whoever calls its exporter
+            why = (str(cause).strip().splitlines() or [""])[0][:200]
+            place = f", in {found}" if (found := own_place(cause)) else ""
+            say(f"model/{GRAPH} is left out ({type(cause).__name__}: {why}{place}): "
+                "load_safe(folder, build=) reads the rest.")  # fmt: skip
     save_safe(self.model, card, folder)
     if not card.onnx_sha256:
         (folder / GRAPH).unlink(missing_ok=True)  # of another model
@@ -126,8 +133,7 @@ def to_onnx(
     images = torch.randint(0, 256, (5, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     options = dict(dynamo=True, dynamic_shapes={"images": {0: torch.export.Dim("n")}}, verbose=False)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch speaks of its own deprecations
+        with torch.no_grad(), _silently():
             wanted = graph(images).numpy()
             program = torch.onnx.export(
                 graph, (images,), input_names=["images"], output_names=["logits"], **options
@@ -146,6 +152,18 @@ def to_onnx(
 
     write_atomically((self.path / path).absolute(), write)
     return differences[0]
+
+
+@contextmanager
+def _silently() -> Iterator[None]:
+    "Without torch's words on its own deprecations, and the pages that it prints of a network that it cannot export."
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"), redirect_stderr(StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _difference(session, images: np.ndarray, wanted: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cifar_fast.deploy.modelcard import CARD, ModelCard
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, check
 from cifar_fast.files import write_atomically, write_text
 from cifar_fast.models.networks import build_model
 
@@ -110,7 +110,9 @@ def load_safe(
             raise
         raise InputError(f"{folder / WEIGHTS} cannot be read ({error}): save the model again") from error
     if build is not None:
+        check("build", build, callable(build), "a function that makes the network")
         model = build()
+        check("build()", type(model).__name__, isinstance(model, nn.Module), "a function that makes the network")
     else:
         try:
             with torch.device("meta"):  # nothing is allocated before the shapes are known to fit

@@ -35,6 +35,8 @@ class Evidence:
         lines = [f"{o.title}: {line}" for o in self.answers for line in o.lines]
         return "\n".join([*lines, f"-> {self.page}"])
 
+    __repr__ = __str__
+
 
 def evidence_of(
     asked: SimpleNamespace,  # parameters of `commands.evaluate`
@@ -44,6 +46,10 @@ def evidence_of(
     What other questions, asked before, have found stays on the page and in evidence.json. Raises `InputError` for what
     cannot be used, before anything is written.
     """
+    if asked.baseline and not asked.shift:
+        raise InputError("--baseline is for --shift: give that too, or leave it out")
+    if asked.held_out and not (asked.confidence or asked.labels):
+        raise InputError("--held-out is for --confidence and --labels: give one of them, or leave it out")
     subject = Subject(asked.run, asked.data, asked.device)
     other = Subject(asked.baseline, asked.data, asked.device) if asked.baseline else None
     unseen = read_out_of_fold(asked.held_out, subject.run) if asked.held_out else None
@@ -95,5 +101,6 @@ def _shown_before(path: Path) -> list[Answer]:
 
 def _about(subject: Subject) -> str:
     if len(subject.runs.runs) > 1:
-        return f"Of the {len(subject.runs.runs)} seeds the first is asked, where nothing else is said."
+        kind = "folds" if subject.runs.are_folds else "seeds"
+        return f"Of the {len(subject.runs.runs)} {kind} the first is asked, where nothing else is said."
     return ""

@@ -16,7 +16,7 @@ from cifar_fast.device import be_deterministic, parse_device
 from cifar_fast.errors import InputError
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json
 from cifar_fast.options import OF_A_PLACE, OF_A_START, check_seeds
-from cifar_fast.progress import be_quiet, quiet_as_before, say
+from cifar_fast.progress import be_quiet, quiet_as_before, say, say_whose
 from cifar_fast.runs.compare import write_comparison
 from cifar_fast.runs.folder import Run, check_begun
 from cifar_fast.runs.folds import OUT_OF_FOLD, out_of_fold
@@ -78,8 +78,9 @@ class Series:
                 codes = [self.train(some[0])]
             else:
                 be_quiet(self.options.quiet)
-                say(f"{len(some)} trainings at once: {self.part}{some[0]} to {self.part}{some[-1]}")
-                turns = Turns(len(some), parse_device(self.options.device))
+                turns = Turns(len(some), device := parse_device(self.options.device))
+                slow = ", on a CPU no faster than one after another" if device.type == "cpu" else ""
+                say(f"{len(some)} trainings at once{slow}: {self.part}{some[0]} to {self.part}{some[-1]}")
                 codes = turns.do([partial(self.train, o, turns) for o in some])
             if failed := [130 if o is None else o for o in codes if o != 0]:
                 return failed[0]
@@ -96,9 +97,10 @@ class Series:
     ) -> int:
         "Do one training, or go on with it; the exit code."
         folder = self.folder(number)
+        if turns:
+            say_whose(folder.name)
         own, images, identity = self.training(number)
         own |= {"seeds": 1, "folds": 0, "run": str(folder), "resume": str(folder) if folder.exists() else None}
-        own |= {"quiet": True} if turns else {}  # bars and tables of several would mix
         options = SimpleNamespace(**{**vars(self.options), **own})
         training = OneSeed(self.experiment, options, images, identity, turns)
         code = training.execute()
@@ -186,7 +188,9 @@ def resumed_options(
 ) -> tuple[SimpleNamespace, dict]:  # the options it was begun with, and its identity
     "What the run in `folder` was begun with. Raises `InputError` where there is none of this experiment."
     if not Path(folder).is_dir():
-        raise InputError(f"{folder} does not exist, so there is no run to go on with: give --resume the folder of one")
+        raise InputError(f"{folder} is no folder, so there is no run to go on with: give --resume the folder of one")
+    if options.run and Path(options.run) != Path(folder):
+        raise InputError(f"--resume goes on in {folder}: leave --run out")
     try:
         config = read_json(Path(folder) / "config.json")
         asked, before = dict(config["asked"]), config.get("experiment") or {}
@@ -235,6 +239,8 @@ def train(
 ) -> tuple[int, Path, Learner | None]:  # exit code, run folder, and the Learner where one was trained
     "One training, or one for each seed or fold. Raises `InputError`."
     before: dict = {}
+    if options.anyway and not options.resume:
+        raise InputError("--anyway is for --resume: give that too, or leave it out")
     if options.resume:
         options, before = resumed_options(experiment, options.resume, options, set(given))
         if is_finished(Path(options.run)):

@@ -18,7 +18,7 @@ import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Lear
 from cifar_fast.data.duplicates import exact_duplicates
 from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.labelled_sets import read_indices
-from cifar_fast.data.loaders import image_dls
+from cifar_fast.data.loaders import TensorDL, image_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError
@@ -44,7 +44,7 @@ def images_from_options(options: SimpleNamespace) -> ImageSet:
     "The images that a run's options ask for. Raises `InputError`."
     images = load_images(options.data, options.size, options.labels, options.skip_bad)
     images = images.fewer(options.images, options.test_images)
-    return images.without(read_indices(options.drop_labels)) if options.drop_labels else images
+    return images.without(read_indices(options.drop_labels, images.train_y)) if options.drop_labels else images
 
 
 def learner_from_options(
@@ -62,7 +62,11 @@ def learner_from_options(
         images, o.bs or 64, valid, o.size, flip, max(0, o.translate), max(0, o.cutout), o.erase, o.color,
         o.auto_augment, o.sampling, seed=o.seed, device=device,
     )  # fmt: skip
-    return experiment.learner(dls, o)
+    learn = experiment.learner(dls, o)
+    valid = learn.dls.valid
+    if not isinstance(valid, TensorDL) or not valid.dataset.y.equal(dls.valid.dataset.y):
+        raise InputError(f"{experiment.name} tests on other images than it is given: make its Learner of its own dls")
+    return learn
 
 
 def check_batches(
@@ -321,8 +325,7 @@ class OneSeed:
         "Test, write what is left to write, and say in one line what came out."
         o, watch, images = self.options, self.stopwatch, self.images
         compile_seconds = learn.compiled.seconds if o.compile else 0.0
-        at_once = self.turns.n if self.turns else 1
-        seconds = (watch.seconds - compile_seconds) / at_once  # its share of what they took together
+        seconds = watch.seconds - compile_seconds
         trained = [row for row in self.run.history if not row["stage"].startswith("choose")]
         facts = run_facts(learn, self.experiment.name, o.seed)
         metrics = self.run.finish(learn, {
@@ -336,7 +339,7 @@ class OneSeed:
             "compile_seconds": compile_seconds,
             "images_per_second": watch.images * max(num_distrib(), 1) / seconds if seconds else None,
             "processes": max(num_distrib(), 1),
-            "at_once": at_once,
+            "at_once": self.turns.n if self.turns else 1,
             "choice": self.choice,
             "skipped_images": len(images.skipped),
             "leaked_images": len(exact_duplicates(images.train_x, images.test_x)) if images.leaked else 0,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_fast.analysis.stats import accuracy_interval
+from cifar_fast.data.image_set import whole
 from cifar_fast.errors import InputError, check
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, read_json
 from cifar_fast.options import OF_A_PLACE
@@ -63,6 +64,8 @@ class RunList(list):
         rows = [HEADER, *(o.cells for o in self)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
         return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{o}</th>" for o in HEADER)
@@ -135,7 +138,7 @@ def _row(folder: Path, config: dict, runs: list[Path], metrics: list[dict]) -> R
         state = f"interrupted after {metrics[0]['epochs']} epochs"
     settings = {k: o for k, o in asked.items() if k in defaults and o != defaults[k] and k not in WITHOUT_MEANING}
     name = (config.get("experiment") or {}).get("name") or _guess(config, folder)
-    data = metrics[0]["data"] if metrics else str(config.get("data", "-"))
+    data = whole(metrics[0]["data"]) if metrics else str(config.get("data", "-"))
     options = {k: o for k, o in config.items() if k not in NO_SETTINGS}
     return Row(folder, _changed(folder), name, settings, options, data, accuracies,
                 tuple(interval) if interval else None, sum(seconds) if seconds else None, state,

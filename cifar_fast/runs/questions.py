@@ -22,7 +22,9 @@ from cifar_fast.analysis.interpret import plot_calibration
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.shift import SEVERITIES, Shift, measure_shift, plot_kinds, plot_shift
 from cifar_fast.analysis.stats import share_interval
+from cifar_fast.data.duplicates import exact_duplicates
 from cifar_fast.data.labelled_sets import read_unlabelled
+from cifar_fast.errors import InputError
 from cifar_fast.runs.page import Answer, Picture
 from cifar_fast.runs.results import percent
 from cifar_fast.runs.subject import Subject
@@ -50,8 +52,9 @@ def ask_shift(subject: Subject, baseline: Subject | None = None) -> Answer:
     ]
     numbers = asdict(found) | {"mean": found.mean}
     if other:
-        numbers |= {"baseline": baseline.run.name, "error_against_baseline": found.error_against(other)}
-        lines.append(f"Errors under change, over those of {baseline.run.name}: {numbers['error_against_baseline']:.3f} "
+        numbers |= {"baseline": baseline.runs.name, "error_against_baseline": found.error_against(other)}
+        ratio = numbers["error_against_baseline"]
+        lines.append(f"Errors under change, over those of {baseline.runs.name}: {ratio:.3f} "
                      "(mean corruption error; below 1 is better).")  # fmt: skip
     rows = [
         [kind, *(percent(o) for o in row), percent(np.mean(row)), percent(np.mean(found.calibration_errors[kind]))]
@@ -103,10 +106,11 @@ def ask_confidence(
             "accuracy_where_answered": dict(zip(map(str, ANSWERED), at)),
         }
     share = selective_accuracy(preds).share_at(WANTED)
-    lines.append(f"It answers the surest {percent(share)} of the test images with {WANTED:.0%} of them right.")
+    lines.append(f"It answers the surest {percent(share)} of the test images with {percent(WANTED, 0)} of them right. "
+                 "Below, what it gets right of the surest so many.")  # fmt: skip
     numbers["share_answered_at_95"] = share
     pictures.append(Picture.of(plot_selective(preds), "Accuracy where it answers only what it is surest of."))
-    header = ["probabilities", "calibration error", "loss", *(f"right, {o:.0%} answered" for o in ANSWERED)]
+    header = ["probabilities", "calibration error", "loss", *(f"right of {o:.0%}" for o in ANSWERED)]
     return Answer("confidence", "Does it know what it does not know?", lines, header, rows, pictures, numbers)
 
 
@@ -118,6 +122,8 @@ def _loss(preds: Predictions) -> float:
 def ask_foreign(subject: Subject, data: str | Path) -> Answer:
     "Whether the model tells images of no class from its test images."
     images = read_unlabelled(data, subject.card.stored_size, subject.card.levels)
+    if own := len(exact_duplicates(torch.tensor(images).permute(0, 3, 1, 2), subject.images.test_x)):
+        raise InputError(f"{own:,} of the run's own test images are among {data}: give --ood images of no class")
     known = subject.logits(subject.test_images)
     foreign, name = subject.logits(images), Path(data).name
     auroc, sure = foreign_auroc(known, foreign), foreign.softmax(1).max(1).values.mean().item()

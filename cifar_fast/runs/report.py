@@ -81,15 +81,15 @@ def warnings_of(metrics: dict) -> list[str]:
 def facts_of(metrics: dict) -> list[tuple[str, str]]:
     "The numbers beside the headline."
     macs, at_once = metrics["macs"], metrics.get("at_once", 1)
-    shared = f", its share of {at_once} at once" if at_once > 1 else ""
+    share, together = (f", its share of {at_once} at once", f" of {at_once} at once") if at_once > 1 else ("", "")
     return [
         ("training images right", percent(metrics.get("train_accuracy"))),
         *chosen_facts(metrics.get("choice")),
         ("test loss", f"{metrics['loss']:.3f}"),
         ("calibration error", percent(metrics["calibration_error"])),
-        ("training time", duration(metrics.get("train_seconds")) + shared),
+        ("training time", duration(metrics.get("train_seconds")) + share),
         ("training speed", known(metrics.get("images_per_second"), "{:,.0f} images/s")),
-        ("peak memory", f"{metrics['peak_memory_mb']:,.0f} MB"),
+        ("peak memory", f"{metrics['peak_memory_mb']:,.0f} MB{together}"),
         ("parameters", f"{metrics['params']:,}"),
         ("multiply-accumulates", known(macs and macs / 1e6, "{:,.1f} M an image")),
     ]

@@ -12,6 +12,7 @@ from fastai.learner import Learner
 from cifar_fast.analysis.charts import History
 from cifar_fast.analysis.predictions import Predictions, read_predictions
 from cifar_fast.analysis.stats import accuracy_interval, mean_interval
+from cifar_fast.data.image_set import whole
 from cifar_fast.errors import InputError
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json
 
@@ -111,6 +112,13 @@ class Runs:
         return self.folder / "report.html"
 
     @property
+    def about(self) -> str:
+        "What was trained on what."
+        if self.are_folds:
+            return f"{whole(self.metrics['data'])}, {self.metrics['experiment']}: {self.metrics['model']}"
+        return self.metrics.get("about", self.name)
+
+    @property
     def accuracies(self) -> list[float]:
         "Test accuracy of each run, in [0, 1]."
         return [o.accuracy for o in self.runs]
@@ -147,11 +155,13 @@ class Runs:
     def __str__(self) -> str:
         n = f", {len(self.runs)} {'folds' if self.are_folds else 'seeds'}" if len(self.runs) > 1 else ""
         what = "accuracy on held-out training images" if self.are_folds else "test accuracy"
-        return f"{self.metrics.get('about', self.name)}{n}: {what} {self.accuracy_text} -> {self.folder}"
+        return f"{self.about}{n}: {what} {self.accuracy_text} -> {self.folder}"
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = {
-            "experiment": self.metrics.get("about", self.name),
+            "experiment": self.about,
             "accuracy on held-out images" if self.are_folds else "test accuracy": self.accuracy_text,
             "folds" if self.are_folds else "seeds": len(self.runs),
             "training": duration(self.mean("train_seconds")),

@@ -8,9 +8,11 @@ computes alone; on a CPU, where a batch is done before the next begins, nothing 
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from threading import Semaphore
+from ctypes import c_ulong, py_object, pythonapi
+from threading import Semaphore, Thread
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ class Turns:
         device: torch.device,  # that they share
     ):
         self.n, self.device, self.stopping = n, device, False
+        self.error: BaseException | None = None  # the first that one has raised
         self.order, self.turn = deque(range(n)), [Semaphore(0) for _ in range(n)]
 
     def do(
@@ -36,39 +39,55 @@ class Turns:
     ) -> list:
         """What each gives; None for those not yet begun when one failed or Ctrl-C was pressed.
 
-        Those under way are asked to stop then, by `stopping`. Raises what the first raised.
+        Those under way are asked to stop then, by `stopping`; a second Ctrl-C ends them at once. Raises what was raised
+        first.
         """
-        with ThreadPoolExecutor(self.n) as pool:
-            futures = [pool.submit(self._do, i, work) for i, work in enumerate(works)]
-            self.turn[0].release()
-            try:
-                wait(futures)
-            except KeyboardInterrupt:
-                self.stopping = True
-        for error in filter(None, (o.exception() for o in futures)):
-            raise error
-        return [o.result() for o in futures]
-
-    def _do(self, number: int, work: Callable):
-        self.turn[number].acquire()
+        done = [Future() for _ in works]
+        threads = [Thread(target=self._do, args=o, daemon=True) for o in zip(range(self.n), works, done)]
+        for thread in threads:
+            thread.start()
+        self.turn[0].release()
         try:
-            with own_device_state(self.device):
-                return None if self.stopping else work()
-        except BaseException:
+            wait(done)
+        except KeyboardInterrupt:
             self.stopping = True
-            raise
-        finally:
-            self.order.popleft()
-            if self.order:
-                self.turn[self.order[0]].release()
+            _wait_or_interrupt(done, threads)
+        if self.error is not None:
+            raise self.error
+        return [o.result() for o in done]
 
-    def pass_on(self) -> None:
-        "Let the others have their turns; random numbers go on as if there had been none."
+    def _do(self, number: int, work: Callable, done: Future) -> None:
+        result = None
+        try:
+            self.turn[number].acquire()
+            with own_device_state(self.device):
+                result = None if self.stopping else work()
+        except BaseException as error:
+            self.stopping, self.error = True, self.error or error
+        self.order.popleft()
+        if self.order:
+            self.turn[self.order[0]].release()
+        done.set_result(result)
+
+    def pass_on(self) -> float:
+        "Let the others have their turns: seconds that they took. Random numbers go on as if there had been none."
+        since = perf_counter()
         mine, go_on = self.order[0], random_numbers(self.device)
         self.order.rotate(-1)
         self.turn[self.order[0]].release()
         self.turn[mine].acquire()
         go_on()
+        return perf_counter() - since
+
+
+def _wait_or_interrupt(done: list[Future], threads: list[Thread]) -> None:
+    "Wait; Ctrl-C raises KeyboardInterrupt in each thread. Were the process ended under them, torch would abort it."
+    try:
+        wait(done)
+    except KeyboardInterrupt:
+        for thread in threads:
+            pythonapi.PyThreadState_SetAsyncExc(c_ulong(thread.ident), py_object(KeyboardInterrupt))
+        wait(done)
 
 
 class TakesTurns(Callback):
@@ -83,8 +102,9 @@ class TakesTurns(Callback):
         "Count, and pass on."
         self.left -= 1
         if self.left == 0:
-            self.turns.pass_on()
-            self.left = BATCHES
+            seconds, self.left = self.turns.pass_on(), BATCHES
+            if hasattr(self.learn, "stopwatch"):
+                self.learn.stopwatch.leave_out(seconds)
         if self.turns.stopping and hasattr(self.learn, "interruptible"):
             self.learn.interruptible.noted = True
 

@@ -88,6 +88,9 @@ def test_weights_go_back_into_the_users_own_network(mixer, digits):
         load_safe(folder)
     with pytest.raises(InputError, match=r"'head\.bias' is"):
         load_safe(folder, build=lambda: Mixer(7))
+    for wrong in (3, lambda: 3):
+        with pytest.raises(InputError, match="give a function that makes the network"):
+            load_safe(folder, build=wrong)
 
 
 def test_another_graph_in_its_place_is_refused(mixer, tmp_path):
@@ -103,8 +106,10 @@ def test_another_graph_in_its_place_is_refused(mixer, tmp_path):
 def test_what_a_graph_cannot_hold_is_said_in_a_line_and_the_rest_is_whole(digits_dls, tmp_path, capsys):
     learn = fast_learner(digits_dls, Undecided(), precision="fp32", path=tmp_path)
     folder = learn.export_safe("model")
-    said = [o for o in capsys.readouterr().out.splitlines() if "model.onnx" in o]
-    assert len(said) == 1 and "left out" in said[0] and not (folder / "model.onnx").exists()
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1 and not said.err and "\x1b" not in said.out
+    assert "model.onnx is left out" in said.out and "data-dependent" in said.out
+    assert not (folder / "model.onnx").exists()
     assert load_safe(folder, build=Undecided).card.architecture["name"] == "Undecided"
 
 

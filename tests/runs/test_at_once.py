@@ -15,6 +15,7 @@ from cifar_fast.errors import InputError
 from cifar_fast.experiment import experiment
 from cifar_fast.runs.overview import list_runs
 from cifar_fast.training import turns
+from cifar_fast.training.callbacks import measure
 from cifar_fast.training.learner import custom_learner
 from cifar_fast.training.turns import Turns
 
@@ -93,6 +94,45 @@ def test_ctrl_c_ends_all_and_each_goes_on(tmp_path, struck):
     assert all(o["interrupted"] for o in states) and not (tmp_path / "run/report.html").exists()
     gone_on = struck(lambda: None).run(resume=str(tmp_path / "run"), anyway=True, quiet=True, at_once=3)
     assert gone_on.accuracies == whole.accuracies
+
+
+def test_a_second_ctrl_c_ends_all_at_once(tmp_path, struck):
+    def press_twice():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+
+    with pytest.raises(KeyboardInterrupt):
+        struck(press_twice).run(**asked(tmp_path / "run", at_once=3))
+    assert not list(tmp_path.glob("run/*/metrics.json"))  # which the first alone lets each write
+    assert not (tmp_path / "run/seed-1/.lock").exists()
+
+
+def test_a_training_time_leaves_out_the_turns_of_others(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(turns, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(measure, "time_when_done", lambda device: clock[0])
+
+    class Dawdles(Callback):
+        def after_loss(self):
+            if self.training and torch.initial_seed() == 1:
+                clock[0] += 1
+
+    @experiment
+    def one_is_slow(dls):
+        return custom_learner(dls, width=4, dense_width=8, precision="fp32", cbs=Dawdles())
+
+    runs = one_is_slow.run(**asked(tmp_path / "run", seeds=2, at_once=2)).runs
+    assert [o.metrics["train_seconds"] for o in runs] == [0, 2 * 19]  # epochs and batches
+
+
+def test_remarks_say_whose_they_are(tmp_path, capsys):
+    small.run(**asked(tmp_path / "run", seeds=2, at_once=2, epochs=1, quiet=False))
+    said = capsys.readouterr().out
+    for name in ("seed-0", "seed-1"):
+        assert f"{name}  epoch " in said and f"{name}  0 " in said
+    assert "2 trainings at once, on a CPU no faster" in said
+    assert not json.loads((tmp_path / "run/seed-0/config.json").read_text())["quiet"]
 
 
 def test_an_error_in_one_stops_all_and_is_told(tmp_path, struck):

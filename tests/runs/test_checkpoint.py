@@ -182,11 +182,15 @@ def test_a_finished_run_is_left_alone(digits_run, capsys):
 def test_what_cannot_be_resumed_is_one_line(tmp_path, digits_run):
     for folder, made, said in (
         (tmp_path, custom, "no run"),
-        (tmp_path / "nowhere", custom, "nowhere does not exist, so there is no run"),
+        (tmp_path / "nowhere", custom, "nowhere is no folder, so there is no run"),
         (digits_run, baselines.transfer, "no run"),
     ):
         with pytest.raises(InputError, match=said):
             launch(made, made.options(resume=str(folder)))
+    with pytest.raises(InputError, match="leave --run out"):
+        custom.run(resume=str(digits_run), run=str(tmp_path / "other"))
+    with pytest.raises(InputError, match="--anyway is for --resume"):
+        custom.run(anyway=True)
 
 
 def test_a_damaged_checkpoint_is_one_line_and_nothing_is_lost(tmp_path):

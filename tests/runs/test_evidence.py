@@ -171,12 +171,19 @@ def test_folds_of_another_training_are_refused(other_digits_run, run, folds, cap
     assert not (run / PAGE).exists()
 
 
-def test_images_of_no_class_are_told_apart(run, tmp_path):
+def test_images_of_no_class_are_told_apart(run, tmp_path, digits, capsys):
     noise = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)
     np.save(tmp_path / "noise.npy", noise)
     found = evaluate(run, ood=tmp_path / "noise.npy")["foreign images"]
     assert 0 <= found["auroc"] <= 1 and found["auroc"] != 0.5
-    assert abs(evaluate(run, ood="digits")["foreign images"]["auroc"] - 0.5) < 0.1  # the same kind of images
+    np.save(tmp_path / "same-kind.npy", digits.train_x.permute(0, 2, 3, 1).numpy())
+    assert abs(evaluate(run, ood=tmp_path / "same-kind.npy")["foreign images"]["auroc"] - 0.5) < 0.1
+    assert "360 of the run's own test images are among digits" in refusal([run, "--ood", "digits"], capsys)
+
+
+def test_what_is_given_for_a_question_that_is_not_asked_is_refused(run, folds, other_digits_run, capsys):
+    assert "--baseline is for --shift" in refusal([run, "--confidence", "--baseline", other_digits_run], capsys)
+    assert "--held-out is for" in refusal([run, "--shift", "--held-out", folds], capsys)
 
 
 def test_all_seeds_together_and_their_predictor(two_seeds, digits):

@@ -73,13 +73,14 @@ def test_folds_are_a_run_with_mean_interval_and_page(tmp_path, no_pictures, digi
     assert len(runs.runs) == 3 and runs.are_folds
     assert about["mean"] == pytest.approx(runs.accuracy) and runs.accuracy > 0.8
     assert "held-out training images" in str(runs) and "test accuracy" not in str(runs)
+    assert str(runs).startswith("digits, custom: CustomCNN, 3 folds") and repr(runs) == str(runs)
     metrics = runs.first.metrics
     assert metrics["tested_on"] == "held-out training images" and metrics["data"] == "fold 1 of 3 of digits"
     assert "not CIFAR-10 results" in runs.report.read_text()
     preds = read_out_of_fold(runs.folder, FinishedRun.read(digits_run))
     assert preds.targs.equal(digits.train_y) and preds.accuracy == pytest.approx(runs.accuracy, abs=0.01)
     (row,) = list_runs(tmp_path / "runs")
-    assert row.state == "finished" and "3 folds" in row.cells[4]
+    assert row.state == "finished" and "3 folds" in row.cells[4] and row.data == "digits"
     with pytest.raises(InputError, match="folds"):
         compare(runs, digits_run)
     with pytest.raises(InputError, match="schedule"):
@@ -117,12 +118,16 @@ def test_the_interval_of_folds_is_wider():
 
 
 def test_listed_images_are_left_out(tmp_path, no_pictures, digits):
-    (tmp_path / "bad.csv").write_text("index,label\n0,1\n5,2\n")
+    (tmp_path / "bad.csv").write_text(f"index,label\n0,{digits.train_y[0]}\n5,{digits.train_y[5]}\n")
     folder = make_run(tmp_path / "run", epochs=1, drop_labels=str(tmp_path / "bad.csv"))
     assert "(1,435 + 360 images)" in FinishedRun.read(folder).metrics["title"]
     kept = digits.without([0, 5])
     assert kept.train_y.equal(torch.cat([digits.train_y[1:5], digits.train_y[6:]])) and kept.test_x is digits.test_x
-    for text, match in (("index\n9999\n", "is to be left out"), ("label\n1\n", "no column"), ("index\nx\n", "no csv")):
+    of_others = f"index,label\n5,{(digits.train_y[5] + 1) % 10}\n"
+    for text, match in (
+        ("index\n9999\n", "is to be left out"), ("label\n1\n", "no column"), ("index\nx\n", "no csv"),
+        (of_others, "of other images: the label of training image 5"),
+    ):  # fmt: skip
         (tmp_path / "bad.csv").write_text(text)
         with pytest.raises(InputError, match=match):
             make_run(tmp_path / "other", drop_labels=str(tmp_path / "bad.csv"))

@@ -56,7 +56,7 @@ def test_rows_are_filtered_and_sorted(runs):
 
 def test_the_list_is_a_table_in_terminal_notebook_and_page(runs, tmp_path):
     rows = list_runs(runs)
-    assert len(str(rows).splitlines()) == 6 and rows._repr_html_().count("<tr>") == 6
+    assert len(str(rows).splitlines()) == 6 and repr(rows) == str(rows) and rows._repr_html_().count("<tr>") == 6
     page = write_overview(rows, tmp_path / "runs.html").read_text()
     assert page.count("<polyline") == 4 and "schedule=constant" in page
 

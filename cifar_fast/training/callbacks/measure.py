@@ -93,3 +93,8 @@ class Stopwatch(Callback):
             self.seconds, self.since = self.seconds + time_when_done(self.dls.device) - self.since, None
 
     after_fit = after_failed_fit = after_train
+
+    def leave_out(self, seconds: float) -> None:
+        "Do not count these, in which another training has had its turn."
+        if self.since is not None:
+            self.since += seconds

@@ -81,13 +81,26 @@ def struck():
     return make
 
 
-def test_ctrl_c_ends_all_and_each_goes_on(tmp_path, struck):
-    whole = small.run(**asked(tmp_path / "whole"))
+@pytest.fixture
+def press(monkeypatch):
+    "Presses Ctrl-C, which the main thread hears, as of a terminal; it has heard when this returns."
+    made, init = [], Turns.__init__
+
+    def noted(self, *args):
+        made.append(self)
+        init(self, *args)
 
     def press():
-        os.kill(os.getpid(), signal.SIGINT)  # which the main thread hears, as of a terminal
-        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+        while not made[-1].stopping:
+            time.sleep(0.01)
 
+    monkeypatch.setattr(Turns, "__init__", noted)
+    return press
+
+
+def test_ctrl_c_ends_all_and_each_goes_on(tmp_path, struck, press):
+    whole = small.run(**asked(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
         struck(press).run(**asked(tmp_path / "run", at_once=3))
     states = [json.loads((tmp_path / f"run/seed-{o}/metrics.json").read_text()) for o in range(3)]
@@ -96,11 +109,12 @@ def test_ctrl_c_ends_all_and_each_goes_on(tmp_path, struck):
     assert gone_on.accuracies == whole.accuracies
 
 
-def test_a_second_ctrl_c_ends_all_at_once(tmp_path, struck):
+def test_a_second_ctrl_c_ends_all_at_once(tmp_path, struck, press):
     def press_twice():
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.2)
+        press()
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            time.sleep(0.01)
 
     with pytest.raises(KeyboardInterrupt):
         struck(press_twice).run(**asked(tmp_path / "run", at_once=3))

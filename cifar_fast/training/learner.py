@@ -132,8 +132,13 @@ class LeanLearner(Learner):
             return super().tta(ds_idx, dl, *args, **kwargs)
 
     def export(self, fname: str | Path = "export.pkl", pickle_module=PORTABLE, pickle_protocol: int = 2):
-        "fastai's, in a file that other systems read too."
-        Learner.export(self, fname, pickle_module, pickle_protocol)
+        "fastai's, in a file that other systems read too; a Learner that cannot be pickled is as before."
+        dls, opt = self.dls, self.opt
+        try:
+            Learner.export(self, fname, pickle_module, pickle_protocol)
+        except BaseException:
+            self.dls, self.opt = dls, opt  # of which fastai has taken the images away, and the optimizer
+            raise
 
     def lr_find(self, *args, **kwargs):
         """fastai's, which leaves all random numbers as they were: the fit after it is the fit without it.

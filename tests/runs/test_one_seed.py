@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import threading
 from typing import Literal
 
 import pytest
@@ -75,6 +76,20 @@ def test_the_exported_learner_predicts_as_measured(tmp_path, digits):
     dl = learn.dls.test_dl(list(digits.test_x))
     preds = learn.get_preds(dl=dl)[0].argmax(1)
     assert (preds == digits.test_y).float().mean().item() == pytest.approx(metrics["accuracy"], abs=1e-6)
+
+
+def test_a_learner_that_cannot_be_pickled_leaves_a_whole_run(tmp_path, capsys):
+    class Holds(Callback):
+        "Something that no pickle holds."
+
+    def make(dls, opt):
+        learn = small_cnn(dls, opt).add_cb(Holds())
+        learn.holds.lock = threading.Lock()
+        return learn
+
+    code, metrics, _, folder = run(tmp_path, make)
+    assert code == 0 and metrics["accuracy"] > 0.2 and not (folder / "export.pkl").exists()
+    assert "export.pkl is left out" in capsys.readouterr().out and (folder / "model/model.json").exists()
 
 
 def test_macs_and_params_of_the_articles_network(tmp_path):

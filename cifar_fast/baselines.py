@@ -55,7 +55,7 @@ def transfer(
     arch: str = "resnet18",  # any network of torchvision, as vgg16_bn or convnext_tiny, or timm/NAME
     head: Literal["linear", "fastai"] = "linear",  # linear: one dense layer; fastai: its default head
     opt: opt_name = "adam",  # optimizer; both: the better of adam and sgd on held-out images
-    frozen_bn: Literal["eval", "train"] = "eval",  # train: batch norm statistics of the body move
+    frozen_bn: Literal["eval", "always", "train"] = "eval",  # its batch norms keep still while frozen, always, never
     unfreeze_epochs: amount = 0,  # epochs of fine-tuning the whole network afterwards
     unfreeze_lr: rate = 1e-3,  # highest learning rate of the fine-tuning; the body's first layers get a hundredth
     cache_features: bool = False,  # keep the frozen body's features on the disk, for other runs

@@ -52,6 +52,21 @@ class FrozenBody(Callback):
                     module.training = False
 
 
+class BnEval(BnFreeze):
+    """A body's batch norms keep their statistics even while it is fine-tuned.
+
+    Images of another size or kind have other statistics: batches would be normalised as the weights do not expect it.
+    """
+
+    always = True
+
+    def before_train(self):
+        "As fastai's, whatever is frozen."
+        for module in self.model[0].modules():
+            if isinstance(module, bn_types):
+                module.eval()
+
+
 class FeatureTensors(ImageTensors):
     "The features of an `ImageTensors`: the same labels and order, a vector in place of each image."
 

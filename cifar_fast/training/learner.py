@@ -28,12 +28,13 @@ from cifar_fast.progress import say, shows_bars
 from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.callbacks.guards import HonestChoice
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress, LastFit, LossesToCPU
-from cifar_fast.training.frozen import CachedBody, FrozenBody
+from cifar_fast.training.frozen import BnEval, CachedBody, FrozenBody
 from cifar_fast.training.graphs import BatchGraphs, is_patched, listens
 from cifar_fast.training.optimizers import optimizer
 from cifar_fast.training.portable import PORTABLE
 from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, precision_of, resolve_precision
 
+BODY_BN = {"eval": [BnFreeze], "always": [BnEval], "train": []}
 CALL_ONE = None if is_patched(Learner, "_call_one") else Learner._call_one
 
 
@@ -257,7 +258,7 @@ def transfer_learner(
     weights: str | Path = "auto",  # auto, imagenet, an entry as IMAGENET1K_V2, none, or the path of a state dict
     head: str = "linear",  # linear: one dense layer on the pooled features; fastai: its default head
     size: int | None = None,  # pixels fed to the network; None: as `dls` gives them
-    frozen_bn: str = "eval",  # eval: a frozen body's batch norms keep their statistics; train: they move
+    frozen_bn: str = "eval",  # a body's batch norms keep their statistics: eval: while frozen; always; train: never
     cache: bool | dict = True,  # run a frozen body once, train the head on its features; Learners may share a dict
     cache_on_disk: bool = False,  # whether to keep the features for other runs
     opt: str | Callable = "adam",  # adam, sgd, adamw, ... of `OPTIMIZERS`, or a fastai `opt_func`
@@ -277,11 +278,11 @@ def transfer_learner(
     # torchvision takes a second to import, which whoever trains the small network need not wait for
     from cifar_fast.models.transfer import backbone, load_weights, transfer_model
 
-    check("frozen_bn", frozen_bn, frozen_bn in ("eval", "train"), "eval or train")
+    check("frozen_bn", frozen_bn, frozen_bn in BODY_BN, f"one of {', '.join(BODY_BN)}")
     base, found = backbone(arch), load_weights(arch, weights)
     dls = copy_dls(dls, size, found.stats)
     model = transfer_model(arch, n_classes(dls), head, pixels_fed(dls), found)
-    frozen_cbs = [FrozenBody(), *([BnFreeze()] * (frozen_bn == "eval"))]
+    frozen_cbs = [FrozenBody(), *(cb() for cb in BODY_BN[frozen_bn])]
     if cache is not False:
         frozen_cbs.append(CachedBody(cache_on_disk, cache if isinstance(cache, dict) else None))
     kwargs = {"splitter": base.split(), **kwargs}

@@ -47,7 +47,8 @@ def body_trainings(
     "The same question to another body: frozen at each size, then fine-tuned at the one that two CPU cores can afford."
     given, short = {"arch": arch, "weights": weights}, arch.rsplit("/", 1)[-1]
     rows = [(f"body-{o}", f"frozen {short}, {o} pixels", {"size": o}) for o in SIZES]
-    rows += [("body-fine-tuned-64", f"{short} at 64 pixels, then fine-tuned", {"size": 64, "unfreeze_epochs": 5})]
+    tuned = {"size": 64, "unfreeze_epochs": 5, "unfreeze_lr": 1e-2, "frozen_bn": "always"}
+    rows += [("body-fine-tuned-64", f"{short} at 64 pixels, then fine-tuned, its batch norms still", tuned)]
     return [Training("study", name, what, "transfer", {**given, **o}) for name, what, o in rows]
 
 

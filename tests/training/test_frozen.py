@@ -12,6 +12,7 @@ from fastai.torch_core import set_seed
 import cifar_fast.training.schedules  # noqa: F401 - fit_decay
 from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.loaders import image_dls
+from cifar_fast.training.callbacks.averages import StochasticAverage
 from cifar_fast.training.callbacks.measure import TrainAccuracy
 from cifar_fast.training.frozen import CachedBody, FeatureTensors
 from cifar_fast.training.learner import transfer_learner
@@ -107,6 +108,17 @@ def test_frozen_bn_train_moves_statistics_and_turns_the_cache_off(make, capsys):
     assert moved and all("running" in k or "num_batches" in k for k in moved)
     assert not trained_on_features(spy)
     assert "its batch norms train" in capsys.readouterr().out
+
+
+def test_batch_norms_keep_their_statistics_while_a_body_is_fine_tuned(make):
+    learn = make(frozen_bn="always", cbs=StochasticAverage(0.5))
+    before = {k: v.clone() for k, v in learn.model[0].state_dict().items()}
+    learn.unfreeze()
+    fit(learn, 1)
+    after = learn.model[0].state_dict()
+    statistics = {k for k in before if "running" in k}
+    assert statistics and all(torch.equal(after[k], before[k]) for k in statistics)
+    assert all(not torch.equal(after[k], before[k]) for k in before if k.endswith("weight"))
 
 
 def test_outside_a_fit_the_learner_is_the_whole_model_on_images(make):

@@ -96,7 +96,9 @@ def press(monkeypatch):
             time.sleep(0.01)
 
     monkeypatch.setattr(Turns, "__init__", noted)
-    return press
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which pytest's side processes ignore
+    yield press
+    signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_ends_all_and_each_goes_on(tmp_path, struck, press):

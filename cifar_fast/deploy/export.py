@@ -20,7 +20,7 @@ from cifar_fast.data.augment import BatchResize
 from cifar_fast.data.loaders import TensorDL
 from cifar_fast.deploy.modelcard import FOREIGN, ModelCard
 from cifar_fast.deploy.safemodel import GRAPH, is_built_by_name, normalise, save_safe
-from cifar_fast.errors import InputError, MissingExtra, own_place
+from cifar_fast.errors import InputError, MissingExtra, first_line, own_place
 from cifar_fast.files import write_atomically
 from cifar_fast.progress import say
 from cifar_fast.versions import versions
@@ -89,9 +89,8 @@ def export_safe(
             card = replace(card, onnx_sha256=hashlib.sha256((folder / GRAPH).read_bytes()).hexdigest())
         except Exception as error:  # torch's exporter raises of every kind, and a finished training is to be kept
             cause = error.__cause__ or error  # torch's own words around it are advice to whoever calls its exporter
-            why = (str(cause).strip().splitlines() or [""])[0][:200]
             place = f", in {found}" if (found := own_place(cause)) else ""
-            say(f"model/{GRAPH} is left out ({type(cause).__name__}: {why}{place}): "
+            say(f"model/{GRAPH} is left out ({type(cause).__name__}: {first_line(cause)[:200]}{place}): "
                 "load_safe(folder, build=) reads the rest.")  # fmt: skip
     save_safe(self.model, card, folder)
     if not card.onnx_sha256:

@@ -205,7 +205,7 @@ def resumed_options(
         )
     free = {*OF_A_START, *OF_A_PLACE, *MAY_MOVE}
     check_begun(folder, vars(begun), {o: getattr(options, o) for o in given - free}, "leave it out")
-    for name in given & {"device", "track", "quiet", "at_once", *MAY_MOVE}:
+    for name in given & ({*OF_A_PLACE, *MAY_MOVE} - {"run"}):
         setattr(begun, name, getattr(options, name))
     return begun, before
 

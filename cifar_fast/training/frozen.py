@@ -62,9 +62,10 @@ class BnEval(BnFreeze):
 
     def before_train(self):
         "As fastai's, whatever is frozen."
-        for module in self.model[0].modules():
-            if isinstance(module, bn_types):
-                module.eval()
+        if isinstance(self.model, TransferModel):
+            for module in self.model[0].modules():
+                if isinstance(module, bn_types):
+                    module.eval()
 
 
 class FeatureTensors(ImageTensors):

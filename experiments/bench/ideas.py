@@ -1,7 +1,7 @@
 """Each training idea against the plain training, over seeds: what it gains, and what it costs.
 
-`python experiments/bench/ideas.py --data cifar10` prints the table of docs/schedules.md, with `--experiment record` its
-second one. Runs that are there already are not made again.
+`python experiments/bench/ideas.py --data cifar10` prints what docs/schedules.md says of the custom CNN, and with
+`--experiment record` of the record network. Runs that are there already are not made again.
 """
 
 from dataclasses import replace

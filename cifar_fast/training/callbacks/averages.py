@@ -132,11 +132,9 @@ class StochasticAverage(Average):
     def settle(self) -> None:
         "Estimate batch norms anew, unless they are frozen; what is drawn for it is drawn beside the fit."
         norms = [o for o in self.learn.model.modules() if isinstance(o, bn_types)]
-        frozen = [cb for cb in self.learn.cbs if isinstance(cb, BnFreeze)]
-        stand_still = any(hasattr(cb, "always") for cb in frozen) or not all(
-            p.requires_grad for o in norms for p in o.parameters()
-        )
-        if not norms or (frozen and stand_still):
+        some_frozen = not all(p.requires_grad for o in norms for p in o.parameters())
+        freezing = [cb for cb in self.learn.cbs if isinstance(cb, BnFreeze)]
+        if not norms or any(getattr(cb, "always", some_frozen) for cb in freezing):
             return  # update_bn knows none that stand still: the averages of their statistics stay
         states = get_random_states()
         update_bn((o[0].as_subclass(Tensor) for o in self.dls.train.new()), self.learn.model)

@@ -61,7 +61,8 @@ from cifar_fast.experiment import Experiment, Stage, experiment, load_experiment
 from cifar_fast.models.networks import CustomCNN, TransferModel
 from cifar_fast.models.transfer import load_weights, transfer_model
 from cifar_fast.options import amount, count, pixels, rate, share
-from cifar_fast.records.recipes import RECIPES, Recipe, TestTimeViews, record_learner
+from cifar_fast.records.callbacks import TestTimeViews
+from cifar_fast.records.recipes import RECIPES, Recipe, record_learner
 from cifar_fast.runs.by_hand import write_run
 from cifar_fast.runs.compare import compare
 from cifar_fast.runs.overview import list_runs

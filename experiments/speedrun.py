@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Literal
 
 from cifar_fast.cli import command
-from cifar_fast.options import amount, count, rate, seed_number
+from cifar_fast.options import Repeated, amount, count, rate, seed_number
 
 
 @command
@@ -12,7 +12,8 @@ def main(
     target: Literal[90, 94, 96] = 94,  # percent that the recipe is made for
     data: str = "auto",  # images: auto, cifar10, digits, or the path of an archive or a folder of images
     runs: count = 1,  # runs that count, from `seed` on
-    peer: str | None = None,  # run in turns with ours: recipe (airbench's, in a plain loop), or an airbench checkout
+    change: Repeated = None,  # NAME=VALUE of the recipe, as epochs=3 or hard=1,0.5
+    peer: str | None = None,  # in turns with ours: unchanged, recipe (airbench's, in a plain loop) or its checkout
     peer_epochs: rate = 8.0,  # epochs of --peer recipe; fractions too
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",  # auto: bf16 where it is faster
     compile: Literal["auto", "on", "off"] = "auto",  # torch.compile; auto: on a GPU

@@ -34,6 +34,8 @@ class TensorDL(TfmdDL):
     the batch before it.
     """
 
+    chosen: Tensor | None = None  # int64 (k,), on the CPU: the images that a pass takes; None: all
+
     def __init__(
         self,
         dataset: ImageTensors,  # images and labels
@@ -66,6 +68,13 @@ class TensorDL(TfmdDL):
         """
         self.rank, self.world = rank, world
 
+    def take(
+        self,
+        idxs: Tensor | None,  # int64 (k,); None: all
+    ) -> None:
+        "Let passes take these images only, in an order of their own. Loaders that `new` makes take all."
+        self.chosen, self.n = (None, len(self.dataset)) if idxs is None else (idxs.cpu(), len(idxs))
+
     @property
     def n_own(self) -> int:
         "Images of a pass that this process takes."
@@ -96,12 +105,14 @@ class TensorDL(TfmdDL):
         "A permutation drawn on the images' device, or as many indices drawn by `weights`."
         generator = torch.Generator(self.device).manual_seed(self.rng.randrange(2**63))
         if getattr(self, "weights", None) is not None:  # which an older export.pkl lacks
-            return torch.multinomial(self.weights.to(self.device), len(idxs), replacement=True, generator=generator)
+            weights = self.weights if self.chosen is None else self.weights[self.chosen]
+            return torch.multinomial(weights.to(self.device), len(idxs), replacement=True, generator=generator)
         return torch.randperm(len(idxs), device=self.device, generator=generator)
 
     def get_idxs(self) -> Tensor:
         "The order of the next pass: int64 (n,), on the CPU, where fastai's `get_preds` reorders its results."
-        return torch.as_tensor(self.shuffle_fn(range(self.n))).cpu() if self.shuffle else torch.arange(self.n)
+        order = torch.as_tensor(self.shuffle_fn(range(self.n))).cpu() if self.shuffle else torch.arange(self.n)
+        return order if self.chosen is None else self.chosen[order]
 
     def __iter__(self) -> Iterator[tuple]:
         for idxs in self.slices():
@@ -132,10 +143,14 @@ class TensorDL(TfmdDL):
         idxs: Tensor,  # int64 (bs,)
         epoch: int | Tensor,  # of this loader's passes, for transforms that alternate
     ) -> tuple:
-        "The images at `idxs`, transformed, and their labels."
+        "The images at `idxs`, transformed, and their labels; one tensor of images says `idxs` and `epoch`."
         norm = self._only_normalize()
         batch = self.dataset.batch(idxs, epoch)
-        return self.after_batch(batch) if norm is None else _normalized(batch, norm)
+        batch = self.after_batch(batch) if norm is None else _normalized(batch, norm)
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if isinstance(images, Tensor):
+            images.idxs, images.epoch = idxs, epoch  # which some operations lose
+        return batch
 
     def to_detach(self, b, cpu: bool = True, gather: bool = True):
         "fastai's, but never gathered: shares differ in length, and metrics are summed when they are complete."
@@ -155,7 +170,7 @@ def _normalized(batch: tuple, norm: Normalize) -> tuple:
     Python, and each operation takes fresh memory: some 6 % of a bf16 batch of the CustomCNN on two CPU cores.
     """
     x = batch[0].as_subclass(Tensor).float().div_(255).sub_(norm.mean).div_(norm.std)
-    return (TensorImage(x, idxs=batch[0].idxs, epoch=batch[0].epoch), *batch[1:])
+    return (TensorImage(x), *batch[1:])
 
 
 def _refuse_item_tfms(kwargs: dict) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
@@ -25,6 +24,7 @@ from cifar_fast.data.loaders import TensorDL
 from cifar_fast.data.tensors import BatchCrossEntropy
 from cifar_fast.errors import InputError, check, is_whole
 from cifar_fast.models.recordnet import BiasNorm, RecordNet
+from cifar_fast.records.callbacks import BriefBias, GrowingImages, HardImages, TestTimeViews
 from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.learner import fast_learner
 from cifar_fast.training.muon import Muon
@@ -59,6 +59,7 @@ class Recipe:
     translate: int = 2  # pixels
     cutout: int = 0  # pixels
     sizes: tuple[int, ...] = ()  # pixels of a side in as many equal parts of the training; one more follows, unshrunk
+    hard: tuple[float, ...] = ()  # share of the images, the hardest, in as many equal parts of the epochs; (): all
     views: int = 6  # of a test image: 1 itself, 2 and its mirror image, 6 and both shifted by a pixel
 
     def __post_init__(self):
@@ -73,10 +74,15 @@ class Recipe:
             check(name, value, isinstance(value, Real) and 0 <= value <= 1, "a number from 0 to 1")
         check("widths", self.widths, _are_counts(self.widths) and len(self.widths) > 0, "a tuple of one count or more")
         check("sizes", self.sizes, _are_counts(self.sizes), "a tuple of counts, or ()")
+        check("hard", self.hard, _are_shares(self.hard), "a tuple of shares above 0 and up to 1, or ()")
 
 
 def _are_counts(value) -> bool:
     return isinstance(value, Sequence) and all(map(is_whole, value))
+
+
+def _are_shares(value) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(o, Real) and 0 < o <= 1 for o in value)
 
 
 # 94: the numbers of airbench94_muon, of March 2025. 96: the network and augmentation of airbench96_faster of the same
@@ -84,7 +90,7 @@ def _are_counts(value) -> bool:
 RECIPES = {
     90: Recipe(
         epochs=4, bs=500, widths=(48, 192, 256), filter_lr=0.17, label_smoothing=0.1, whitening_share=0.0,
-        sizes=(16, 20, 24), views=2,
+        sizes=(16, 20, 24), hard=(1, 1, 0.8, 0.6), views=2,
     ),
     94: Recipe(),
     96: Recipe(
@@ -92,93 +98,6 @@ RECIPES = {
         cutout=12,
     ),
 }  # fmt: skip
-
-
-class TestTimeViews(Callback):
-    """Predicts from several views of each image: itself and its mirror image, and both shifted by a pixel.
-
-    The unshifted pair counts as much as the two shifted pairs together, one up and left, one down and right, the
-    border reflected (Jordan 2024, airbench94). For `validate`, `get_preds` and whatever uses them.
-    """
-
-    order, run_train, __test__ = 1, False, False  # pytest takes no names for tests
-
-    def __init__(
-        self,
-        views: int = 6,  # 1, 2 or 6
-    ):
-        check("views", views, views in (1, 2, 6), "1, 2 or 6")
-        self.views = views
-
-    def after_pred(self):
-        "Replace the image's logits by the views' weighted mean."
-        if self.training or self.views == 1:
-            return
-        x, pair = self.xb[0].as_subclass(Tensor), 0.5 if self.views == 2 else 0.25
-        pred = pair * self.pred + pair * self.model(x.flip(-1))
-        for shifted in shifts(x) if self.views == 6 else ():
-            pred = pred + 0.125 * self.model(shifted)
-            pred = pred + 0.125 * self.model(shifted.flip(-1))
-        self.learn.pred = pred
-
-
-def shifts(x: Tensor) -> list[Tensor]:
-    "Images (N, C, H, W) shifted by a pixel down and right, and up and left."
-    padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
-    return [padded[:, :, :-2, :-2], padded[:, :, 2:, 2:]]
-
-
-def position(learn: Learner) -> float:
-    "How much of its fit `learn` has behind it, from 0 to 1; for lr_find, which is to see one kind of batch, always 0."
-    return 0.0 if hasattr(learn, "lr_finder") else learn.pct_train
-
-
-class GrowingImages(Callback):
-    """Shrinks the training images at first, whose batches then take less time; the last part of a fit sees them whole.
-
-    Source: Howard 2018, "Training Imagenet in 3 hours for USD 25; and CIFAR10 for USD 0.26" (progressive resizing).
-    """
-
-    order, run_valid = 2, False
-
-    def __init__(self, sizes: tuple[int, ...]):
-        self.sizes = sizes  # pixels of a side in as many equal parts of the fit; one more part follows
-
-    def before_batch(self):
-        "Shrink."
-        part = int(position(self.learn) * (len(self.sizes) + 1))
-        if part < len(self.sizes) and self.sizes[part] < self.xb[0].shape[-1]:
-            x = self.xb[0].as_subclass(Tensor)
-            self.learn.xb = (F.interpolate(x, size=self.sizes[part], mode="bilinear", antialias=True),)
-
-
-class BriefBias(Callback):
-    "Trains the whitening layer's bias in a fit's first part only: without it backward ends before the first layer."
-
-    run_valid, frozen = False, False
-
-    def __init__(self, share: float):
-        self.share = share  # of the fit, in which the bias is trained
-
-    def before_train(self):
-        "Look at the network, which a user may have replaced. Raises `InputError`."
-        if not isinstance(self.model, RecordNet):
-            raise InputError("the record recipe trains a RecordNet: give another network to fast_learner")
-
-    def before_batch(self):
-        "Freeze it in time."
-        bias = self.model.whitening.bias
-        if bias.requires_grad and position(self.learn) >= self.share:
-            bias.requires_grad_(False)
-            self.frozen = True
-
-    def after_fit(self):
-        "What follows finds it as it was."
-        if self.frozen:
-            self.model.whitening.bias.requires_grad_(True)
-            self.frozen = False
-
-    after_failed_fit = after_fit
 
 
 def record_groups(model: RecordNet) -> list[list]:
@@ -237,7 +156,8 @@ def record_learner(
     opt = partial(LiveOptim, opt=partial(_muon, recipe=recipe, bs=bs, compile=bool(compile)), convert_groups=False)
     mode = {"mode": compile} if isinstance(compile, str) else {}
     tuned = [Compiled(dynamic=False, **mode)] * bool(compile)
-    extra = [BriefBias(recipe.whitening_share)] + [GrowingImages(recipe.sizes)] * bool(recipe.sizes)
+    extra = [BriefBias(recipe.whitening_share)]
+    extra += [GrowingImages(recipe.sizes)] * bool(recipe.sizes) + [HardImages(recipe.hard)] * bool(recipe.hard)
     kwargs = {"loss_func": BatchCrossEntropy(label_smoothing=recipe.label_smoothing), "lr": 1.0, **kwargs}
     learn = fast_learner(
         dls, model, "RecordNet", "none", opt, precision=precision, metrics=metrics, cbs=L(tuned) + L(extra) + L(cbs),

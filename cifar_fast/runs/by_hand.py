@@ -35,14 +35,17 @@ def write_run(
 ) -> Runs:
     """Test `learn` and write what a run leaves: history of its last fit, predictions, figures, model and report.
 
-    What is not known is said to be unknown. Raises `InputError` for other DataLoaders, or a folder that is not empty.
+    What is not known is said to be unknown. Raises `InputError` for what is no Learner, other
+    DataLoaders, or a folder that is not empty.
     """
+    if not isinstance(learn, Learner):
+        raise InputError(f"write_run takes a fastai Learner, and this is a {type(learn).__name__}: give one")
     if not isinstance(learn.dls.valid, TensorDL) or not len(learn.dls.valid_ds):
         raise InputError("write_run tests on DataLoaders of this package: make them with cifar_dls or image_dls")
     tested = learn.dls.valid_ds
     levels = getattr(tested, "levels", None)  # which an older export.pkl lacks
     tests = read_second_tests(also_test, learn.dls.vocab, tested.x.shape[-1], tested.y.cpu(), levels)
-    run, path = Run(folder, resumable=False), learn.path
+    run, path = Run(folder, advice="give another folder"), learn.path
     try:
         history, losses = _last_fit(learn, name)
         for i, row in enumerate(history.epochs):

@@ -99,14 +99,13 @@ class Run(EpochRows):
         folder: str | Path | None,  # None: runs/<name>-<date>-<time>
         name: str = "run",  # for the default folder
         resume: bool = False,  # whether to go on with what is in the folder
-        resumable: bool = True,  # whether there is a --resume to advise
+        advice: str = "give another --run, or --resume it",  # where the folder is used
     ):
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         self.folder, self.resumed = Path(folder) if folder else _unused(Path("runs") / f"{name}-{stamp}"), resume
         try:
             used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
             if used and not resume:
-                advice = "give another --run, or --resume it" if resumable else "give another --run"
                 raise InputError(f"{self.folder} is there already and not empty: {advice}")
             self.is_new = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)

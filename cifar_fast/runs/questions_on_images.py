@@ -13,7 +13,7 @@ from cifar_fast.analysis.asking import features_of
 from cifar_fast.analysis.explain import plot_looks
 from cifar_fast.analysis.labels import Suspect, plot_suspects, suspicious_labels
 from cifar_fast.analysis.names import file_line, short
-from cifar_fast.analysis.neighbours import nearest, plot_map, plot_neighbours
+from cifar_fast.analysis.neighbours import nearest, plot_grid, plot_map, plot_neighbours
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.data.duplicates import Pair, exact_duplicates, near_duplicates
 from cifar_fast.errors import InputError
@@ -42,8 +42,9 @@ def ask_duplicates(subject: Subject) -> Answer:
     ]
     pairs = _some(exact, SHOWN // 2) + _some(near, SHOWN)
     tests = [_test_image(subject, o.test, f"test: {short(subject.vocab[images.test_y[o.test]])}") for o in pairs]
-    trains = [[_train_image(subject, o.train, f"{o.similarity:.3f}")] for o in pairs]
-    pictures = [Picture.of(plot_neighbours(tests, trains), "Test images, left, and the training images like them.")]
+    trains = [_train_image(subject, o.train, f"{o.similarity:.3f}") for o in pairs]
+    side_by_side = plot_grid([o for pair in zip(tests, trains) for o in pair])
+    pictures = [Picture.of(side_by_side, "Test images, each with the training image like it to its right.")]
     numbers = {
         "exact": len(exact), "near": len(near), "labelled_otherwise": otherwise, "accuracy_without": without,
         "pairs": [tuple(o) for o in exact + near],

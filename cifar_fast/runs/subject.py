@@ -1,5 +1,6 @@
 """A finished run that is asked for more than its test accuracy."""
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +51,8 @@ class Subject:
             raise InputError(f"{self.run.folder} does not say where its images are: name them with --data")
         usual = dict(size=STORED_SIZE, images=0, test_images=0, drop_labels=None, labels=None, skip_bad=False)
         options = {name: asked.get(name) or o for name, o in usual.items()}
+        for name in ("labels", "drop_labels") if self.data and asked.get("data") else ():
+            options[name] = moved(options[name], asked["data"], self.data)
         images = images_from_options(SimpleNamespace(data=data, **options))
         if tensor_hash(images.test_x) != self.run.test_images:
             raise InputError(f"{data} holds other test images than {self.run.folder} was tested on: give --data")
@@ -85,3 +88,15 @@ class Subject:
     def card(self):
         "The saved model's; with it a Subject is asked as a Predictor is."
         return self.predictor.card
+
+
+def moved(
+    file: str | None,  # that was beside images, or among them; None: there was none
+    old: str | Path,  # where the images were
+    new: str | Path,  # where they are
+) -> str | None:
+    "Where the file is: where it was, or as far from the images as before, if it has moved with them."
+    if file is None or Path(file).exists():
+        return file
+    there = os.path.normpath(os.path.join(new, os.path.relpath(file, old)))
+    return there if Path(there).exists() else file

@@ -1,9 +1,11 @@
 """Timed runs of a record recipe: warm-up first, device-synchronised, whitening and final evaluation inside."""
 
 import time
-from dataclasses import asdict
+from ast import literal_eval
+from dataclasses import asdict, fields
 from statistics import fmean
 from types import SimpleNamespace
+from typing import Any
 
 import matplotlib
 import psutil
@@ -20,7 +22,8 @@ from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device, time_when_done
 from cifar_fast.errors import InputError
 from cifar_fast.options import check_seeds
-from cifar_fast.records.recipes import TestTimeViews, record_learner
+from cifar_fast.records.callbacks import TestTimeViews
+from cifar_fast.records.recipes import Recipe, record_learner
 from cifar_fast.runs.facts import data_line, run_facts
 from cifar_fast.runs.folder import HistoryLogger, Run
 from cifar_fast.training.callbacks.measure import Stopwatch, some_train_dl
@@ -41,9 +44,10 @@ class RecordRuns:
         device: torch.device,  # where
         precision: str = "auto",  # auto, fp32, bf16 or fp16
         compile: bool | str = False,  # whether to run network and optimizer through torch.compile, or a mode of it
+        name: str = "cifar_fast",  # in lines and tables
         **changes,  # of the recipe
     ):
-        self.name, self.device = "cifar_fast", device
+        self.name, self.device = name, device
         self.watch = Stopwatch()  # of the last run's training alone
         torch.backends.cudnn.benchmark = True  # batches come in few shapes, and the warm-up tries cuDNN's ways
         self.learn = record_learner(image_dls(images, device=device), target, precision, compile, **changes)
@@ -85,7 +89,10 @@ class Speedrun:
     def __init__(self, options: SimpleNamespace):
         check_seeds(options.seed, options.runs)
         self.options, self.device = options, parse_device(options.device)
-        self.run = Run(options.run, "speedrun", resumable=False)
+        self.changes = changes_of(options.change)
+        if options.peer == "unchanged" and not self.changes:
+            raise InputError("--peer unchanged is for --change: give that too, or another peer")
+        self.run = Run(options.run, "speedrun", advice="give another --run")
         self.outcomes: dict[str, list[Outcome]] = {}
         self.wall_seconds = 0.0
 
@@ -108,7 +115,8 @@ class Speedrun:
         self.images = load_images(o.data).fewer(o.images, o.test_images)
         compile = o.compile == "on" or (o.compile == "auto" and self.device.type == "cuda")
         mode = "reduce-overhead" if compile and self.device.type == "cuda" else compile  # CUDA graphs
-        ours = RecordRuns(self.images, o.target, self.device, o.precision, mode)
+        self.how = self.images, o.target, self.device, o.precision, mode
+        ours = RecordRuns(*self.how, **self.changes)
         self.title = f"{data_line(ours.learn.dls)}, RecordNet for {o.target} %"
         self.precision = ours.learn.precision
         resolved = {"run": str(self.run.folder), "precision": self.precision, "device": str(self.device)}
@@ -117,12 +125,14 @@ class Speedrun:
         self.warm_up(contenders, compile)
         for i in range(o.runs):
             for contender in contenders:
-                self.turn(contender, o.seed + i)
+                self.turn(contender, o.seed + i, contender is ours)
         self.report(ours)
 
     def peer(self) -> Contender:
         "Whom ours is measured against."
         o = self.options
+        if o.peer == "unchanged":
+            return RecordRuns(*self.how, name="the recipe unchanged")
         if o.peer == "recipe":
             return PlainRecipe(self.images, o.peer_epochs, self.device, self.precision)
         if self.device.type != "cuda" or self.precision == "fp32":
@@ -137,10 +147,10 @@ class Speedrun:
             contender.warm_up()
             print(f"{contender.name}: warm-up {time.perf_counter() - began:.1f} s", flush=True)
 
-    def turn(self, contender: Contender, seed: int) -> None:
+    def turn(self, contender: Contender, seed: int, is_ours: bool) -> None:
         "One run that counts."
         last = seed == self.options.seed + self.options.runs - 1
-        cbs = [HistoryLogger(self.run)] if last and isinstance(contender, RecordRuns) else []
+        cbs = [HistoryLogger(self.run)] if last and is_ours else []
         try:
             outcome = contender.run(seed, cbs) if cbs else contender.run(seed)
         except BaseException:
@@ -183,6 +193,22 @@ class Speedrun:
         machine, wall = device_line(self.device), self.wall_seconds
         print(f"{self.title}: {machine}, {self.precision}; first result {wall:.1f} s after the start "
               f"-> {self.run.folder}", flush=True)  # fmt: skip
+
+
+def changes_of(
+    texts: list[str] | None,  # NAME=VALUE each
+) -> dict[str, Any]:
+    "What is to be other in a recipe. Raises `InputError` for what it does not have."
+    res, known = {}, [o.name for o in fields(Recipe)]
+    for text in texts or ():
+        name, _, value = text.partition("=")
+        if name not in known or name in res or not value:
+            raise InputError(f"--change is {text!r}: give NAME=VALUE, each once, of {', '.join(known)}")
+        try:
+            res[name] = literal_eval(value)
+        except (ValueError, SyntaxError):
+            res[name] = value
+    return res
 
 
 def summary(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.gpu import main
-from bench.races import race
+from bench.races import IDEAS, race
 
 
 @pytest.mark.slow
@@ -23,7 +23,6 @@ def test_parts_write_their_rows_on_digits(tmp_path):
 @pytest.mark.long
 def test_a_race_without_others_times_ours(digits):
     found = list(race(digits.fewer(60, 30), 94, None, 2, torch.device("cpu")))
-    assert [(name, unit, len(turns)) for name, _, unit, turns in found] == [
-        ("ours", "s", 2),
-        ("ours, accuracy", "%", 2),
-    ]
+    names = ["ours", *(f"ours, {idea}" for idea in IDEAS[94])]
+    wanted = [(f"{name}{what}", unit, 2) for name in names for what, unit in (("", "s"), (", accuracy", "%"))]
+    assert [(name, unit, len(turns)) for name, _, unit, turns in found] == wanted

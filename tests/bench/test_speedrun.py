@@ -53,6 +53,28 @@ def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(small_recipe, dig
     assert predictor(tmp_path / "fast/model/examples/003.png").label in test.vocab
 
 
+def test_a_changed_recipe_takes_turns_with_the_unchanged_one(small_recipe, tmp_path, capsys):
+    changes = ["epochs=2", "hard=1,0.5", "flip=none"]
+    asked = options(target=90, change=changes, peer="unchanged", images=300, test_images=100, run=str(tmp_path / "own"))
+    Speedrun(asked).execute()
+    recipe = json.loads((tmp_path / "own/config.json").read_text())["recipe"]
+    assert (recipe["epochs"], recipe["hard"], recipe["flip"]) == (2, [1, 0.5], "none")
+    ours, unchanged = (o for o in capsys.readouterr().out.splitlines() if ", seed 0: " in o)
+    assert ours.startswith("cifar_fast, ") and unchanged.startswith("the recipe unchanged, ")
+    assert len(FinishedRun.read(tmp_path / "own").history.epochs) == 2 != RECIPES[90].epochs
+
+
+@pytest.mark.parametrize("changed, wanted", [
+    ({"change": ["epoch=3"]}, "of epochs, bs, "), ({"change": ["epochs"]}, "give NAME=VALUE"),
+    ({"change": ["epochs=3", "epochs=4"]}, "each once"),
+    ({"change": ["epochs=many"]}, "epochs is 'many'"), ({"peer": "unchanged"}, "give that too"),
+])  # fmt: skip
+def test_a_change_that_no_recipe_has_is_one_clear_line(changed, wanted, tmp_path):
+    with pytest.raises(InputError, match=wanted):
+        Speedrun(options(target=90, images=100, test_images=50, run=str(tmp_path / "run"), **changed)).execute()
+    assert not (tmp_path / "run").exists()
+
+
 def test_ctrl_c_keeps_the_runs_that_ended(small_recipe, tmp_path, capsys, monkeypatch):
     asked = options(target=90, runs=3, images=300, test_images=50, run=str(tmp_path / "fast"))
     original = RecordRuns.run

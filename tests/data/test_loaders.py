@@ -100,6 +100,36 @@ def test_drop_last_drops(digits_dls):
     assert len(dl) == 22 and [len(xb) for xb, _ in dl] == [64] * 22
 
 
+def test_passes_may_take_some_of_the_images(digits):
+    chosen = torch.tensor([5, 3, 1430, 7])
+    weights = torch.zeros(len(digits.train_y))
+    weights[7] = 1
+    train = image_dls(digits, bs=2, device="cpu").train
+    ordered, weighted = train.new(shuffle=False), train.new(weights=weights)
+    for dl, wanted in ((train, {5, 3, 1430, 7}), (ordered, [5, 3, 1430, 7]), (weighted, {7})):
+        n = len(dl)
+        dl.take(chosen)
+        idxs = [i for xb, _ in dl for i in xb.idxs.tolist()]
+        assert type(wanted)(idxs) == wanted and len(idxs) == 4 and len(dl) == 2
+        assert len(dl.new()) == n
+        dl.take(None)
+        assert len(dl) == n == len(list(dl))
+
+
+def test_batches_say_which_images_they_are_whatever_transforms_do(digits):
+    def loses(x: TensorImage):
+        return TensorImage(x.as_subclass(torch.Tensor) * 1)
+
+    def two_views(x: TensorImage):
+        return x, x.flip(-1)
+
+    train = image_dls(digits, device="cpu").train
+    xb, yb = next(iter(train.new(after_batch=[loses])))
+    assert torch.equal(yb.as_subclass(torch.Tensor), digits.train_y[xb.idxs]) and xb.epoch == 0
+    views, _ = next(iter(train.new(after_batch=[two_views])))
+    assert torch.equal(views[0].flip(-1), views[1])
+
+
 def test_decoding_gives_pixels_and_names_back(digits_dls, digits):
     image, label = digits_dls.valid.decode_batch(digits_dls.valid.one_batch(), max_n=3)[2]
     assert (image.as_subclass(torch.Tensor) - digits.test_x[2].long()).abs().max() <= 1  # fastai cuts off, not rounds

@@ -13,7 +13,8 @@ from cifar_fast.analysis.charts import plot_curves
 from cifar_fast.data.loaders import fast_bs, image_dls
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
-from cifar_fast.records.recipes import RECIPES, TestTimeViews, record_learner, shifts
+from cifar_fast.records.callbacks import TestTimeViews
+from cifar_fast.records.recipes import RECIPES, record_learner
 
 TINY = dict(widths=(8, 16, 16), precision="fp32")
 
@@ -198,27 +199,13 @@ def test_the_callers_data_stay(digits_dls):
     assert (digits_dls.train.bs, len(digits_dls.train.after_batch.fs)) == before
 
 
-def test_views_are_the_weighted_mean_of_flips_and_shifts(digits_dls):
-    learn = record_learner(digits_dls, 94, **TINY)
-    learn.model.eval()
-    x = learn.dls.valid.one_batch()[0][:8].as_subclass(torch.Tensor)
-    down, up = shifts(x)
-    assert torch.equal(down[:, :, 1:, 1:], x[:, :, :-1, :-1]) and torch.equal(up[:, :, :-1, :-1], x[:, :, 1:, 1:])
-    with torch.no_grad():
-        one, mirrored = learn.model(x), learn.model(x.flip(-1))
-        shifted = [learn.model(o) for o in (down, down.flip(-1), up, up.flip(-1))]
-    for views, wanted in ((1, one), (2, (one + mirrored) / 2), (6, (one + mirrored) / 4 + sum(shifted) / 8)):
-        with learn.no_bar(), learn.added_cbs(TestTimeViews(views)):
-            logits = learn.get_preds(dl=learn.dls.valid, act=torch.nn.Identity())[0][:8]
-        assert torch.allclose(logits, wanted, atol=1e-4)
-
-
 @pytest.mark.parametrize("args, wanted", [
     ((99, {}), "90, 94, 96"), ((94, {"depths": 3}), "no 'depths'"), ((94, {"views": 5}), "1, 2 or 6"),
     ((94, {"flip": "never"}), "none, random, alternating"), ((94, {"sizes": (8,)}), "8 pixels are too small"),
     ((94, {"bs": 0}), "bs is 0: give 1 or more"), ((94, {"epochs": -1}), "epochs is -1"),
     ((94, {"head_lr": -0.1}), "at least 0"), ((94, {"wd": "no"}), "wd is 'no'"), ((94, {"bn_momentum": 5}), "0 to 1"),
     ((94, {"widths": ()}), "tuple of one count"), ((94, {"sizes": 16}), "tuple of counts"),
+    ((94, {"hard": (1, 0)}), "shares above 0"), ((94, {"hard": 0.5}), "tuple of shares"),
 ])  # fmt: skip
 def test_unusable_options_are_refused(digits_dls, args, wanted):
     with pytest.raises(InputError, match=wanted):

@@ -46,8 +46,10 @@ def test_a_history_that_fastai_has_forgotten_is_not_invented(learn, tmp_path, ca
 
 def test_what_cannot_be_written_is_one_line(learn, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(InputError, match="not empty"):
+    with pytest.raises(InputError, match="not empty: give another folder"):
         write_run(learn, tmp_path)
+    with pytest.raises(InputError, match="this is a NoneType"):
+        write_run(None, tmp_path / "run")
     learn.dls = learn.dls.new_empty()
     with pytest.raises(InputError, match="DataLoaders of this package"):
         write_run(learn, tmp_path / "run")

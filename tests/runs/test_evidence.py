@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,3 +244,19 @@ def test_where_it_looks_is_drawn(run):
     pytest.importorskip("captum")
     evaluate(run, explain=True)
     assert "Where does it look?" in (run / PAGE).read_text()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_table_of_labels_may_have_moved_with_the_images(packed, tmp_path, no_pictures, image_folder):
+    old, new = tmp_path / "old", tmp_path / "new"
+    image_folder({"all": 40}, name="old/photos")
+    table = old / "t.csv"
+    table.write_text("path,label\n" + "".join(f"all/{i}.png,{'ab'[i % 2]}\n" for i in range(40)))
+    data = shutil.make_archive(str(old / "photos"), "zip", old / "photos") if packed else str(old / "photos")
+    run = make_run(tmp_path / "run", data=data, labels=str(table), epochs=1, bs=4, width=4)
+    old.rename(new)
+    moved = str(new / Path(data).name)
+    assert evaluate(run, duplicates=True, data=moved)["duplicates"]["exact"] == 0
+    (new / "t.csv").unlink()
+    with pytest.raises(InputError, match=r"old.t\.csv"):
+        evaluate(run, duplicates=True, data=moved)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
+from fastai.torch_core import set_seed
 from torch import nn
 
 import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Learner
@@ -93,6 +94,27 @@ def test_the_average_is_validated_and_kept(few):
         learn.fit(2, 1e-2)
         seen = learn.recorder.values[-1][1:]
         assert list(learn.validate()) == pytest.approx(seen[-2:], abs=1e-6)
+
+
+def test_predictions_within_a_fit_leave_the_average_as_it_is(few):
+    class AfterEpoch(Callback):
+        order = 70
+
+        def after_epoch(self):
+            if not self.learn.lock.locked():
+                self.learn.get_preds()
+
+    def averaged(cbs=None):
+        set_seed(0)
+        learn = MADE.learner(image_dls(few, bs=20, device="cpu"), MADE.options(ema=0.9, epochs=2))
+        before = {name: o.clone() for name, o in learn.model.state_dict().items()}
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(2, 1e-2, cbs=cbs)
+        return learn.model.state_dict(), before
+
+    (whole, _), (looked, before) = averaged(), averaged(AfterEpoch())
+    assert all(torch.equal(o, whole[name]) for name, o in looked.items())
+    assert not any(torch.equal(o, before[name]) for name, o in looked.items())
 
 
 def test_the_mean_of_the_last_steps_is_kept_with_batch_norms_of_its_own(few):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from cifar_fast.errors import InputError
-from cifar_fast.training.callbacks.guards import is_fit
+from cifar_fast.training.callbacks.guards import is_fit, only_predicts
 
 
 class Average(Callback):
@@ -28,7 +28,9 @@ class Average(Callback):
         raise NotImplementedError
 
     def before_fit(self):
-        "Begin with the weights that there are."
+        "Begin with the weights that there are. Predictions within a fit change nothing."
+        if only_predicts(self.learn):
+            return
         self.fits = is_fit(self.learn)
         if self.fits and any(isinstance(cb, SaveModelCallback) for cb in self.learn.cbs):
             raise InputError("an average of the weights is kept by itself, and SaveModelCallback would save others")
@@ -67,7 +69,7 @@ class Average(Callback):
 
     def after_fit(self):
         "The average is the model."
-        if self.fits:
+        if self.fits and not only_predicts(self.learn):
             if self.n:
                 self._put(self.average)
             self.fits, self.average, self.kept = False, None, None

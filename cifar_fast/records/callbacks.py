@@ -13,7 +13,7 @@ from cifar_fast.data.loaders import TensorDL
 from cifar_fast.errors import InputError, check
 from cifar_fast.models.recordnet import RecordNet
 from cifar_fast.progress import say
-from cifar_fast.training.callbacks.guards import is_fit, only_predicts
+from cifar_fast.training.callbacks.guards import only_predicts
 
 
 class TestTimeViews(Callback):
@@ -91,10 +91,12 @@ class HardImages(Callback):
 
     def before_fit(self):
         "Nothing is known of any image. Predictions within a fit change nothing."
-        if is_fit(self.learn) and isinstance(self.dls.train, TensorDL):
-            self.fits = True
+        if only_predicts(self.learn):
+            return
+        self.fits = isinstance(self.dls.train, TensorDL)
+        if self.fits:
             self.loss_of = torch.full((len(self.dls.train_ds),), inf, device=self.dls.device)
-        elif is_fit(self.learn):
+        else:
             say("All images are trained on to the end: hard ones are chosen in loaders of cifar_dls or image_dls.")
 
     def before_epoch(self):

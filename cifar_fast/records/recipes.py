@@ -156,8 +156,7 @@ def record_learner(
     opt = partial(LiveOptim, opt=partial(_muon, recipe=recipe, bs=bs, compile=bool(compile)), convert_groups=False)
     mode = {"mode": compile} if isinstance(compile, str) else {}
     tuned = [Compiled(dynamic=False, **mode)] * bool(compile)
-    extra = [BriefBias(recipe.whitening_share)]
-    extra += [GrowingImages(recipe.sizes)] * bool(recipe.sizes) + [HardImages(recipe.hard)] * bool(recipe.hard)
+    extra = [BriefBias(recipe.whitening_share)] + [GrowingImages(recipe.sizes)] * bool(recipe.sizes)
     kwargs = {"loss_func": BatchCrossEntropy(label_smoothing=recipe.label_smoothing), "lr": 1.0, **kwargs}
     learn = fast_learner(
         dls, model, "RecordNet", "none", opt, precision=precision, metrics=metrics, cbs=L(tuned) + L(extra) + L(cbs),
@@ -216,6 +215,8 @@ def fit_record(
 ) -> None:
     """Train a `record_learner` by its recipe: every rate falls to 0 in a straight line, the whitening bias's sooner.
 
+    Where the recipe says so, the last epochs are of hard images alone; other fits take all in each.
+
     The optimizer is made anew, with the recipe's numbers, whatever an earlier fit has left in it. Raises `InputError`
     for another Learner, one without training images, and numbers that do not fit.
     """
@@ -231,4 +232,5 @@ def fit_record(
     def rates(pos: float) -> np.ndarray:
         return lr * np.array([max(0.0, 1 - pos / brief), *[1 - pos] * 3])
 
-    self.fit(n_epoch, cbs=L(ParamScheduler({"lr": rates})) + L(cbs), reset_opt=True)
+    hard = [HardImages(self.recipe.hard)] * bool(self.recipe.hard)
+    self.fit(n_epoch, cbs=L(ParamScheduler({"lr": rates})) + L(hard) + L(cbs), reset_opt=True)

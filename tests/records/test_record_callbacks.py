@@ -1,5 +1,7 @@
 """What the record recipes do beside a plain fit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fastai.callback.core import Callback
@@ -95,7 +97,7 @@ def test_predictions_within_a_fit_change_nothing(learn, epoch):
 
 
 def test_where_no_loss_is_known_all_images_are_trained_on(learn):
-    learn.hard_images.shares = (0.5,)
+    learn.recipe = replace(learn.recipe, hard=(0.5,))
     learn.fit_record(2)
     first, second = (len(o) for o in learn.trained.epochs)
     assert first == n_of_a_pass(learn) and second < 0.6 * first
@@ -105,7 +107,7 @@ def test_processes_that_share_the_images_tell_each_other_the_losses(learn, monke
     told = []
     monkeypatch.setattr("torch.distributed.all_reduce", lambda losses, op: told.append(losses.isfinite().sum().item()))
     learn.dls.train.shard(0, 2)
-    learn.hard_images.shares = (1, 1e-6)
+    learn.recipe = replace(learn.recipe, hard=(1, 1e-6))
     learn.fit_record(2)
     bs = learn.dls.train.bs
     assert told[0] == len(learn.trained.epochs[0]) and told[1] == len(learn.trained.epochs[1]) == bs
@@ -119,13 +121,15 @@ def test_other_loaders_train_on_all_images(learn, capsys):
     assert "All images are trained on" in capsys.readouterr().out
 
 
-def test_lr_find_looks_at_all_images(learn):
+def test_fits_by_other_schedules_and_lr_find_take_all_images(learn):
+    learn.fit_one_cycle(2, 0.5)
+    assert [len(o) for o in learn.trained.epochs] == [n_of_a_pass(learn)] * 2
     learn.lr_find(num_it=3 * len(learn.dls.train), show_plot=False)
     assert {len(o) for o in learn.trained.epochs[:3]} == {n_of_a_pass(learn)}
 
 
 def test_a_share_smaller_than_a_batch_is_a_batch(learn):
-    learn.hard_images.shares = (1, 1e-6)
+    learn.recipe = replace(learn.recipe, hard=(1, 1e-6))
     learn.fit_record(2)
     assert len(learn.trained.epochs[1]) == learn.dls.train.bs
 

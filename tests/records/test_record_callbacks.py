@@ -8,6 +8,7 @@ from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 
+from cifar_fast.data.loaders import image_dls
 from cifar_fast.records.callbacks import TestTimeViews, shifts
 from cifar_fast.records.recipes import record_learner
 
@@ -32,9 +33,10 @@ class Trained(Callback):
 
 
 @pytest.fixture
-def learn(digits_dls, tmp_path):
+def learn(digits, tmp_path):
     "A small Learner whose last two epochs of four are to take the harder half of the images."
-    res = record_learner(digits_dls, 94, path=tmp_path, cbs=Trained(), epochs=4, hard=(1, 0.5), **TINY)
+    dls = image_dls(digits.fewer(300, 100), device="cpu")
+    res = record_learner(dls, 94, path=tmp_path, cbs=Trained(), epochs=4, hard=(1, 0.5), **TINY)
     with res.no_bar(), res.no_logging():
         yield res
 
@@ -63,7 +65,7 @@ def test_the_last_epochs_train_on_the_hardest_images(learn):
     hardest = [set(o.topk(round(n / 2)).indices.tolist()) for o in losses.kept[1:3]]
     assert third <= hardest[0] and fourth <= hardest[1] and hardest[0] != hardest[1]
     assert learn.dls.train.n == n and learn.dls.train.chosen is None
-    assert learn.validate()[1] > 0.8
+    assert learn.validate()[1] > 0.6
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])

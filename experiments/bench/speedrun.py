@@ -2,6 +2,7 @@
 
 import time
 from ast import literal_eval
+from contextlib import suppress
 from dataclasses import asdict, fields
 from statistics import fmean
 from types import SimpleNamespace
@@ -199,15 +200,15 @@ def changes_of(
     texts: list[str] | None,  # NAME=VALUE each
 ) -> dict[str, Any]:
     "What is to be other in a recipe. Raises `InputError` for what it does not have."
-    res, known = {}, [o.name for o in fields(Recipe)]
+    res, known = {}, {o.name: o.default for o in fields(Recipe)}
     for text in texts or ():
         name, _, value = text.partition("=")
         if name not in known or name in res or not value:
             raise InputError(f"--change is {text!r}: give NAME=VALUE, each once, of {', '.join(known)}")
-        try:
-            res[name] = literal_eval(value)
-        except (ValueError, SyntaxError):
-            res[name] = value
+        with suppress(ValueError, SyntaxError):  # what is no number is a word, as a flip's
+            value = literal_eval(value)
+        is_one_of_several = isinstance(known[name], tuple) and not isinstance(value, tuple)
+        res[name] = (value,) if is_one_of_several else value
     return res
 
 

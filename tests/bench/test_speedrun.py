@@ -54,11 +54,11 @@ def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(small_recipe, dig
 
 
 def test_a_changed_recipe_takes_turns_with_the_unchanged_one(small_recipe, tmp_path, capsys):
-    changes = ["epochs=2", "hard=1,0.5", "flip=none"]
+    changes = ["epochs=2", "hard=1,0.5", "flip=none", "sizes=20"]
     asked = options(target=90, change=changes, peer="unchanged", images=300, test_images=100, run=str(tmp_path / "own"))
     Speedrun(asked).execute()
     recipe = json.loads((tmp_path / "own/config.json").read_text())["recipe"]
-    assert (recipe["epochs"], recipe["hard"], recipe["flip"]) == (2, [1, 0.5], "none")
+    assert [recipe[o] for o in ("epochs", "hard", "flip", "sizes")] == [2, [1, 0.5], "none", [20]]
     ours, unchanged = (o for o in capsys.readouterr().out.splitlines() if ", seed 0: " in o)
     assert ours.startswith("cifar_fast, ") and unchanged.startswith("the recipe unchanged, ")
     assert len(FinishedRun.read(tmp_path / "own").history.epochs) == 2 != RECIPES[90].epochs

@@ -22,7 +22,7 @@ def test_parts_write_their_rows_on_digits(tmp_path):
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_race_without_others_times_ours(digits):
-    found = list(race(digits.fewer(60, 30), 94, None, 2, torch.device("cpu")))
+    found = list(race(digits.fewer(60, 30), 94, None, 1, torch.device("cpu")))
     names = ["ours", *(f"ours, {idea}" for idea in IDEAS[94])]
-    wanted = [(f"{name}{what}", unit, 2) for name in names for what, unit in (("", "s"), (", accuracy", "%"))]
+    wanted = [(f"{name}{what}", unit, 1) for name in names for what, unit in (("", "s"), (", accuracy", "%"))]
     assert [(name, unit, len(turns)) for name, _, unit, turns in found] == wanted

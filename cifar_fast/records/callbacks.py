@@ -84,7 +84,7 @@ class HardImages(Callback):
     """
 
     order, run_valid = -1, False  # before a user's callbacks, which may hand on a batch that does not say its idxs
-    fits, idxs = False, None
+    loss_of: Tensor | None = None  # float (N,) of each image when it was last seen; None: nothing is chosen
 
     def __init__(self, shares: tuple[float, ...]):
         self.shares = shares  # of the images, in as many equal parts of the fit's epochs
@@ -93,15 +93,14 @@ class HardImages(Callback):
         "Nothing is known of any image. Predictions within a fit change nothing."
         if only_predicts(self.learn):
             return
-        self.fits = isinstance(self.dls.train, TensorDL)
-        if self.fits:
+        if isinstance(self.dls.train, TensorDL):
             self.loss_of = torch.full((len(self.dls.train_ds),), inf, device=self.dls.device)
         else:
             say("All images are trained on to the end: hard ones are chosen in loaders of cifar_dls or image_dls.")
 
     def before_epoch(self):
         "Choose the epoch's images: all, where no loss is known."
-        if not self.fits or only_predicts(self.learn):
+        if self.loss_of is None or only_predicts(self.learn):
             return
         share = self.shares[self.epoch * len(self.shares) // self.n_epoch]
         self.dls.train.take(self.hardest(share) if share < 1 and self.loss_of.isfinite().any() else None)
@@ -122,22 +121,22 @@ class HardImages(Callback):
 
     def after_batch(self):
         "Note how well each is known."
-        if self.fits and self.idxs is not None and len(self.idxs) == len(self.pred):
+        if self.loss_of is not None and self.idxs is not None and len(self.idxs) == len(self.pred):
             pred, y = self.pred.detach().as_subclass(Tensor).float(), self.yb[0].as_subclass(Tensor)
             self.seen[self.idxs] = F.cross_entropy(pred, y, reduction="none")
 
     def after_train(self):
         "Put the epoch's losses in place of older ones; processes that share the images tell each other theirs."
-        if self.fits:
+        if self.loss_of is not None:
             if self.dls.train.world > 1:
                 dist.all_reduce(self.seen, dist.ReduceOp.MIN)
             self.loss_of = torch.where(self.seen.isinf(), self.loss_of, self.seen)
 
     def after_fit(self):
         "What follows takes all images."
-        if self.fits and not only_predicts(self.learn):
+        if self.loss_of is not None and not only_predicts(self.learn):
             self.dls.train.take(None)
-            self.fits, self.idxs, self.loss_of, self.seen = False, None, None, None
+            self.loss_of = None
 
     after_failed_fit = after_fit
 

@@ -35,8 +35,8 @@ def write_run(
 ) -> Runs:
     """Test `learn` and write what a run leaves: history of its last fit, predictions, figures, model and report.
 
-    What is not known is said to be unknown. Raises `InputError` for what is no Learner, other
-    DataLoaders, or a folder that is not empty.
+    What is not known is said to be unknown. Raises `InputError` for what is no Learner, for
+    other DataLoaders, or for a folder that is not empty.
     """
     if not isinstance(learn, Learner):
         raise InputError(f"write_run takes a fastai Learner, and this is a {type(learn).__name__}: give one")

@@ -215,9 +215,9 @@ def fit_record(
 ) -> None:
     """Train a `record_learner` by its recipe: every rate falls to 0 in a straight line, the whitening bias's sooner.
 
-    Where the recipe says so, the last epochs are of hard images alone. The optimizer is made anew, with the recipe's
-    numbers, whatever an earlier fit has left in it. Raises `InputError` for another Learner, one without training
-    images, and numbers that do not fit.
+    Where the recipe says so, the last epochs are of hard images alone: they have fewer batches, from one to the next of
+    which rates fall further. The optimizer is made anew, with the recipe's numbers, whatever an earlier fit has left in
+    it. Raises `InputError` for another Learner, one without training images, and numbers that do not fit.
     """
     if not hasattr(self, "recipe"):
         raise InputError("fit_record is for Learners of record_learner: others have fit_decay and fit_one_cycle")

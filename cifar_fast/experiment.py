@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_fast.cli import exit_codes, one_line_parser
 from cifar_fast.errors import InputError
-from cifar_fast.options import OF_A_START, OF_THE_PARSER, SHARED, Option, as_function, check_kind, options_of
+from cifar_fast.options import (
+    CHOOSING,
+    OF_A_START,
+    OF_THE_PARSER,
+    SHARED,
+    Option,
+    as_function,
+    check_kind,
+    is_choosing,
+    options_of,
+)
 from cifar_fast.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -118,17 +128,17 @@ class Experiment:
         "All options; those that are not given have their defaults. Raises `InputError` for what does not fit."
         values = {name: o.default for name, o in self.all.items()}
         for name, value in changed.items():
-            if self.is_negated(name):
-                values[name[3:]] = not value
-            else:
-                values[name] = self.option(name).check(value)
+            stored = self.stored_name(name)
+            value = self.option(stored).check(value)
+            values[stored] = value if stored == name else not value
         options = SimpleNamespace(**values)
         self.check_fitting(options)
         return options
 
-    def is_negated(self, name: str) -> bool:
-        "Whether `name` is `no_` before an option's."
-        return name.startswith("no_") and name[3:] in self.all
+    def stored_name(self, name: str) -> str:
+        "The option that `name` gives: of `no_bn` it is `bn`, where that is a flag."
+        is_negated = name.startswith("no_") and name[3:] in self.all and self.all[name[3:]].kind is bool
+        return name[3:] if is_negated else name
 
     def option(self, name: str) -> Option:
         "The option `name`. Raises `InputError` where there is none."
@@ -141,9 +151,8 @@ class Experiment:
     def parse_option(self, name: str, text: str) -> tuple[str, Any]:
         "Name and value of an option given as text; `no_bn` is `bn`, negated. Raises `InputError`."
         name = name.replace("-", "_")
-        if self.is_negated(name):
-            return name[3:], not self.option(name[3:]).parse(text)
-        return name, self.option(name).parse(text)
+        value = self.option(stored := self.stored_name(name)).parse(text)
+        return stored, value if stored == name else not value
 
     def check_fitting(self, options: SimpleNamespace) -> None:
         "Raises `InputError` for an option that stages of its own would not look at."
@@ -165,8 +174,15 @@ class Experiment:
         return {name: o.default for name, o in self.all.items() if name not in OF_A_START}
 
     def stages(self, options: SimpleNamespace) -> list[Stage]:
-        "What a training with these options goes through."
-        return [o for o in self.make_stages(**{name: getattr(options, name) for name in self.for_stages}) if o.epochs]
+        "What a training with these options goes through. Raises `InputError` where stages cannot be told apart."
+        made = self.make_stages(**{name: getattr(options, name) for name in self.for_stages})
+        names = [o.name for o in made]
+        if unusable := [o for o in names if names.count(o) > 1 or is_choosing(o)]:
+            raise InputError(
+                f"{self.name} has a stage {unusable[0]!r}: give each a name of its own, which does not begin with "
+                f"{CHOOSING!r}"
+            )
+        return [o for o in made if o.epochs]
 
     def learner(self, dls: "DataLoaders", options: SimpleNamespace) -> "Learner":
         "The Learner for these options: what the function does not ask for is done here."
@@ -198,7 +214,7 @@ class Experiment:
         from cifar_fast.runs.launch import train
         from cifar_fast.runs.results import Runs
 
-        code, folder, learn = train(self, self.options(**changed), given=set(changed))
+        code, folder, learn = train(self, self.options(**changed), given={self.stored_name(o) for o in changed})
         if code and not (folder / "report.html").exists():
             raise KeyboardInterrupt
         runs = Runs.read(folder)

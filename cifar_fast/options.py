@@ -116,6 +116,13 @@ def shared_options(
 OF_A_START = ("resume", "anyway")  # say how a run is started, not what it is
 OF_THE_PARSER = ("help", "pdb", "xtra")  # fastcore's parser has them itself
 OF_A_PLACE = ("run", "device", "at_once", "track", "quiet")  # say where, not what
+MAY_MOVE = ("data", "labels")  # a run goes on where they name the same images in another place
+CHOOSING = "choose"  # how the names of stages begin that choose on held-out images
+
+
+def is_choosing(stage: str) -> bool:
+    "Whether a stage of a run's history chooses, and is no part of the training that counts."
+    return stage.startswith(CHOOSING)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment, Stage, experiment, load_experiment, load_file
 from cifar_fast.options import count, share
 from cifar_fast.progress import say
+from cifar_fast.runs.by_hand import write_run
 from cifar_fast.training.learner import custom_learner, fast_learner
 from conftest import with_cbs
 from processes import Dying, Killed
@@ -70,6 +71,7 @@ def test_a_wrong_command_line_is_one_line(args, said, capsys):
 @pytest.mark.parametrize("options, said", [
     ({"width": 0}, "at least 1"), ({"width": True}, "count"), ({"norm": 1}, "True or False"), ({"act": "tanh"}, "relu"),
     ({"nowhere": 1}, "no option 'nowhere'"), ({"width": "many"}, "'many'"), ({"lr": None}, "None"),
+    ({"no_dropout": True}, "no option 'no_dropout'"), ({"no_norm": "false"}, "True or False"),
 ])  # fmt: skip
 def test_a_wrong_option_in_python_is_one_line(options, said):
     with pytest.raises(InputError, match=said):
@@ -320,6 +322,43 @@ def test_stages_have_their_place_in_the_history_and_go_on(tmp_path):
     assert [o["stage"] for o in again.first.history.epochs] == ["train", "slowly"]
 
 
+@pytest.mark.parametrize("names", [("cycle", "cycle"), ("choose a rate",)])
+def test_stages_that_could_not_be_told_apart_are_refused(names):
+    with pytest.raises(InputError, match="a name of its own"):
+        Experiment(mlp.function, lambda epochs: [Stage(o, epochs) for o in names]).run(**SMALL)
+
+
+def test_an_own_option_may_be_called_compile(tmp_path):
+    def compiling(dls, compile: bool = False):
+        return mlp.function(dls)
+
+    run = Experiment(compiling).run(**SMALL, compile=True, run=str(tmp_path / "run"))
+    assert run.metrics["compile_seconds"] == 0
+
+
+class Clashing(nn.Module):
+    "Has attributes with the names of a Learner's."
+
+    def __init__(self, n_out):
+        super().__init__()
+        self.logits = nn.Linear(3072, n_out)
+        for name in ("weights", "scaler", "arch", "compiled", "stopwatch", "card", "lr_finder", "recipe"):
+            setattr(self, name, nn.Parameter(torch.zeros(2)))
+
+    def forward(self, x):
+        return self.logits(x.flatten(1))
+
+
+def test_a_network_may_have_attributes_with_the_names_of_a_learners(tmp_path, image_folder):
+    def clashing(dls):
+        return Learner(dls, Clashing(dls.c), loss_func=nn.CrossEntropyLoss())
+
+    again = image_folder({str(i): 1 for i in range(10)})
+    run = Experiment(clashing).run(**SMALL, also_test=[str(again)], run=str(tmp_path / "run"))
+    assert run.metrics["model"] == "Clashing" and run.metrics["also_tested"]
+    assert write_run(run.learn, tmp_path / "by-hand").metrics["model"] == "Clashing"
+
+
 def test_options_that_own_stages_do_not_look_at_are_refused(tmp_path):
     made = Experiment(mlp.function, lambda epochs: [Stage("mine", epochs, lambda learn, cbs: learn.fit(1, cbs=cbs))])
     with pytest.raises(InputError, match="do not look at --schedule"):
@@ -365,7 +404,7 @@ def test_a_run_goes_on_with_the_same_experiment_source_images_and_options_alone(
     with pytest.raises(InputError, match="begun with name idea, and now it is other"):
         load_experiment(f"{file}:other").run(resume=str(folder))
     with pytest.raises(InputError, match="begun with width 4, and now it is 8"):
-        made.run(resume=str(folder), width=8)
+        made.run(resume=str(folder), width=8, no_compile=True)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(
         json.dumps({**config, "experiment": {**config["experiment"], "images": "others"}})

@@ -58,6 +58,10 @@ def write_run(
         trained = {"epochs": len(history.epochs), "train_accuracy": None, "train_seconds": train_seconds}
         unknown = {"opt": None, "lr": None, "schedule": None, "images_per_second": None, "choice": {}}
         run.finish(learn, {**facts, **trained, **unknown, "interrupted": False}, tests)
+    except BaseException:
+        run.forget_history()
+        run.discard()  # so that it can be called again
+        raise
     finally:
         learn.path = path
         run.release()

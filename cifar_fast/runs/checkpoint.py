@@ -86,7 +86,7 @@ class Checkpoint(Callback):
 
     def before_fit(self):
         "Take model, optimizer and counters from the state."
-        self.run = not hasattr(self.learn, "lr_finder")
+        self.run = "lr_finder" not in vars(self.learn)
         if not self.run or self.state is None:
             return
         state, self.state = self.state, None
@@ -101,7 +101,7 @@ class Checkpoint(Callback):
             cb.best, cb.wait = kept
         for cb, kept in zip(self._stateful(), state.get("callbacks", [])):
             cb.load_state_dict(kept)
-        self.learn.first_epoch = state["epoch"] + 1
+        self.learn.first_epoch, self.learn.train_iter = state["epoch"] + 1, self.recorder.iters[-1]
         self.pending = state["random"]
 
     def before_train(self):
@@ -126,7 +126,7 @@ class Checkpoint(Callback):
             "extra": self.extra,
             "model": self.model.state_dict(),
             "opt": opt.state_dict(),
-            "scaler": self.learn.scaler.state_dict() if hasattr(self.learn, "scaler") else {},
+            "scaler": self.learn.scaler.state_dict() if "scaler" in vars(self.learn) else {},
             "recorder": {
                 "values": list(map(list, recorder.values)),
                 "iters": [int(o) for o in recorder.iters],
@@ -149,7 +149,7 @@ class Checkpoint(Callback):
         return [cb for cb in self.learn.cbs if hasattr(type(cb), "state_dict") and hasattr(type(cb), "load_state_dict")]
 
     def _watch(self) -> tuple[float, int]:
-        watch = getattr(self.learn, "stopwatch", None)
+        watch = vars(self.learn).get("stopwatch")
         return (watch.seconds, watch.images) if watch else (0.0, 0)
 
     def _random(self) -> dict:
@@ -174,6 +174,6 @@ class Checkpoint(Callback):
         if rank := rank_distrib():  # these were the first process's: others go on with numbers of their own
             torch.manual_seed(int(torch.randint(2**62, ())) + rank)
         set_orders(self.dls, state["loaders"])
-        dl = getattr(self.learn, "dl", None)  # CachedBody has put a copy in place of the training loader
+        dl = vars(self.learn).get("dl")  # CachedBody has put a copy in place of the training loader
         if hasattr(dl, "epoch"):
             dl.epoch = self.dls.train.epoch

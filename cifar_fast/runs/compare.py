@@ -12,14 +12,11 @@ from cifar_fast.analysis.interpret import plot_confusion_difference
 from cifar_fast.analysis.shift import Shift, plot_shift
 from cifar_fast.analysis.stats import Comparison, compare_methods, compare_models, holm, seeds_needed
 from cifar_fast.errors import InputError
-from cifar_fast.options import OF_A_PLACE
 from cifar_fast.runs.page import Picture, write_page
-from cifar_fast.runs.report import NO_SETTINGS, warnings_of
-from cifar_fast.runs.results import FinishedRun, Runs, duration, known, percent
+from cifar_fast.runs.report import warnings_of
+from cifar_fast.runs.results import NO_METHOD, FinishedRun, Runs, duration, known, percent
 from cifar_fast.text import counted
 
-# Entries of config.json that say nothing about the method.
-HIDDEN = (*OF_A_PLACE, "seed", "seeds", "also_test", *NO_SETTINGS)
 HALF_A_POINT = 0.005
 
 
@@ -185,14 +182,14 @@ def correction_line(n_pairs: int) -> str:
 def differing_settings(methods: list[Runs]) -> list[list[str]]:
     "A row an option that is not the same everywhere: its name, then each method's value."
     configs = [o.first.config for o in methods]
-    names = [name for name in dict.fromkeys(name for o in configs for name in o) if name not in HIDDEN]
+    names = [name for name in dict.fromkeys(name for o in configs for name in o) if name not in NO_METHOD]
     rows = [[name, *(known(o.get(name)) for o in configs)] for name in names]
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
 def all_settings(method: Runs) -> list[list[str]]:
     "A row an option that says something about the method."
-    return [[name, str(value)] for name, value in method.first.config.items() if name not in HIDDEN]
+    return [[name, str(value)] for name, value in method.first.config.items() if name not in NO_METHOD]
 
 
 SEED_HEADER = ["run", "seed", "test accuracy", "train accuracy", "training"]

@@ -13,7 +13,7 @@ from cifar_fast.runs.page import Answer, Picture, write_page
 from cifar_fast.runs.questions import ask_confidence, ask_ensemble, ask_foreign, ask_shift, ask_test_sets
 from cifar_fast.runs.questions_on_images import ask_duplicates, ask_labels, ask_looks, ask_neighbours
 from cifar_fast.runs.report import warnings_of
-from cifar_fast.runs.results import NUMBERS, read_evidence
+from cifar_fast.runs.results import EVIDENCE, read_evidence
 from cifar_fast.runs.subject import Subject
 
 PAGE = "evidence.html"
@@ -29,7 +29,7 @@ class Evidence:
 
     def __getitem__(self, name: str) -> dict:
         "The numbers of one question, by its name in evidence.json."
-        return next(o.numbers for o in self.answers if o.name == name)
+        return {o.name: o.numbers for o in self.answers}[name]
 
     def __str__(self) -> str:
         lines = [f"{o.title}: {line}" for o in self.answers for line in o.lines]
@@ -50,6 +50,8 @@ def evidence_of(
         raise InputError("--baseline is for --shift: give that too, or leave it out")
     if asked.held_out and not (asked.confidence or asked.labels):
         raise InputError("--held-out is for --confidence and --labels: give one of them, or leave it out")
+    if asked.labels and not asked.held_out:
+        raise InputError("--labels needs held-out predictions: train the same with --folds 5, and give --held-out")
     subject = Subject(asked.run, asked.data, asked.device)
     other = Subject(asked.baseline, asked.data, asked.device) if asked.baseline else None
     unseen = read_out_of_fold(asked.held_out, subject.run) if asked.held_out else None
@@ -84,7 +86,7 @@ def write_evidence(subject: Subject, answers: list[Answer]) -> Evidence:
             store_temperature(o.folder / "model" / CARD, temperature)
     for name, content in ((k, o) for answer in answers for k, o in answer.files.items()):
         write_text(folder / name, content)
-    write_json(folder / NUMBERS, numbers)
+    write_json(folder / EVIDENCE, numbers)
     return Evidence(page, answers)
 
 

@@ -19,7 +19,7 @@ def run_facts(
 ) -> dict:
     "The entries of metrics.json that say what was trained on what, `title` among them."
     dls = learn.dls
-    arch, weights = getattr(learn, "arch", type(learn.model).__name__), getattr(learn, "weights", None)
+    arch, weights = vars(learn).get("arch", type(learn.model).__name__), vars(learn).get("weights")
     about = f"{data_line(dls)}, {experiment}: {arch}{weights_line(arch, weights)}"
     return {
         "title": f"{about}, seed {'unknown' if seed is None else seed}",
@@ -41,6 +41,13 @@ def run_facts(
 def is_tested(dls: DataLoaders) -> bool:
     "Whether test images are tested, and no training images that were held out."
     return dls.valid_ds.is_test and not is_fold(dls.valid_ds.name)
+
+
+def accuracy_on(
+    tested: str,  # of `run_facts`, its `tested_on`
+) -> str:
+    "What an accuracy is called."
+    return "test accuracy" if tested == "test images" else f"accuracy on {tested}"
 
 
 def is_cifar10(dls: DataLoaders) -> bool:

@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from fastai.callback.core import Callback
@@ -46,15 +45,15 @@ from cifar_fast.files import (
     write_csv,
     write_json,
 )
+from cifar_fast.options import is_choosing
 from cifar_fast.progress import progress, say
 from cifar_fast.runs.facts import model_metrics
-from cifar_fast.runs.report import write_report
+from cifar_fast.runs.report import CHANNELS, write_report
 from cifar_fast.runs.test_sets import SecondTest, ask_second_test
 from cifar_fast.training.portable import PORTABLE
 from cifar_fast.versions import versions
 
 LOCK = ".lock"
-CHANNELS = (6, 11)  # of the feature maps: those that the article shows
 
 
 class EpochRows:
@@ -144,14 +143,13 @@ class Run(EpochRows):
         write_json(self.folder / name, content)
 
     def write_figure(self, name: str, figure: Figure) -> None:
-        "Save `figure` as `name` and close it."
+        "Save `figure` as `name`."
         write_atomically(self.folder / name, lambda tmp: save_figure(figure, tmp))
-        matplotlib.pyplot.close(figure)
 
     def add_epoch(self, row: dict, batches: list[tuple[float, float]] = ()) -> None:
         "As of `EpochRows`, and write history.csv and batches.csv anew."
         super().add_epoch(row, batches)
-        names = list(self.history[0])
+        names = list(dict.fromkeys(name for o in self.history for name in o))  # a later stage may have more
         rows = [[o.get(name, "") for name in names] for o in self.history]
         write_csv(self.folder / "history.csv", names, rows)
         write_csv(self.folder / "batches.csv", ["batch", "stage", "lr", "loss"], self.batches)
@@ -213,8 +211,8 @@ class Run(EpochRows):
 
     def write_figures(self, learn: Learner, interp: TestInterpretation, title: str) -> None:
         "Draw all that the report shows."
-        if trained := [row for row in self.history if not row["stage"].startswith("choose")]:
-            lrs = [lr for _, stage, lr, _ in self.batches if not stage.startswith("choose")]
+        if trained := [row for row in self.history if not is_choosing(row["stage"])]:
+            lrs = [lr for _, stage, lr, _ in self.batches if not is_choosing(stage)]
             self.write_figure("curves.png", plot_curves(History("", trained, lrs), title=title))
         self.write_figure("confusion.png", plot_confusion(interp, f"{title}: {interp.accuracy:.2%}"))
         self.write_figure("confusion_shares.png", plot_confusion(interp, title, normalize=True))
@@ -347,7 +345,7 @@ def memory_after_imports() -> float:
 
 
 def peak_memory_mb() -> float:
-    "MiB that this process has had resident at most, which psutil tells on Windows alone."
+    "MiB that this process has had resident at most, on Linux and macOS; of those psutil does not tell."
     status = Path("/proc/self/status")
     if status.exists():  # on Linux `ru_maxrss` starts from what the parent process had
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10

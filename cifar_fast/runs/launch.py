@@ -15,7 +15,7 @@ from cifar_fast.data.image_set import ImageSet, fold_indices
 from cifar_fast.device import be_deterministic, parse_device
 from cifar_fast.errors import InputError
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json
-from cifar_fast.options import OF_A_PLACE, OF_A_START, check_seeds
+from cifar_fast.options import MAY_MOVE, OF_A_PLACE, OF_A_START, check_seeds
 from cifar_fast.progress import be_quiet, quiet_as_before, say, say_whose
 from cifar_fast.runs.compare import write_comparison
 from cifar_fast.runs.folder import Run, check_begun
@@ -29,9 +29,6 @@ from cifar_fast.training.turns import Turns
 
 if TYPE_CHECKING:
     from cifar_fast.experiment import Experiment
-
-
-MAY_MOVE = ("data", "labels")  # a run goes on where they name the same images in another place
 
 
 class Series:
@@ -126,7 +123,7 @@ class SeedSeries(Series):
         values, mean, (low, high) = runs.accuracies, runs.accuracy, runs.interval
         result = {"accuracies": values, "mean": mean, "deviation": stdev(values), "interval": [low, high]}
         self.run.write_json(self.about, result)
-        title = f"{runs.metrics.get('about', runs.name)}, {len(values)} seeds"
+        title = f"{runs.about}, {len(values)} seeds"
         write_comparison([runs], self.run.folder / "report.html", title)
         print(f"{title}: test accuracy {mean:.2%}, deviation {stdev(values):.2%}, 95 % interval "
               f"{low:.2%} to {high:.2%} -> {self.run.folder}", flush=True)  # fmt: skip
@@ -153,7 +150,7 @@ class FoldSeries(Series):
         write_predictions(self.run.folder / OUT_OF_FOLD, preds, self.identity["images"])
         mean, interval = runs.accuracy, runs.interval
         self.run.write_json(self.about, {"accuracies": runs.accuracies, "mean": mean, "interval": interval})
-        title = f"{self.images.name}, {self.experiment.name}: {runs.metrics['model']}, {len(runs.runs)} folds"
+        title = f"{runs.about}, {len(runs.runs)} folds"
         line = (
             f"accuracy on held-out training images {mean:.2%}, 95 % interval {interval[0]:.2%} to {interval[1]:.2%} "
             "(folds share training images: the interval is Nadeau and Bengio's corrected one)"

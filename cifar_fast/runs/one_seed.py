@@ -23,11 +23,11 @@ from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError
 from cifar_fast.files import read_json
-from cifar_fast.options import OF_A_START
+from cifar_fast.options import CHOOSING, OF_A_START, is_choosing
 from cifar_fast.progress import be_quiet, say
 from cifar_fast.runs.checkpoint import NAME as CHECKPOINT
 from cifar_fast.runs.checkpoint import Checkpoint, read_checkpoint
-from cifar_fast.runs.facts import images_hash, run_facts
+from cifar_fast.runs.facts import accuracy_on, images_hash, run_facts
 from cifar_fast.runs.folder import HistoryLogger, Run, SilentRun
 from cifar_fast.runs.rehearsal import try_out
 from cifar_fast.runs.test_sets import SecondTest, read_second_tests
@@ -194,12 +194,13 @@ class OneSeed:
             self.identity = run_identity(self.experiment, self.images, self.identity)
         x, y = self.images.test_x, self.images.test_y
         self.second_tests = read_second_tests(o.also_test or [], self.images.vocab, x.shape[-1], y, self.images.levels)
-        if num_distrib() > 1:
-            say(f"{num_distrib()} processes: {o.bs} images a batch each, {o.bs * num_distrib()} a step")
         self.write_config({})
         check_batches(self.experiment, o, self.images, self.device)
         unfinished = self.choose() if o.opt == "both" or o.early_stop else None
         self.learn = learn = self.learner("test")
+        if num_distrib() > 1:
+            bs = learn.dls.train.bs
+            say(f"{num_distrib()} processes: {bs} images a batch each, {bs * num_distrib()} a step")
         if unfinished:
             learn.model.load_state_dict(unfinished.model.state_dict())
         skipped = {"skipped": list(self.images.skipped)} if self.images.skipped else {}
@@ -245,7 +246,7 @@ class OneSeed:
             learn = self.learner("holdout", opt)
             patience = self.options.early_stop
             stop = [EarlyStoppingCallback(monitor="accuracy", patience=patience)] if patience else []
-            self.fit(learn, stage, f"choose-{opt or 'epochs'}", stop)
+            self.fit(learn, stage, f"{CHOOSING}-{opt or 'epochs'}", stop)
             if self.interrupted:
                 self.opt = opt
                 return learn
@@ -318,15 +319,16 @@ class OneSeed:
             with self.shared(learn):
                 lr = of_first_rank(lr)
         self.run.write_figure("lr_find.png", plt.gcf())
+        plt.close()
         say(f"Learning rate found: {lr:.2e}")
         return lr
 
     def report(self, learn: Learner) -> None:
         "Test, write what is left to write, and say in one line what came out."
         o, watch, images = self.options, self.stopwatch, self.images
-        compile_seconds = learn.compiled.seconds if o.compile else 0.0
+        compile_seconds = getattr(vars(learn).get("compiled"), "seconds", 0.0)  # of the callback, where it is there
         seconds = watch.seconds - compile_seconds
-        trained = [row for row in self.run.history if not row["stage"].startswith("choose")]
+        trained = [row for row in self.run.history if not is_choosing(row["stage"])]
         facts = run_facts(learn, self.experiment.name, o.seed)
         metrics = self.run.finish(learn, {
             **facts,
@@ -350,7 +352,8 @@ class OneSeed:
             tracker.finish(numbers(metrics), config, sorted(self.run.folder.glob("*.png")))
         done = f"interrupted after {len(trained)} epochs, " if self.interrupted else ""
         print(
-            f"{facts['title']}: {done}test accuracy {metrics['accuracy']:.2%} after {seconds:.0f} s of training "
+            f"{facts['title']}: {done}{accuracy_on(facts['tested_on'])} {metrics['accuracy']:.2%} "
+            f"after {seconds:.0f} s of training "
             f"-> {self.run.folder}",
             flush=True,
         )

@@ -8,19 +8,17 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from cifar_fast.analysis.stats import accuracy_interval
 from cifar_fast.data.image_set import whole
 from cifar_fast.errors import InputError, check
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, read_json
-from cifar_fast.options import OF_A_PLACE
 from cifar_fast.runs.page import write_page
-from cifar_fast.runs.report import NO_SETTINGS
-from cifar_fast.runs.results import duration, percent, read_rows, single_runs
+from cifar_fast.runs.results import NO_METHOD, NO_SETTINGS, duration, percent, read_rows, single_runs
 from cifar_fast.text import did_you_mean
 
-WITHOUT_MEANING = {*OF_A_PLACE, "data", "seed", "seeds", "folds", *NO_SETTINGS}
 HEADER = ["when", "experiment", "settings", "data", "test accuracy", "95 % interval", "training", "state", "folder"]
-SORTS = ("when", "accuracy", "seconds", "name")
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,14 @@ class Row:
         settings = ", ".join(f"{k}={o}" for k, o in self.settings.items()) or "-"
         return [f"{self.when:%Y-%m-%d %H:%M}", self.name, settings, self.data, percent(self.accuracy, 2) + seeds,
                 interval, duration(self.seconds), self.state, str(self.folder)]  # fmt: skip
+
+
+SORTS = {
+    "when": lambda row: -row.when.timestamp(),
+    "accuracy": lambda row: -(row.accuracy or 0),
+    "seconds": lambda row: row.seconds or 0,
+    "name": lambda row: row.name,
+}
 
 
 class RunList(list):
@@ -96,15 +102,9 @@ def list_runs(
         if name not in options:
             raise InputError(f"no run below {folder} has an option {name!r}{did_you_mean(name, options)}: name another")
         rows = [o for o in rows if name in o.config and str(o.config[name]) == str(value)]
-    keys = {
-        "when": lambda o: -o.when.timestamp(),
-        "accuracy": lambda o: -(o.accuracy or 0),
-        "seconds": lambda o: o.seconds or 0,
-        "name": lambda o: o.name,
-    }
-    rows.sort(key=keys["accuracy" if best else sort])
+    rows.sort(key=SORTS["accuracy" if best else sort])
     rows = rows[:best]
-    return RunList(sorted(rows, key=keys[sort]) if best and sort != "when" else rows)
+    return RunList(sorted(rows, key=SORTS[sort]) if best and sort != "when" else rows)
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -112,7 +112,8 @@ def find_runs(folder: Path) -> list[Path]:
     found = sorted(o.parent for o in folder.rglob("config.json"))
     seeds = {o for o in found if o.name.startswith((SEED_FOLDER, FOLD_FOLDER)) and o.parent in found}
     sweeps = {o for o in found if (o / "trials").is_dir()}
-    return [o for o in found if o not in seeds | sweeps and not any(part.startswith(".") for part in o.parts)]
+    hidden = {o for o in found if any(part.startswith(".") for part in o.relative_to(folder).parts)}
+    return [o for o in found if o not in seeds | sweeps | hidden]
 
 
 def read_row(folder: Path) -> Row:
@@ -134,9 +135,9 @@ def _row(folder: Path, config: dict, runs: list[Path], metrics: list[dict]) -> R
     interval = accuracies and (accuracy_interval(accuracies, are_folds) or metrics[0]["accuracy_interval"])
     seconds = [o["train_seconds"] for o in metrics if o.get("train_seconds") is not None]
     state = "finished" if len(metrics) == max(len(runs), asked.get("seeds", 1), asked.get("folds", 0)) else "unfinished"
-    if any(o["interrupted"] for o in metrics):
-        state = f"interrupted after {metrics[0]['epochs']} epochs"
-    settings = {k: o for k, o in asked.items() if k in defaults and o != defaults[k] and k not in WITHOUT_MEANING}
+    if stopped := [o["epochs"] for o in metrics if o["interrupted"]]:
+        state = f"interrupted after {stopped[0]} epochs"
+    settings = {k: o for k, o in asked.items() if k in defaults and o != defaults[k] and k not in {*NO_METHOD, "data"}}
     name = (config.get("experiment") or {}).get("name") or _guess(config, folder)
     data = whole(metrics[0]["data"]) if metrics else str(config.get("data", "-"))
     options = {k: o for k, o in config.items() if k not in NO_SETTINGS}
@@ -160,13 +161,13 @@ def _changed(folder: Path) -> datetime:
         return datetime.fromtimestamp(0)
 
 
-def sparkline(values: Sequence[float], width: int = 120, height: int = 28) -> str:
+def sparkline(values: Sequence[float], width: int = 120, height: int = 28) -> Markup:
     "The curve as an SVG, from its lowest to its highest value; empty without values."
     if not values:
-        return ""
+        return Markup()
     step, low, span = width / max(len(values) - 1, 1), min(values), (max(values) - min(values)) or 1
     points = " ".join(f"{i * step:.1f},{(1 - (o - low) / span) * (height - 2) + 1:.1f}" for i, o in enumerate(values))
-    return (f'<svg width="{width}" height="{height}" role="img" aria-label="accuracy over epochs">'
+    return Markup(f'<svg width="{width}" height="{height}" role="img" aria-label="accuracy over epochs">'
             f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/></svg>')  # fmt: skip
 
 

@@ -30,8 +30,6 @@ from cifar_fast.runs.results import percent
 from cifar_fast.runs.subject import Subject
 from cifar_fast.runs.test_sets import ask_second_test, read_second_tests, tell_second_test
 
-# Other test sets ---------------------------------------------------------------------------------------------------
-
 
 def ask_test_sets(subject: Subject, paths: Sequence[str | Path]) -> list[Answer]:
     "How the model does on other labelled images, beside its test images. Raises `InputError` before it is asked."
@@ -96,13 +94,14 @@ def ask_confidence(
     rows, pictures = [], []
     for name, preds in named.items():
         found, selective = preds.reliability().expected_error, selective_accuracy(preds)
+        loss = preds.cross_entropy().double().mean().item()
         at = [selective.accuracy_at(o) for o in ANSWERED]
-        rows.append([name, percent(found, 2), f"{_loss(preds):.3f}", *(percent(o) for o in at)])
+        rows.append([name, percent(found, 2), f"{loss:.3f}", *(percent(o) for o in at)])
         pictures.append(Picture.of(plot_calibration(preds, title=name), f"How often it is right when so sure, {name}."))
         key = "before" if preds is before else "after"
         numbers[key] = {
             "calibration_error": found,
-            "loss": _loss(preds),
+            "loss": loss,
             "accuracy_where_answered": dict(zip(map(str, ANSWERED), at)),
         }
     share = selective_accuracy(preds).share_at(WANTED)
@@ -112,11 +111,6 @@ def ask_confidence(
     pictures.append(Picture.of(plot_selective(preds), "Accuracy where it answers only what it is surest of."))
     header = ["probabilities", "calibration error", "loss", *(f"right of {o:.0%}" for o in ANSWERED)]
     return Answer("confidence", "Does it know what it does not know?", lines, header, rows, pictures, numbers)
-
-
-def _loss(preds: Predictions) -> float:
-    "Mean cross-entropy."
-    return -preds.preds[torch.arange(len(preds.targs)), preds.targs].double().clamp_min(1e-12).log().mean().item()
 
 
 def ask_foreign(subject: Subject, data: str | Path) -> Answer:

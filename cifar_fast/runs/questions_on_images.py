@@ -108,11 +108,9 @@ LABELS_FILE = "suspicious_labels.csv"
 
 def ask_labels(
     subject: Subject,
-    unseen: Predictions | None,  # of `read_out_of_fold`
+    unseen: Predictions,  # of `read_out_of_fold`
 ) -> Answer:
-    "Training images whose labels look wrong, and a csv of them. Raises `InputError` without held-out predictions."
-    if unseen is None:
-        raise InputError("--labels needs held-out predictions: train the same with --folds 5, and give --held-out")
+    "Training images whose labels look wrong, and a csv of them."
     suspects = suspicious_labels(unseen)
     share = len(suspects) / len(unseen.targs)
     lines = [

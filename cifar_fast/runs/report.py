@@ -5,9 +5,10 @@ from pathlib import Path
 from cifar_fast.data.image_set import origin
 from cifar_fast.runs.facts import FROM_SCRATCH
 from cifar_fast.runs.page import Picture, write_page
-from cifar_fast.runs.results import FinishedRun, duration, known, percent
+from cifar_fast.runs.results import NO_SETTINGS, FinishedRun, duration, known, percent
 from cifar_fast.runs.test_sets import tell_second_test
 
+CHANNELS = (6, 11)  # of the feature maps: those that the article shows
 SECTIONS = {
     "Training": {"curves.png": "Accuracy, loss and learning rate."},
     "Classes": {"per_class.png": "Precision, recall and F1 of each class."},
@@ -18,14 +19,8 @@ SECTIONS = {
         "top_losses.png": "The images with the largest losses.",
     },
     "Confidence": {"calibration.png": "How often the model is right when it is so sure."},
-    "Inside the network": {
-        "channel6.png": "The first test image: channel 6 after each layer.",
-        "channel11.png": "The same image: channel 11.",
-    },
+    "Inside the network": {f"channel{o}.png": f"The first test image: channel {o} after each layer." for o in CHANNELS},
 }
-
-
-NO_SETTINGS = ("asked", "defaults", "experiment")  # entries of config.json that are no options
 
 
 def write_report(folder: str | Path) -> Path:
@@ -36,14 +31,14 @@ def write_report(folder: str | Path) -> Path:
         title: [Picture.of(run.folder / o, text) for o, text in files.items() if (run.folder / o).exists()]
         for title, files in SECTIONS.items()
     }
-    low, high = metrics["accuracy_interval"]
+    tested, (low, high) = metrics.get("tested_on", "test images"), metrics["accuracy_interval"]
     return write_page(
         run.folder / "report.html",
         "report.html",
         metrics["title"],
         warnings=warnings_of(metrics),
         accuracy=percent(metrics["accuracy"], 2),
-        headline=f"of {len(run.predictions.targs):,} test images right (95 % interval over such images: "
+        headline=f"of {len(run.predictions.targs):,} {tested} right (95 % interval over such images: "
         f"{percent(low)} to {percent(high)})",
         facts=facts_of(metrics),
         sections=[(title, found) for title, found in pictures.items() if found],
@@ -67,6 +62,9 @@ def warnings_of(metrics: dict) -> list[str]:
         warnings.append("Only a part of CIFAR-10 was used.")
     if metrics.get("tested_on", "test images") != "test images":
         warnings.append(f"Tested on {metrics['tested_on']}, not on test images.")
+    if (views := metrics.get("views", 1)) > 1:
+        one = percent(metrics.get("one_view_accuracy"), 2)
+        warnings.append(f"Tested with {views} views of each image. model/, which evaluate asks, has one: {one} right.")
     if metrics["model"] not in FROM_SCRATCH and metrics["weights"] == "none":
         warnings.append("The body has random weights, not pretrained ones.")
     if skipped := metrics.get("skipped_images"):

@@ -12,11 +12,14 @@ from fastai.learner import Learner
 from cifar_fast.analysis.charts import History
 from cifar_fast.analysis.predictions import Predictions, read_predictions
 from cifar_fast.analysis.stats import accuracy_interval, mean_interval
-from cifar_fast.data.image_set import whole
+from cifar_fast.data.image_set import is_fold, whole
 from cifar_fast.errors import InputError
 from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json
+from cifar_fast.options import OF_A_PLACE, is_choosing
 
-NUMBERS = "evidence.json"
+EVIDENCE = "evidence.json"
+NO_SETTINGS = ("asked", "defaults", "experiment")  # entries of config.json that are no options
+NO_METHOD = {*OF_A_PLACE, "seed", "seeds", "folds", "also_test", *NO_SETTINGS}  # and those that say nothing about how
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def read_rows(path: Path) -> list[dict]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if not row["stage"].startswith("choose")]
+        return [row for row in csv.DictReader(file) if not is_choosing(row["stage"])]
 
 
 @dataclass
@@ -77,13 +80,14 @@ class Runs:
 
     name: str  # in tables and legends
     runs: list[FinishedRun]
+    folder: Path  # of the run, or of all seeds or folds
     learn: Learner | None = field(default=None, repr=False)  # of the last one, where this process has trained it
 
     @classmethod
     def read(cls, folder: str | Path, name: str | None = None) -> "Runs":
         "A run folder, or one that `--seeds` or `--folds` has filled. Raises `InputError` where it is neither."
         folder = Path(folder)
-        return cls(name or folder.resolve().name, [FinishedRun.read(o) for o in single_runs(folder)])
+        return cls(name or folder.resolve().name, [FinishedRun.read(o) for o in single_runs(folder)], folder)
 
     @property
     def first(self) -> FinishedRun:
@@ -96,15 +100,9 @@ class Runs:
         return self.first.metrics
 
     @property
-    def folder(self) -> Path:
-        "The run's folder, or that of all seeds or folds."
-        folder = self.first.folder
-        return folder.parent if folder.name.startswith((SEED_FOLDER, FOLD_FOLDER)) else folder
-
-    @property
     def are_folds(self) -> bool:
         "Whether each run was tested on its own part of the training images."
-        return self.first.folder.name.startswith(FOLD_FOLDER)
+        return is_fold(self.metrics["data"])
 
     @property
     def report(self) -> Path:
@@ -175,7 +173,7 @@ class Runs:
 def read_evidence(folder: Path) -> dict:
     "evidence.json of a run's folder; empty where nothing was asked."
     try:
-        found = read_json(folder / NUMBERS)
+        found = read_json(folder / EVIDENCE)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -193,9 +191,9 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def duration(seconds: float | None) -> str:
     "Seconds as people say them; a dash where they are not known."
-    if seconds is None:
-        return "-"
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    if seconds is None or seconds < 100:
+        return known(seconds, "{:.1f} s")
+    return "{} min {} s".format(*divmod(round(seconds), 60))
 
 
 def known(value: Any, form: str = "{}") -> str:

@@ -14,6 +14,7 @@ from cifar_fast.analysis.asking import logits_of
 from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.sources import STORED_SIZE
 from cifar_fast.deploy.predictor import Predictor
+from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError
 from cifar_fast.files import tensor_hash
 from cifar_fast.runs.one_seed import images_from_options
@@ -29,11 +30,11 @@ class Subject:
         self,
         folder: str | Path,  # of a finished run, or of several seeds, the first of which is asked
         data: str | None = None,  # where its images are; None: where they were
-        device: str = "cpu",  # a torch device
+        device: str = "cpu",  # auto, cpu, cuda or another torch device
     ):
         self.runs = Runs.read(folder)
-        self.run, self.data, self.device = self.runs.first, data, device
-        self.predictor = Predictor(self.run.folder / "model", device, BS)
+        self.run, self.data, self.device = self.runs.first, data, parse_device(device)
+        self.predictor = Predictor(self.run.folder / "model", str(self.device), BS)
         if list(self.predictor.card.vocab) != list(self.vocab):
             raise InputError(f"{self.run.folder / 'model'} knows other classes than the run: it is not its model")
 
@@ -80,8 +81,8 @@ class Subject:
 
     def logits(self, images: np.ndarray | Tensor) -> Tensor:
         "What the model says of uint8 images (N, H, W, 3): float32 (N, classes), computed as the run was tested."
-        bf16 = self.run.config.get("precision") == "bf16"
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=bf16):
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.run.config.get("precision"))
+        with torch.autocast(self.device.type, half, enabled=half is not None):
             return logits_of(self.predictor, images)
 
     @property

@@ -26,10 +26,10 @@ from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError, MissingExtra
 from cifar_fast.files import read_json, write_csv, write_json
-from cifar_fast.options import OF_A_START
+from cifar_fast.options import MAY_MOVE, OF_A_START
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.folder import Run, check_begun
-from cifar_fast.runs.launch import MAY_MOVE, train
+from cifar_fast.runs.launch import train
 from cifar_fast.runs.one_seed import check_batches, fit_stage, images_from_options, learner_from_options, run_identity
 from cifar_fast.runs.rehearsal import try_out
 from cifar_fast.training.callbacks.guards import StopOnNaN
@@ -138,11 +138,6 @@ def train_trial(
             fit_stage(learn, stage, o, o.lr, cbs)
 
 
-def trial_resources(n_gpus: int, per_gpu: int) -> dict[str, float]:
-    "What a trial occupies: a core, and where there are GPUs its share of one."
-    return {"cpu": 1, "gpu": 1 / per_gpu if n_gpus else 0}
-
-
 class KeepTrials(tune.Callback):
     "Writes each finished trial, in full or ended by ASHA, as a file."
 
@@ -167,14 +162,11 @@ class Sweep:
     ):
         self.experiment = experiment
         self.before = before = asked_before(options.resume) if options.resume else {}
-        if before:
-            moved = {k: getattr(options, k) for k in MAY_MOVE if getattr(options, k) != DEFAULTS[k]}
-            own = {k: before.get(k, DEFAULTS[k]) for k in MAY_MOVE}
-            own |= {"trials": options.trials, "run": None, "resume": options.resume, **moved}
-            asked = vars(options) if options.param else {k: before.get(k, o) for k, o in vars(options).items()}
-            options = SimpleNamespace(**{**asked, **own})
-        trials = options.trials or before.get("trials") or N_TRIALS
-        self.options = options = SimpleNamespace(**{**vars(options), "trials": trials})
+        if options.run and options.resume and Path(options.run) != Path(options.resume):
+            raise InputError(f"--resume goes on in {options.resume}: leave --run out")
+        given = {k: o for k, o in vars(options).items() if o != DEFAULTS[k]}
+        begun = {k: before[k] for k in DEFAULTS.keys() & before.keys() - {"run"}}
+        self.options = options = SimpleNamespace(**{**DEFAULTS, "trials": N_TRIALS, **begun, **given})
         self.params = [Param.parse(o, experiment) for o in options.param or ()]
         self.searched, self.n_failed = [o for o in self.params if o.kind != "fixed"], 0
         if not self.searched:
@@ -213,8 +205,7 @@ class Sweep:
                 self.run.discard()
             raise
         finally:
-            if self.run.folder.exists():
-                self.run.release()
+            self.run.release()
 
     def check_begun(self) -> None:
         "A sweep that goes on must search the same, by the same source, on the same images. Raises `InputError`."
@@ -274,7 +265,7 @@ class Sweep:
             )  # fmt: skip
             trainable = tune.with_parameters(train_trial, experiment=self.experiment, fixed=self.fixed)
             tuner = tune.Tuner(
-                tune.with_resources(trainable, trial_resources(torch.cuda.device_count(), o.per_gpu)),
+                tune.with_resources(trainable, {"cpu": 1, "gpu": 1 / o.per_gpu if torch.cuda.device_count() else 0}),
                 param_space={p.name: p.space() for p in self.searched},
                 tune_config=tune.TuneConfig(
                     **goal, num_samples=o.trials - len(done), search_alg=search,

@@ -102,6 +102,7 @@ class MLflowTracker:
         self.mlflow, own = mlflow, folder.absolute()
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             mlflow.set_tracking_uri(f"sqlite:///{own / 'mlflow.db'}")
+            opened.callback(mlflow.set_tracking_uri, None)  # it sets the variable too, which the next run would read
             if mlflow.get_experiment_by_name("cifar_fast") is None:
                 mlflow.create_experiment("cifar_fast", artifact_location=(own / "mlruns").as_uri())
         mlflow.set_experiment("cifar_fast")

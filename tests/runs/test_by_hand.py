@@ -9,6 +9,7 @@ from torch import nn
 from cifar_fast.errors import InputError
 from cifar_fast.runs.by_hand import write_run
 from cifar_fast.runs.compare import compare
+from cifar_fast.runs.folder import Run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -42,6 +43,15 @@ def test_a_history_that_fastai_has_forgotten_is_not_invented(learn, tmp_path, ca
         learn.validate()
     found = write_run(learn, tmp_path / "run")
     assert found.first.history.epochs == [] and "not known any more" in capsys.readouterr().out
+
+
+def test_a_report_that_fails_leaves_nothing_in_the_way_of_the_next(learn, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "write_predictions", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_run(learn, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert write_run(learn, tmp_path / "run").accuracy > 0.5
 
 
 def test_what_cannot_be_written_is_one_line(learn, tmp_path):

@@ -62,7 +62,7 @@ def test_several_seeds_are_compared_as_methods(digits_run, other_digits_run, tmp
     said = Predictions(first.predictions.preds[:9], first.predictions.targs[:9], first.predictions.vocab)
     fewer = dataclasses.replace(first, test_images="else", predictions=said)
     with pytest.raises(InputError, match="different images"):
-        compare(methods[0], Runs("fewer", [fewer, fewer]))
+        compare(methods[0], Runs("fewer", [fewer, fewer], fewer.folder))
     page = write_comparison(methods[:1], tmp_path / "seeds.html").read_text()
     assert "50.10 %" in page and "lr_end" in page and "Settings that differ" not in page
     assert page.index("<h2>Pictures") < page.index("<h2>Settings") and "What accuracy costs" not in page
@@ -140,7 +140,7 @@ def test_copies_of_seed_folders_are_passed_over(digits_run, tmp_path):
 
 def test_a_run_without_an_epoch_has_no_training_accuracy(two_runs):
     first = two_runs[0].first
-    none = Runs("none", [dataclasses.replace(first, metrics={**first.metrics, "train_accuracy": None})])
+    none = Runs("none", [dataclasses.replace(first, metrics={**first.metrics, "train_accuracy": None})], first.folder)
     assert result_rows([none])[0][3] == "-"
 
 
@@ -156,7 +156,7 @@ def test_a_page_that_cannot_be_written_is_one_line(two_runs, tmp_path):
 
 
 def test_other_test_images_cannot_be_paired(two_runs):
-    other = Runs("other", [dataclasses.replace(two_runs[1].first, test_images="else")])
+    other = Runs("other", [dataclasses.replace(two_runs[1].first, test_images="else")], two_runs[1].folder)
     with pytest.raises(InputError, match="different images"):
         compare(two_runs[0], other)
 

@@ -19,9 +19,10 @@ from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
 from cifar_fast.files import read_tensors, write_tensors
 from cifar_fast.runs import questions
+from cifar_fast.runs.compare import compare
 from cifar_fast.runs.evidence import ANSWERS, PAGE
 from cifar_fast.runs.folds import OUT_OF_FOLD
-from cifar_fast.runs.results import NUMBERS, FinishedRun
+from cifar_fast.runs.results import EVIDENCE, FinishedRun, Runs
 from conftest import make_run
 
 
@@ -76,7 +77,14 @@ def test_unchanged_test_images_give_the_runs_own_accuracy_and_black_ones_a_drop(
     assert numbers["dark, severity 1"]["accuracy"] == own and numbers["dark, severity 1"]["p"] == 1
     assert numbers["dark, severity 5"]["difference"] < -0.5 and numbers["dark, severity 5"]["p"] < 1e-6
     assert "by McNemar" in str(found)
-    assert json.loads((run / NUMBERS).read_text())["test set digits-c"] == numbers
+    assert json.loads((run / EVIDENCE).read_text())["test set digits-c"] == numbers
+
+
+@pytest.mark.parametrize("name", ["seed-1", "fold-ablation"])
+def test_a_run_may_be_called_as_a_seed_or_a_fold_is(name, digits_run, other_digits_run, tmp_path):
+    run = shutil.copytree(digits_run, tmp_path / name)
+    assert evaluate(run, confidence=True).page == run / PAGE and not (tmp_path / PAGE).exists()
+    assert "McNemar" in compare(Runs.read(run), Runs.read(other_digits_run)).test
 
 
 def test_other_images_are_compared_unpaired(run, digits, tmp_path):
@@ -100,7 +108,7 @@ def test_shift_has_a_block_and_a_baseline_and_what_was_asked_before_stays(
     monkeypatch.setattr(questions, "measure_shift", partial(questions.measure_shift, kinds=["noise", "rotated"]))
     evaluate(run, changed_digits)
     found = evaluate(run, shift=True, baseline=other_digits_run)
-    page, kept = (run / PAGE).read_text(), json.loads((run / NUMBERS).read_text())
+    page, kept = (run / PAGE).read_text(), json.loads((run / EVIDENCE).read_text())
     assert found["shift"]["clean"] == FinishedRun.read(run).accuracy > found["shift"]["mean"]
     assert found["shift"]["error_against_baseline"] > 0 and set(kept) == {"shift", "test set digits-c"}
     assert (
@@ -128,7 +136,7 @@ def test_what_cannot_be_used_is_one_line_and_nothing_is_written(run, digits, tmp
     (tmp_path / "x_data.npy").write_bytes(b"\x80\x04K\x01.")
     np.save(tmp_path / "x_labels.npy", digits.test_y.numpy())
     assert "cannot be read" in refusal([run, tmp_path / "x_data.npy"], capsys)
-    assert not (run / PAGE).exists() and not (run / NUMBERS).exists()
+    assert not (run / PAGE).exists() and not (run / EVIDENCE).exists()
 
 
 def test_images_that_the_run_was_not_tested_on_are_refused(run, image_folder):
@@ -163,6 +171,8 @@ def test_a_stored_temperature_is_applied_when_asked(run, folds, digits):
 def test_without_held_out_images_there_is_no_temperature(run):
     found = evaluate(run, confidence=True)
     assert "temperature" not in found["confidence"] and "--held-out" in str(found)
+    with pytest.raises(KeyError):
+        found["shift"]
     assert found["confidence"]["before"]["loss"] == pytest.approx(FinishedRun.read(run).metrics["loss"], rel=1e-3)
 
 
@@ -178,7 +188,8 @@ def test_images_of_no_class_are_told_apart(run, tmp_path, digits, capsys):
     found = evaluate(run, ood=tmp_path / "noise.npy")["foreign images"]
     assert 0 <= found["auroc"] <= 1 and found["auroc"] != 0.5
     np.save(tmp_path / "same-kind.npy", digits.train_x.permute(0, 2, 3, 1).numpy())
-    assert abs(evaluate(run, ood=tmp_path / "same-kind.npy")["foreign images"]["auroc"] - 0.5) < 0.1
+    same_kind = evaluate(run, ood=tmp_path / "same-kind.npy", device="auto")
+    assert abs(same_kind["foreign images"]["auroc"] - 0.5) < 0.1
     assert "360 of the run's own test images are among digits" in refusal([run, "--ood", "digits"], capsys)
 
 
@@ -236,8 +247,9 @@ def test_labels_that_look_wrong_are_listed_for_a_training_without_them(run, fold
     assert f"({1437 - len(rows):,} + 360 images)" in FinishedRun.read(without).metrics["title"]
 
 
-def test_labels_need_held_out_predictions(run, capsys):
-    assert "--held-out" in refusal([run, "--labels"], capsys)
+def test_labels_need_held_out_predictions_before_anything_is_asked(run, capsys, monkeypatch):
+    monkeypatch.setattr(questions, "measure_shift", lambda *args: pytest.fail("it was asked"))
+    assert "--held-out" in refusal([run, "--shift", "--labels"], capsys)
 
 
 def test_where_it_looks_is_drawn(run):

@@ -8,8 +8,8 @@ import pytest
 from torch import nn
 
 from cifar_fast.errors import InputError
-from cifar_fast.runs.folder import count_macs
-from cifar_fast.runs.results import FinishedRun
+from cifar_fast.runs.folder import Run, count_macs
+from cifar_fast.runs.results import FinishedRun, read_rows
 from cifar_fast.training.learner import fast_learner
 
 
@@ -52,6 +52,14 @@ def test_a_pickle_in_the_folder_is_never_run(digits_run, tmp_path, name):
         with pytest.raises(InputError):
             FinishedRun.read(tmp_path / "run")
     assert not Path("exploded").exists()
+
+
+def test_what_a_later_stage_measures_more_is_kept(tmp_path):
+    run = Run(tmp_path / "run")
+    run.add_epoch({"accuracy": 0.5, "stage": "train"})
+    run.add_epoch({"accuracy": 0.6, "f1": 0.7, "stage": "tune"})
+    rows = read_rows(run.folder / "history.csv")
+    assert [o["f1"] for o in rows] == ["", "0.7"] and [o["epoch"] for o in rows] == ["0", "1"]
 
 
 def test_operations_of_attention_are_counted(digits_dls):

@@ -67,7 +67,9 @@ def test_test_images_have_no_part_in_folds(digits, tmp_path, monkeypatch, no_pic
     assert len(seen) == 6 and not any(rows(torch.cat([o.train_x, o.test_x])) & tests for o in seen)
 
 
-def test_folds_are_a_run_with_mean_interval_and_page(tmp_path, no_pictures, digits, digits_run, other_digits_run):
+def test_folds_are_a_run_with_mean_interval_and_page(
+    tmp_path, no_pictures, digits, digits_run, other_digits_run, capsys
+):
     runs = custom.run(**SMALL, folds=3, run=str(tmp_path / "runs/folds"))
     about = json.loads((tmp_path / "runs/folds/folds.json").read_text())
     assert len(runs.runs) == 3 and runs.are_folds
@@ -77,6 +79,8 @@ def test_folds_are_a_run_with_mean_interval_and_page(tmp_path, no_pictures, digi
     metrics = runs.first.metrics
     assert metrics["tested_on"] == "held-out training images" and metrics["data"] == "fold 1 of 3 of digits"
     assert "not CIFAR-10 results" in runs.report.read_text()
+    assert "of 479 held-out training images right" in (runs.first.folder / "report.html").read_text()
+    assert "seed 0: accuracy on held-out training images" in capsys.readouterr().out
     preds = read_out_of_fold(runs.folder, FinishedRun.read(digits_run))
     assert preds.targs.equal(digits.train_y) and preds.accuracy == pytest.approx(runs.accuracy, abs=0.01)
     (row,) = list_runs(tmp_path / "runs")

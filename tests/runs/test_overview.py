@@ -34,6 +34,18 @@ def test_every_run_is_a_row_whatever_its_state(runs):
     assert states["half"] == "unfinished" and states["broken"].startswith("damaged: ")
 
 
+def test_runs_are_found_from_wherever_they_are_looked_for(runs, monkeypatch):
+    monkeypatch.chdir(runs / "notes")
+    assert len(list_runs("..")) == len(list_runs(runs)) == 5
+
+
+def test_an_interrupted_seed_says_its_own_epochs(runs, tmp_path):
+    shutil.copytree(runs / "seeds", tmp_path / "seeds")
+    path = tmp_path / "seeds/seed-1/metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"interrupted": True, "epochs": 1}))
+    assert [o.state for o in list_runs(tmp_path)] == ["interrupted after 1 epochs"]
+
+
 def test_rows_say_what_differs_from_the_defaults_and_what_came_out(runs, digits_run):
     rows = {o.folder.name: o for o in list_runs(runs)}
     metrics = json.loads((digits_run / "metrics.json").read_text())

@@ -47,6 +47,12 @@ def test_random_weights_and_interruptions_are_said_first(copied_run):
     assert "random weights, not pretrained" in page and "Interrupted after 1 epochs" in page
 
 
+def test_views_that_the_saved_model_has_not_are_said_first(copied_run):
+    edit(copied_run / "metrics.json", views=6, one_view_accuracy=0.8765)
+    page = write_report(copied_run).read_text()
+    assert "Tested with 6 views of each image. model/, which evaluate asks, has one: 87.65 % right." in page
+
+
 def test_a_leak_stands_on_the_page_of_a_run(image_folder, tmp_path, no_pictures):
     root = image_folder({"train/a": 8, "train/b": 8, "test/a": 2, "test/b": 2})
     (root / "test/b/0.png").write_bytes((root / "train/b/2.png").read_bytes())

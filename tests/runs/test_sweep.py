@@ -24,7 +24,7 @@ from cifar_fast.errors import InputError
 from cifar_fast.experiment import load_experiment
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.results import FinishedRun
-from cifar_fast.runs.sweep import Param, Sweep, of_sweep, train_trial, trial_resources
+from cifar_fast.runs.sweep import Param, Sweep, of_sweep, train_trial
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 ROOT = Path(__file__).parents[2]
@@ -57,13 +57,6 @@ def test_what_cannot_be_searched_is_one_clear_line(text, wanted):
     with pytest.raises(InputError, match=wanted) as caught:
         Param.parse(text, custom)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "n_gpus, per_gpu, wanted", [(0, 1, 0), (0, 2, 0), (1, 1, 1), (1, 2, 0.5), (4, 1, 1), (4, 4, 0.25)]
-)
-def test_trials_share_a_gpu_as_asked(n_gpus, per_gpu, wanted):
-    assert trial_resources(n_gpus, per_gpu) == {"cpu": 1, "gpu": wanted}
 
 
 def test_the_picture_shows_every_parameter():
@@ -290,11 +283,15 @@ def test_trials_fine_tune_where_they_are_asked_to(resnet18_file, monkeypatch):
 
 
 def test_a_sweep_goes_on_with_the_options_it_was_begun_with(tmp_path):
-    finished_sweep(tmp_path / "run", (1e-3, 0.5))
-    alone = options(resume=str(tmp_path / "run"), data="auto", trials=None, seed=7)
-    alone.param = None
-    found = Sweep(custom, alone)
-    assert vars(found.options) | {"data": "digits", "trials": 2, "seed": 0} == vars(found.options)
+    asked, path = finished_sweep(tmp_path / "run", (1e-3, 0.5)), tmp_path / "run/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 3, "per_gpu": 2}))
+    given = options(*asked.param, resume=str(tmp_path / "run"), data="auto", trials=None)
+    alone = SimpleNamespace(**vars(given) | {"param": None})
+    for asked in (given, alone):
+        found = Sweep(custom, asked)
+        assert vars(found.options) | {"data": "digits", "trials": 2, "seed": 3, "per_gpu": 2} == vars(found.options)
+    with pytest.raises(InputError, match="leave --run out"):
+        Sweep(custom, options(resume=str(tmp_path / "run"), run="elsewhere"))
     assert [o.name for o in found.searched] == ["lr"] and Sweep(
         custom, options("lr=uniform(1,2)", trials=None)
     ).options.trials == 16

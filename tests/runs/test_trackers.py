@@ -12,7 +12,8 @@ from cifar_fast.errors import InputError, MissingExtra, RunError
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.launch import train as launch
 from cifar_fast.runs.trackers import TRACKERS, find_trackers, numbers
-from conftest import without_pictures
+from conftest import with_cbs, without_pictures
+from processes import Dying, Killed
 
 SMALL = {"data": "digits", "epochs": 2, "width": 8, "precision": "fp32", "device": "cpu", "images": 300,
          "test_images": 60}  # fmt: skip
@@ -25,8 +26,8 @@ def loud():
     be_quiet(False)
 
 
-def train(folder, **changed):
-    code = launch(custom, custom.options(**{**SMALL, "run": str(folder), **changed}))[0]
+def train(folder, made=custom, **changed):
+    code = launch(made, custom.options(**{**SMALL, "run": str(folder), **changed}))[0]
     assert code == 0
     return folder
 
@@ -38,17 +39,21 @@ def plain(tmp_path_factory):
         return train(tmp_path_factory.mktemp("runs") / "plain")
 
 
-def test_tensorboard_has_curves_numbers_and_the_reports_figures_and_learns_the_same(plain, tmp_path):
+def test_tensorboard_has_curves_numbers_and_figures_over_a_kill_and_learns_the_same(plain, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = train(tmp_path / "tracked", track="csv,tensorboard")
+    folder = tmp_path / "tracked"
+    with pytest.raises(Killed):
+        train(folder, with_cbs(custom, Dying()), track="csv,tensorboard")
+    assert launch(custom, custom.options(resume=str(folder)))[0] == 0
     fit, result = (EventAccumulator(str(folder / "tensorboard" / o)).Reload() for o in ("train", "result"))
     assert {"train_loss", "lr_0", "accuracy", "valid_loss"} <= set(fit.Tags()["scalars"])
     accuracy = json.loads((folder / "metrics.json").read_text())["accuracy"]
     assert fit.Scalars("accuracy")[-1].value == pytest.approx(accuracy, abs=1e-4)
     assert result.Scalars("accuracy")[0].value == pytest.approx(accuracy, abs=1e-6)
     assert {"curves", "confusion"} <= set(result.Tags()["images"])
+    assert [o.step for o in fit.Scalars("accuracy")] == [5, 10]
     assert outcome(folder) == outcome(plain)
     assert load_safe(folder / "model").card.data == "part of digits"  # shipped as any other
 
@@ -117,9 +122,12 @@ def test_mlflow_keeps_numbers_and_figures_in_the_runs_folder(plain, tmp_path, mo
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = train(tmp_path / "run", track="mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
     found = mlflow.search_runs(experiment_names=["cifar_fast"])
     accuracy = json.loads((folder / "metrics.json").read_text())["accuracy"]
     assert found["metrics.accuracy"].tolist() == [pytest.approx(accuracy)] and found["params.width"].tolist() == ["8"]
     losses = mlflow.MlflowClient().get_metric_history(found["run_id"][0], "train/valid_loss")
     assert [o.step for o in losses] == [0, 1] and list(folder.glob("mlruns/*/artifacts/curves.png"))
     assert outcome(folder) == outcome(plain)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert (train(tmp_path / "next", track="mlflow") / "mlflow.db").exists()

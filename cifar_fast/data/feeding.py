@@ -4,7 +4,7 @@ from copy import copy, deepcopy
 
 import torch
 from fastai.data.core import DataLoaders, TfmdDL
-from fastai.data.transforms import Normalize, get_c
+from fastai.data.transforms import IntToFloatTensor, Normalize, get_c
 from fastai.torch_core import default_device
 from fasttransform import Pipeline
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from cifar_fast.data.augment import BatchResize, Cutout
 from cifar_fast.data.loaders import TensorDL, fast_bs
 from cifar_fast.errors import InputError, check, is_whole
+
+FEEDING = (IntToFloatTensor, BatchResize, Normalize)  # what makes of images the input of a model, the same each time
 
 
 def fixed_tfms(dl: TfmdDL) -> list:
@@ -28,11 +30,16 @@ def fed_dl(
     dl,  # a loader, or batches
     feeding: list | None,  # of `fixed_tfms`; None: whatever it gives
 ):
-    "`dl`, or a loader like it that resizes and normalises by `feeding`; its augmentations stay."
-    if feeding is None or not isinstance(dl, TfmdDL) or _same(fixed_tfms(dl), feeding):
+    "`dl`, or a loader like it that resizes and normalises by `feeding`; whatever else it does to a batch stays."
+    if feeding is None or not isinstance(dl, TfmdDL):
         return dl
-    own = [o for o in dl.after_batch.fs if _augments(o)]
-    return dl.new(after_batch=Pipeline([*deepcopy(feeding), *own]))
+    kinds = {*((o, None) for o in FEEDING), *map(_kind, feeding)}
+    feeds = [o for o in fixed_tfms(dl) if _kind(o) in kinds]
+    if _same(feeds, feeding):
+        return dl
+    place = {_kind(o): i for i, o in enumerate(dl.after_batch.fs)}
+    tfms = [*deepcopy(feeding), *(o for o in dl.after_batch.fs if o not in feeds)]
+    return dl.new(after_batch=Pipeline(sorted(tfms, key=lambda o: place.get(_kind(o), -1))))  # Pipeline sorts by order
 
 
 def fed_dls(dls: DataLoaders, feeding: list | None) -> DataLoaders:
@@ -43,6 +50,10 @@ def fed_dls(dls: DataLoaders, feeding: list | None) -> DataLoaders:
     res = copy(dls)
     res.loaders = loaders
     return res
+
+
+def _kind(tfm) -> tuple:
+    return type(tfm), vars(tfm).get("_name")  # which a function has that was made a Transform
 
 
 def _same(some: list, others: list) -> bool:

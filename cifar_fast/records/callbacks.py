@@ -52,7 +52,7 @@ def shifts(x: Tensor) -> list[Tensor]:
 
 def position(learn: Learner) -> float:
     "How much of its fit `learn` has behind it, from 0 to 1; for lr_find, which is to see one kind of batch, always 0."
-    return 0.0 if hasattr(learn, "lr_finder") else learn.pct_train
+    return 0.0 if "lr_finder" in vars(learn) else learn.pct_train
 
 
 class GrowingImages(Callback):

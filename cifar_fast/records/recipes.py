@@ -25,9 +25,9 @@ from cifar_fast.data.tensors import BatchCrossEntropy
 from cifar_fast.errors import InputError, check, is_whole
 from cifar_fast.models.recordnet import BiasNorm, RecordNet
 from cifar_fast.records.callbacks import BriefBias, GrowingImages, HardImages, TestTimeViews
+from cifar_fast.records.optimizer import RecordMuon
 from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.learner import fast_learner
-from cifar_fast.training.muon import Muon
 from cifar_fast.training.optimizers import LiveOptim
 
 LEARNER_OPTIONS = ("loss_func", "lr", "model_dir", "wd_bn_bias", "train_bn", "moms", "default_cbs")  # of a Learner
@@ -107,7 +107,7 @@ def record_groups(model: RecordNet) -> list[list]:
     return [[model.whitening.bias], biases, filters, list(model.head.parameters())]
 
 
-def _muon(params: list, lr: float, recipe: Recipe, bs: int, compile: bool) -> Muon:
+def _muon(params: list, lr: float, recipe: Recipe, bs: int, compile: bool) -> RecordMuon:
     "The optimizer of `record_groups`; `lr` multiplies the recipe's rates. Raises `InputError` for other groups."
     if len(params) != 4:
         raise InputError(f"the record optimizer is for a RecordNet's 4 groups, not {len(params)}: give learn.opt_func")
@@ -118,7 +118,7 @@ def _muon(params: list, lr: float, recipe: Recipe, bs: int, compile: bool) -> Mu
         for group, rate, wd in zip(params, rates, decays)
     ]
     groups[2].update(momentum=recipe.filter_momentum, weight_decay=0.0)
-    return Muon(groups, lr, compile=compile)
+    return RecordMuon(groups, lr, compile=compile)
 
 
 def record_learner(
@@ -219,7 +219,7 @@ def fit_record(
     which rates fall further. The optimizer is made anew, with the recipe's numbers, whatever an earlier fit has left in
     it. Raises `InputError` for another Learner, one without training images, and numbers that do not fit.
     """
-    if not hasattr(self, "recipe"):
+    if "recipe" not in vars(self):
         raise InputError("fit_record is for Learners of record_learner: others have fit_decay and fit_one_cycle")
     n_epoch = self.recipe.epochs if n_epoch is None else n_epoch
     check("n_epoch", n_epoch, is_whole(n_epoch, 0), "0 or more")

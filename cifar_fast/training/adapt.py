@@ -10,7 +10,7 @@ from fastai.metrics import accuracy
 from cifar_fast.errors import InputError, check
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress
 from cifar_fast.training.learner import LeanLearner, own_cbs
-from cifar_fast.training.precision import PRECISIONS, DeviceMixedPrecision, precision_cbs, resolve_precision
+from cifar_fast.training.precision import PRECISIONS, precision_cbs, resolve_precision
 
 
 def as_lean(
@@ -45,10 +45,11 @@ def _make_lean(learn: Learner, precision: str) -> None:
     added = [*precise, *own_cbs(), EpochProgress()]
     learn.add_cbs([cb for cb in added if type(cb) not in known])
     learn.recorder.smooth_loss = DeviceSmoothLoss()
-    arch = getattr(learn, "arch", type(learn.model).__name__)  # vision_learner notes a function, and what it began with
+    noted = vars(learn)  # getattr would ask the model too
+    arch = noted.get("arch", type(learn.model).__name__)  # vision_learner notes a function, and what it began with
     learn.arch = getattr(arch, "__name__", arch)
-    pretrained = {True: "imagenet", False: "none"}.get(getattr(learn, "pretrained", None))
-    learn.weights = getattr(learn, "weights", None) or pretrained
+    pretrained = {True: "imagenet", False: "none"}.get(noted.get("pretrained"))
+    learn.weights = noted.get("weights") or pretrained
 
 
 def with_precision(
@@ -58,6 +59,5 @@ def with_precision(
     "`learn`, which computes in `precision` from now on. Raises `InputError` for an unknown one."
     check("precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
     if precision not in ("auto", learn.precision):
-        learn.remove_cb(DeviceMixedPrecision)
-        learn.add_cbs([DeviceMixedPrecision(precision)] if precision != "fp32" else [])
+        getattr(learn, f"to_{precision}")()
     return learn

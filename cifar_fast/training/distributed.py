@@ -51,7 +51,7 @@ class ShardedTrainer(DistributedTrainer):
     def before_step(self):
         "Average the gradients, and hear with them of Ctrl-C in any process: all end their fits after the same batch."
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        interruptible = getattr(self.learn, "interruptible", None)
+        interruptible = vars(self.learn).get("interruptible")
         noted = grads[0].new_tensor([float(interruptible is not None and interruptible.noted)])
         flat = torch.cat([*(g.flatten() for g in grads), noted])
         distributed.all_reduce(flat)

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.hook import HookCallback
-from fastai.callback.training import BnFreeze, bn_types, set_bn_eval
+from fastai.callback.training import BnFreeze, bn_types
 from fastai.learner import Metric
 from fasttransform import Pipeline, Transform
 from torch import Tensor, nn
 
 from cifar_fast.data.augment import RandomFlip
 from cifar_fast.data.cache import cache_dir, is_too_large, room
+from cifar_fast.data.feeding import FEEDING
 from cifar_fast.data.loaders import TensorDL
 from cifar_fast.data.tensors import ImageTensors
 from cifar_fast.files import read_tensors, write_tensors
@@ -30,7 +31,6 @@ _BLIND_MODULES = {
     *(f"fastai.callback.{o}" for o in ("tracker", "training")),
     *(f"cifar_fast.training.{o}" for o in ("precision", "schedules", "frozen", "graphs")),
     *(f"cifar_fast.training.callbacks.{o}" for o in ("averages", "clip", "compiled", "guards", "measure", "progress")),
-    "cifar_fast.runs.folder",
 }
 
 SMALL_STEP = 1_000_000  # multiplications of a head for a batch; of two threads the second begins to gain at twice that
@@ -73,12 +73,13 @@ class FeatureTensors(ImageTensors):
 
     def __init__(
         self,
-        images: ImageTensors,  # what the features were made from
         x: Tensor,  # (N, F) features
-        flipped: Tensor | None,  # (N, F) features of the mirrored images, where training flips them
-        flip: RandomFlip | None,  # the transform that draws which images to mirror
+        y: Tensor,  # int64 (N,)
+        flipped: Tensor | None = None,  # (N, F) features of the mirrored images, where training flips them
+        flip: RandomFlip | None = None,  # the transform that draws which images to mirror
+        **about,  # of `ImageTensors`
     ):
-        super().__init__(x, images.y, **images._about)
+        super().__init__(x, y, **about)
         self.flipped, self.flip = flipped, flip
 
     def batch(self, idxs: Tensor, epoch: int = 0) -> tuple:
@@ -87,6 +88,13 @@ class FeatureTensors(ImageTensors):
         if self.flip is not None:
             x = torch.where(self.flip.draw(x)[:, None], self.flipped[idxs], x)
         return x, y
+
+    def subset(self, idxs: Tensor) -> "FeatureTensors":
+        "The features at `idxs`, mirrored where these are."
+        res = super().subset(idxs)
+        if self.flip is not None:
+            res.flipped, res.flip = self.flipped[idxs], self.flip
+        return res
 
 
 class CachedBody(Callback):
@@ -101,7 +109,7 @@ class CachedBody(Callback):
 
     order = 11  # after CastToTensor and MixedPrecision
     in_graph = True  # of `BatchGraphs`: what it does in a batch is work of the device
-    _stateattrs = ("cache", "loaded")
+    _stateattrs = ("cache", "loaded", "fed")
     threads: int | None = None  # of torch, where the fit goes on with one
 
     def __init__(
@@ -116,18 +124,22 @@ class CachedBody(Callback):
 
     def _init_state(self):
         "fastcore's Stateful calls this on a loaded callback: features are never pickled."
-        self.cache, self.loaded = {}, {}
+        self.cache, self.loaded, self.fed = {}, {}, []
 
     def before_fit(self):
         "Nothing is exchanged until training begins: predictions outside a fit see images."
         self.active = False
 
     def before_train(self):
-        "Exchange the training images for features, while the body is frozen."
-        self.active = self.active and self._is_frozen()  # a callback may have unfrozen it since the last epoch
-        if not self.active and not self._start():
-            self._restore_threads()
+        "Exchange the training images for features, where nothing stands against it: a callback may have changed that."
+        reason = self.obstacle() if self._is_frozen() else "it trains"
+        if reason:
+            self._stop(reason)
             return
+        fed = [o for dl in (self.dls.train, self.dls.valid) for o in (dl.dataset, *map(_describe, dl.after_batch.fs))]
+        if not self.active or fed != self.fed:
+            self._start()
+            self.active, self.fed = True, fed
         self.learn.dl = self._feature_dl(self.dls.train)
         self._spare_threads()
 
@@ -168,16 +180,15 @@ class CachedBody(Callback):
     def _is_frozen(self) -> bool:
         return not isinstance(self.model, TransferModel) or not any(p.requires_grad for p in self.model[0].parameters())
 
-    def _start(self) -> bool:
-        "Compute what is missing; whether the cache can be used."
-        self.loaded = {}
-        frozen = self._is_frozen()
-        reason = self.obstacle() if frozen else "it trains"
-        if reason:
-            self.cache.clear()
-            if frozen and self.epoch == 0:
-                say(f"The frozen body runs in every epoch: {reason}.")
-            return False
+    def _stop(self, reason: str) -> None:
+        "Images from here on."
+        if self._is_frozen() and (self.active or self.epoch == 0):
+            say(f"The frozen body runs in every epoch{' from here on' * self.active}: {reason}.")
+        self.active, self.loaded, self.cache = False, {}, {}  # others may share what this one lets go of
+        self._restore_threads()
+
+    def _start(self) -> None:
+        "Compute what is missing."
         train, valid = self.dls.train, self.dls.valid
         flip = next((o for o in train.after_batch.fs if isinstance(o, RandomFlip)), None)
         fixed = [o for o in train.after_batch.fs if not isinstance(o, RandomFlip)]
@@ -192,11 +203,9 @@ class CachedBody(Callback):
                 self.cache[key] = self._features(key, dataset, tfms, mirrored)
         flipped = self.cache[keys[2]] if flip else None
         self.loaded = {
-            id(train.dataset): FeatureTensors(train.dataset, self.cache[keys[0]], flipped, flip),
-            id(valid.dataset): FeatureTensors(valid.dataset, self.cache[keys[1]], None, None),
+            train.dataset: _as_features(train.dataset, self.cache[keys[0]], flipped, flip),
+            valid.dataset: _as_features(valid.dataset, self.cache[keys[1]]),
         }
-        self.active = True
-        return True
 
     def obstacle(self) -> str:
         "Why the features of a frozen body cannot stand in for images in this fit; empty where they can."
@@ -218,9 +227,9 @@ class CachedBody(Callback):
             return "hooks look into it"
         if not all(isinstance(dl, TensorDL) for dl in self.dls.loaders):
             return "the batches come from another loader than TensorDL"
-        tfms = [o for o in train.after_batch.fs if not isinstance(o, RandomFlip)]
-        if random := [o for o in tfms if o.split_idx == 0 or hasattr(o, "before_call")]:  # fastai's RandTransforms
-            return f"{type(random[0]).__name__} makes other images in every epoch"
+        tfms = [o for dl in (train, self.dls.valid) for o in dl.after_batch.fs if not isinstance(o, RandomFlip)]
+        if others := [o for o in tfms if type(o) not in FEEDING]:
+            return f"{vars(others[0]).get('_name', type(others[0]).__name__)} may make other images in every epoch"
         if name := patched(self.learn):
             return f"{name} is patched, and may look at the images"
         looking = [f"the callback {cb.name}" for cb in self.learn.cbs if _looks_at_images(cb)]
@@ -231,11 +240,11 @@ class CachedBody(Callback):
         "`dl` over features in place of images; None where there are none for its images."
         if not isinstance(dl, TensorDL):
             return None
-        dataset = self.loaded.get(id(dl.dataset))
+        dataset = self.loaded.get(dl.dataset)
         if dataset is None and dl.dataset.parent is not None:
             whole, idxs = dl.dataset.parent
-            if (found := self.loaded.get(id(whole))) is not None:
-                dataset = FeatureTensors(dl.dataset, found.x[idxs], None, None)
+            if (found := self.loaded.get(whole)) is not None:
+                dataset = _as_features(dl.dataset, found.x[idxs])
         if dataset is None:
             return None
         res = copy(dl)
@@ -254,7 +263,7 @@ class CachedBody(Callback):
 
     def _autocast(self):
         "The precision that the fit computes in, as a context."
-        amp = getattr(self.learn, "mixed_precision", None)
+        amp = vars(self.learn).get("mixed_precision")  # of the Learner: getattr would ask the model too
         return torch.autocast(self.dls.device.type, enabled=False) if amp is None else amp.autocast
 
     def _features(self, key: str, dataset: ImageTensors, tfms: list[Transform], mirrored: bool) -> Tensor:
@@ -265,14 +274,18 @@ class CachedBody(Callback):
             return found.to(dataset.x.device)
         x = self._run_body(dataset, tfms, mirrored)
         if on_disk:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors(path, {"features": x.cpu()}, {"key": key})
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_tensors(path, {"features": x.cpu()}, {"key": key})
+            except OSError as error:
+                say(f"The features are not kept for other runs ({error}): set $CIFAR_FAST_CACHE.")
         return x
 
     @torch.no_grad()
     def _run_body(self, dataset: ImageTensors, tfms: list[Transform], mirrored: bool) -> Tensor:
         "Features (N, F) of all images, in batches of the validation size."
         bs, res = self.dls.valid.bs, None
+        modes = [(o, o.training) for o in self.model.modules()]
         self.model.eval()
         role = "training" if dataset.split_idx == 0 else "validation"
         what = f"{len(dataset):,} {'mirrored ' * mirrored}{role} images"
@@ -283,9 +296,18 @@ class CachedBody(Callback):
             if res is None:
                 res = _empty((len(dataset), features.shape[1]), features, what)
             res[i * bs : i * bs + len(features)] = features
-        self.model.train()
-        set_bn_eval(self.model)
+        for module, training in modes:
+            module.training = training
         return res
+
+
+def _as_features(
+    images: ImageTensors,  # what they were made from
+    x: Tensor,  # (N, F)
+    flipped: Tensor | None = None,
+    flip: RandomFlip | None = None,
+) -> FeatureTensors:
+    return FeatureTensors(x, images.y, flipped, flip, **images._about)
 
 
 def _draws(module: nn.Module) -> bool:

@@ -6,7 +6,7 @@ and the optimizer's step.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -17,7 +17,7 @@ from fastai.callback.training import GradientClip
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.learner import CastToTensor, Learner
 from fastai.optimizer import OptimWrapper
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifar_fast.data.augment import (
     AlternatingFlip,
@@ -32,6 +32,7 @@ from cifar_fast.data.loaders import TensorDL
 from cifar_fast.errors import first_line
 from cifar_fast.progress import say
 from cifar_fast.training.callbacks.guards import only_predicts
+from cifar_fast.training.precision import precision_of
 
 WARM_UP = 3  # batches that run as without graphs, in which libraries choose their kernels and the optimizer its state
 MOST_GRAPHS = 8  # of a fit, whose batches come in few kinds
@@ -147,7 +148,7 @@ class BatchGraphs(Callback):
 
     def obstacle(self) -> str:
         "Why the batches of this fit cannot be graphs; empty where they can."
-        if getattr(self.learn, "precision", "fp32") == "fp16":
+        if precision_of(self.learn) == "fp16":
             return "fp16 looks at its gradients on the host"
         for cb in self.learn.cbs:
             if any(listens(cb, event) for event in INSIDE) and not _is_in_graph(cb):
@@ -165,7 +166,7 @@ class BatchGraphs(Callback):
         schedulers = [cb for cb in self.learn.cbs if isinstance(cb, ParamScheduler)]
         if any(set(getattr(cb, "scheds", {})) - {"lr"} for cb in schedulers):
             return False
-        return all("capturable" in o or o.get("fused") for o in opt.opt.param_groups)
+        return all(o.get("fused") for o in opt.opt.param_groups)  # others begin with a state on the CPU
 
     def all_batches(self) -> None:
         "The batches of a training epoch."
@@ -176,12 +177,12 @@ class BatchGraphs(Callback):
         elif self.works and (reason := self.obstacle()):
             self.give_up(reason)
         self.steps_on_host = not self.can_step()
-        groups = [] if self.steps_on_host else learn.opt.opt.param_groups
+        groups = () if self.steps_on_host else learn.opt.opt.param_groups
         if self.rates is None or self.rates.groups is not groups:
             self.rates = Rates(groups, learn.dls.device)
         self.sort_callbacks()
         gathers = self.gathers(dl)
-        self.python = self.python_state()
+        self.python = self.python_state(dl if gathers else None)
         with nullcontext() if self.stream is None else _own_stream(self.stream):
             for learn.iter, batch in enumerate(dl.slices() if gathers else dl):
                 if self.works:
@@ -204,9 +205,12 @@ class BatchGraphs(Callback):
             return False
         return all(isinstance(cb, ParamScheduler) for cb in self.before)
 
-    def python_state(self) -> str:
-        "What model and loss have in Python, which a callback may change between epochs."
-        return str((_plain_values(self.learn.model.modules()), _plain_values([self.learn.loss_func])))
+    def python_state(self, dl: TensorDL | None) -> str:
+        "What model, loss and a loader whose images are gathered have in Python, which a callback may change."
+        loss = self.learn.loss_func
+        parts = [self.learn.model, loss, getattr(loss, "func", None)]  # fastai's losses hold one of torch
+        parts += [] if dl is None else [dl.dataset, *_tfms(dl)]
+        return str([_plain_values(o.modules() if isinstance(o, nn.Module) else [o]) for o in parts])
 
     def state(self) -> tuple:
         "What a callback may change between batches."
@@ -230,7 +234,7 @@ class BatchGraphs(Callback):
             if (graph := self.graph_for(fed, dl)) is None:
                 self.run_from_host(fed, dl)
             else:
-                self.take_over(graph.start(fed))
+                self.take_over(graph.start(fed, dl))
         except CancelBatchException:
             learn("after_cancel_batch")
         for cb in self.after:
@@ -259,7 +263,7 @@ class BatchGraphs(Callback):
         if not self.works:
             return None
         if self.is_watched:
-            self.python = self.python_state()
+            self.python = self.python_state(dl)
         key = (dl is None, *((type(o), o.shape, o.dtype) for o in fed), self.python, *self.state())
         if key not in self.graphs:
             self.seen[key] = self.seen.get(key, 0) + 1
@@ -300,16 +304,19 @@ class CapturedBatch:
         self.owner, self.dl = owner, dl
         self.fed = tuple(o.clone() for o in fed)
         self.epoch = torch.zeros((), dtype=torch.int64, device=owner.learn.dls.device)
-        flips = () if dl is None else (*dl.after_batch.fs, getattr(dl.dataset, "flip", None))  # that of cached features
-        self.alternates = any(isinstance(o, AlternatingFlip) for o in flips)
+        self.alternates = dl is not None and any(isinstance(o, AlternatingFlip) for o in _tfms(dl))
         self.graph = owner.make(self.work, owner.stream)
 
-    def start(self, fed: tuple) -> tuple:
+    def start(
+        self,
+        fed: tuple,
+        dl: TensorDL | None,  # of this epoch: that of cached features is another in each
+    ) -> tuple:
         "Run the batch `fed`; its inputs, its targets, and (predictions, loss)."
         for mine, given in zip(self.fed, fed):
             mine.copy_(given, non_blocking=True)
         if self.alternates:
-            self.epoch.fill_(self.dl.epoch)
+            self.epoch.fill_(dl.epoch)
         self.owner.rates.fill()
         *res, grads = self.graph.start()
         if self.owner.steps_on_host:
@@ -376,17 +383,23 @@ def _is_in_graph(cb: Callback) -> bool:
     return getattr(type(cb), "in_graph", False) or type(cb) in (CastToTensor, GradientClip)
 
 
-def _host_state(model: torch.nn.Module) -> tuple:
+def _host_state(model: nn.Module) -> tuple:
     "What a model's forward pass may change on the host, where a graph would not see it."
     drawn = np.random.get_state()
     generators = random.getstate(), torch.get_rng_state().tolist(), drawn[1].tolist(), drawn[2]
     return _plain_values(model.modules()), generators
 
 
-def _plain_values(objects) -> list[dict]:
-    "Numbers and names that the objects hold, and which tensors."
-    return [
-        {k: id(v) if isinstance(v, Tensor) else v for k, v in vars(o).items() if isinstance(v, PLAIN)}
-        for o in objects
-        if hasattr(o, "__dict__")
-    ]
+def _tfms(dl: TensorDL) -> list:
+    "What changes the images of a batch, or the features that stand for them."
+    return [*dl.after_batch.fs, getattr(dl.dataset, "flip", None)]
+
+
+def _plain_values(objects: Iterable) -> list[tuple[int, dict]]:
+    "Which objects they are; the numbers and names that they hold, and which tensors."
+    res = []
+    for o in objects:
+        held = getattr(o, "__dict__", {})
+        held = {**held, **held.get("_parameters", {}), **held.get("_buffers", {})}
+        res.append((id(o), {k: id(v) if isinstance(v, Tensor) else v for k, v in held.items() if isinstance(v, PLAIN)}))
+    return res

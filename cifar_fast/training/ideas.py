@@ -50,19 +50,15 @@ def with_momentum(learn: Learner, momentum: float) -> None:
     learn.opt_func, learn.opt = partial(func, momentum=momentum), None
 
 
-def _added(make: Callable) -> Callable:
-    return lambda learn, value: learn.add_cb(make(learn, value))
-
-
 IDEAS: dict[str, Callable[[Learner, float], None]] = {
     "label_smoothing": smooth_labels,
     "class_weights": weigh_classes,
-    "mixup": _added(lambda learn, alpha: MixUp(alpha)),
-    "cutmix": _added(lambda learn, alpha: CutMix(alpha)),
-    "clip": _added(lambda learn, norm: GradientClip(norm)),
-    "accumulate": _added(lambda learn, n: Accumulation(n * learn.dls.train.bs)),
-    "ema": _added(lambda learn, decay: WeightAverage(decay)),
-    "swa": _added(lambda learn, share: StochasticAverage(share)),
+    "mixup": lambda learn, alpha: learn.add_cb(MixUp(alpha)),
+    "cutmix": lambda learn, alpha: learn.add_cb(CutMix(alpha)),
+    "clip": lambda learn, norm: learn.add_cb(GradientClip(norm)),
+    "accumulate": lambda learn, n: learn.add_cb(Accumulation(n * learn.dls.train.bs)),
+    "ema": lambda learn, decay: learn.add_cb(WeightAverage(decay)),
+    "swa": lambda learn, share: learn.add_cb(StochasticAverage(share)),
     "momentum": with_momentum,
     "wd": lambda learn, wd: setattr(learn, "wd", wd),  # in all fits, as the Learner's optimizer does it
 }

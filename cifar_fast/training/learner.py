@@ -55,12 +55,6 @@ class LeanLearner(Learner):
     def __getstate__(self):
         return {k: v for k, v in super().__getstate__().items() if k != "_asked"}  # callbacks of fits long over
 
-    def __call__(self, event_name):
-        for name in L(event_name):
-            if not hasattr(event, name):
-                raise InputError(f"there is no event {name!r}: see fastai.callback.core.event")
-        super().__call__(event_name)
-
     def fit(self, n_epoch, *args, **kwargs):
         "fastai's; loaders that the Learner was given since it was made are fed as its model needs it."
         self.dls, logger = fed_dls(self.dls, self.feeding), self.logger
@@ -163,7 +157,7 @@ class LeanLearner(Learner):
     @contextmanager
     def no_bar(self) -> Iterator[Learner]:
         "As fastai's, but what comes back afterwards is the callback that was there."
-        with self.removed_cbs(L(getattr(self, "progress", None))):
+        with self.removed_cbs(L(vars(self).get("progress"))):
             yield self
 
     def _do_fit(self):
@@ -175,7 +169,7 @@ class LeanLearner(Learner):
             self._with_events(self._do_epoch, "epoch", CancelEpochException)
 
     def all_batches(self):
-        graphs = getattr(self, "batch_graphs", None)
+        graphs = vars(self).get("batch_graphs")  # getattr would ask the model too
         if graphs is not None and self.training and graphs.works:
             graphs.all_batches()
         else:
@@ -194,6 +188,8 @@ class LeanLearner(Learner):
         return self.remove_cb(ShardedTrainer)
 
     def _call_one(self, event_name: str):
+        if not hasattr(event, event_name):
+            raise InputError(f"there is no event {event_name!r}: see fastai.callback.core.event")
         if Learner._call_one is not CALL_ONE:  # a notebook has put its own in place
             return super()._call_one(event_name)
         for cb in self._listeners(event_name):
@@ -328,9 +324,9 @@ def fast_learner(
     )
     if isinstance(dls[1], TfmdDL):
         learn.feeding = fixed_tfms(dls[1]) or None
-    if hasattr(learn, "progress"):
+    if "progress" in vars(learn):
         learn.remove_cb(learn.progress).add_cb(EpochProgress())
-    if hasattr(learn, "recorder"):
+    if "recorder" in vars(learn):
         learn.recorder.smooth_loss = DeviceSmoothLoss()
     learn.arch, learn.weights = arch or type(model).__name__, weights
     return learn

@@ -94,6 +94,7 @@ class TakesTurns(Callback):
     "Passes the turn on every few batches of a fit, and ends it as Ctrl-C does where the turns are stopping."
 
     order = 69  # before Interruptible looks whether to end
+    needs_images = False  # of `CachedBody`
 
     def __init__(self, turns: Turns):
         self.turns, self.left = turns, BATCHES
@@ -103,9 +104,9 @@ class TakesTurns(Callback):
         self.left -= 1
         if self.left == 0:
             seconds, self.left = self.turns.pass_on(), BATCHES
-            if hasattr(self.learn, "stopwatch"):
+            if "stopwatch" in vars(self.learn):
                 self.learn.stopwatch.leave_out(seconds)
-        if self.turns.stopping and hasattr(self.learn, "interruptible"):
+        if self.turns.stopping and "interruptible" in vars(self.learn):
             self.learn.interruptible.noted = True
 
 

@@ -19,7 +19,7 @@ from cifar_fast.data.image_set import ImageSet
 from cifar_fast.device import time_when_done
 from cifar_fast.errors import InputError
 from cifar_fast.models.recordnet import RecordNet
-from cifar_fast.training.muon import Muon
+from cifar_fast.records.optimizer import RecordMuon
 
 SCRIPTS = {94: ("airbench94_muon.py", "cifar10_speedrun.py"), 96: ("airbench96_faster.py",)}  # the latter is hiverge's
 
@@ -152,7 +152,7 @@ class PlainRecipe:
         filters = [p for p in model.groups.parameters() if p.ndim == 4]
         norms = [p for p in model.groups.parameters() if p.ndim == 1 and p.requires_grad]
         rates = [self.bias_lr, self.bias_lr, self.head_lr]
-        opt = Muon(
+        opt = RecordMuon(
             [
                 dict(params=group, lr=rate * self.bs, momentum=0.85, weight_decay=self.wd / rate)
                 for group, rate in zip([[model.whitening.bias], norms, [model.head.weight]], rates)

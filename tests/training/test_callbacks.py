@@ -10,14 +10,16 @@ from fastai.callback.core import Callback, CancelBatchException, CancelFitExcept
 from fastai.callback.progress import ShowGraphCallback
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from fastai.learner import load_learner
+from fastai.torch_core import TensorImage
 from torch import nn
 
+from cifar_fast.data.augment import TrainTransform
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.errors import InputError, RunError
 from cifar_fast.training.callbacks.clip import AdaptiveGradientClip, unit_norm
 from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.callbacks.guards import Interruptible, StopOnNaN
-from cifar_fast.training.callbacks.measure import Stopwatch, TrainAccuracy
+from cifar_fast.training.callbacks.measure import Stopwatch, TrainAccuracy, some_train_dl
 from cifar_fast.training.learner import custom_learner
 from cifar_fast.training.precision import resolve_precision
 
@@ -138,6 +140,21 @@ def test_train_accuracy_is_that_of_eval_mode_on_fixed_images(digits_dls):
     assert len(learn.metrics) == 1
 
 
+class Blank(TrainTransform):
+    "Leaves nothing of a training image."
+
+    order = 100
+
+    def encodes(self, x: TensorImage):
+        return x * 0
+
+
+def test_train_accuracy_is_of_images_as_they_are(digits):
+    dls = image_dls(digits.fewer(60, 20), bs=20, device="cpu")
+    dls.add_tfms([Blank()], "after_batch")
+    assert some_train_dl(dls).one_batch()[0].any() and not dls.one_batch()[0].any()
+
+
 def test_validating_with_train_accuracy_on_the_learner_does_not_hang(digits_dls):
     learn = small(digits_dls, cbs=TrainAccuracy(n=50))
     fit(learn)
@@ -159,6 +176,9 @@ def test_the_stopwatch_counts_training_alone_over_fits(digits_dls, monkeypatch):
     fit(learn, 2, [watch, ticks])
     assert (watch.seconds, watch.images) == (2 * 23, 2 * 1437)
     fit(learn, 1, [watch, ticks])
+    assert (watch.seconds, watch.images) == (3 * 23, 3 * 1437)
+    with learn.added_cbs([watch, ticks]):
+        learn.validate()
     assert (watch.seconds, watch.images) == (3 * 23, 3 * 1437)
 
 

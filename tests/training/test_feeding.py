@@ -6,7 +6,9 @@ from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import Adam
+from fastai.torch_core import TensorCategory
 from fastai.vision.data import ImageDataLoaders
+from fasttransform import Pipeline, Transform
 from torch import nn
 
 import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Learner
@@ -91,6 +93,36 @@ def test_dls_put_in_place_of_the_learners_are_fed_so_too(few, dls):
     learn.dls = image_dls(few, bs=16, device="cpu", size=48)
     fit(learn)
     assert learn.dls.one_batch()[0].shape[-1] == 16
+
+
+class Counted(Transform):
+    "A transform of labels, without split_idx, as users write them."
+
+    order, n = Normalize.order, 0
+
+    def encodes(self, y: TensorCategory):
+        self.n += 1
+        return y
+
+
+def before_normalize(dls, tfm):
+    dls.train.after_batch = Pipeline([tfm, *dls.train.after_batch.fs])
+
+
+@pytest.mark.parametrize(
+    "add",
+    [lambda dls, o: dls.train.after_batch.add(o), lambda dls, o: dls.add_tfms([o], "after_batch"), before_normalize],
+)
+def test_a_transform_that_a_user_has_added_runs_in_the_fit_and_keeps_its_place(few, dls, add):
+    learn = custom_learner(dls, size=16, **SMALL)
+    for given in (learn.dls, image_dls(few, bs=16, device="cpu", size=48)):
+        learn.dls, counted = given, Counted()
+        add(given, counted)
+        before = [type(o) for o in given.train.after_batch.fs]
+        fit(learn)
+        assert counted.n >= len(given.train)
+        assert [type(o) for o in learn.dls.train.after_batch.fs] == before
+        assert learn.dls.one_batch()[0].shape[-1] == 16
 
 
 def test_folds_by_hand_are_augmented(dls):

@@ -7,9 +7,11 @@ from fastai.callback.hook import ActivationStats
 from fastai.callback.mixup import MixUp
 from fastai.callback.tracker import SaveModelCallback
 from fastai.learner import load_learner
-from fastai.torch_core import set_seed
+from fastai.torch_core import TensorImage, set_seed
+from fasttransform import Transform
 
 import cifar_fast.training.schedules  # noqa: F401 - fit_decay
+from cifar_fast.data.augment import Erase
 from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.training.callbacks.averages import StochasticAverage
@@ -85,11 +87,20 @@ def test_features_agree_with_the_body(make):
     learn = make()
     fit(learn, 1)
     dl = learn.dls.train.new(shuffle=False)
-    features = learn.cached_body.loaded[id(learn.dls.train_ds)].x
+    features = learn.cached_body.loaded[learn.dls.train_ds].x
     learn.model.eval()
     with torch.no_grad():
         wanted = torch.cat([learn.model.features(xb) for xb, _ in dl])
     torch.testing.assert_close(features, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_part_of_the_features_is_mirrored_as_they_are(make):
+    learn = make({"flip": "alternating"})
+    fit(learn, 1)
+    features = learn.cached_body.loaded[learn.dls.train_ds]
+    part, idxs = features.subset(torch.arange(8)), torch.arange(8)
+    for epoch in range(2):
+        assert torch.equal(part.batch(idxs, epoch)[0], features.batch(idxs, epoch)[0])
 
 
 def test_body_is_bit_identical_after_training_and_needs_no_gradient(make):
@@ -143,12 +154,28 @@ def test_an_exception_in_the_fit_leaves_the_learner_on_images(make):
     assert learn.validate()[0] > 0 and not learn.cached_body.active
 
 
+class Noise(Transform):
+    "Noise, by a transform without split_idx."
+
+    order = 100
+
+    def encodes(self, x: TensorImage):
+        return x + 0.1 * torch.randn_like(x)
+
+
+def noisy(loaders):
+    "A callback that adds noise, to these loaders, before features are made."
+    return lambda: Callback(before_fit=lambda self: self.dls.add_tfms([Noise()], "after_batch", loaders))
+
+
 @pytest.mark.parametrize(
     ("dls", "cbs", "reason"),
     [
         ({"translate": 2}, [], "RandomTranslate"),
         ({}, [MixUp], "mix_up"),
         ({}, [ActivationStats], "hooks look into it"),
+        ({}, [noisy([0])], "Noise"),
+        ({}, [noisy([0, 1])], "Noise"),
     ],
 )
 def test_what_features_cannot_express_turns_the_cache_off(make, capsys, dls, cbs, reason):
@@ -209,6 +236,28 @@ def test_a_body_that_is_unfrozen_in_the_middle_of_a_fit_trains_from_then_on(make
     assert accuracy == pytest.approx(learn.validate()[1], abs=1e-6)  # of the body as it is now
 
 
+@pytest.mark.parametrize(
+    ("change", "on_features"),
+    [
+        (lambda learn, images: learn.dls.train.after_batch.add([Erase()]), False),
+        (lambda learn, images: setattr(learn, "dls", image_dls(images, device="cpu")), True),
+    ],
+)
+def test_loaders_that_are_changed_in_a_fit_are_looked_at_again(make, few_digits, change, on_features, capsys):
+    class Changes(Callback):
+        def before_epoch(self):
+            if self.epoch == 1:
+                change(self.learn, few_digits)
+
+    learn = make()
+    n = len(learn.dls.train)
+    spy = fit(learn, 2, cbs=[Changes()])
+    assert {len(o) for o in spy.shapes[n:]} == {1 if on_features else 3}
+    assert ("from here on: Erase" in capsys.readouterr().out) is not on_features
+    assert len(spy.shapes) == n + len(learn.dls.train)
+    assert learn.recorder.values[-1][-1] == pytest.approx(learn.validate()[1], abs=0.011)
+
+
 def test_saved_and_exported_models_are_whole(make, tmp_path):
     learn = make({"valid": "holdout"}, path=tmp_path)
     fit(learn, 1, cbs=[SaveModelCallback(monitor="accuracy")])
@@ -243,6 +292,24 @@ def test_features_on_disk_are_read_by_another_learner(make, capsys):
     assert torch.equal(head(first), head(second))
 
 
+def test_a_disk_that_takes_no_features_ends_no_training(make, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CIFAR_FAST_CACHE", str(tmp_path / "file"))
+    learn = make(cache_on_disk=True)
+    assert trained_on_features(fit(learn, 1)) and len(learn.recorder.values) == 1
+    assert capsys.readouterr().out.count("not kept for other runs") == 2
+
+
+def test_fine_tuning_leaves_the_features_that_learners_share(make, capsys):
+    shared = {}
+    learn = make(cache=shared)
+    fit(learn, 1)
+    learn.unfreeze()
+    fit(learn, 1)
+    capsys.readouterr()
+    assert trained_on_features(fit(make(cache=shared), 1)) and "Features of" not in capsys.readouterr().out
+
+
 def test_damaged_features_on_disk_are_made_anew(make, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("CIFAR_FAST_CACHE", str(tmp_path))
     first = make(cache_on_disk=True)
@@ -273,8 +340,8 @@ def test_half_precision_caches_what_the_uncached_fit_computes(make):
     cached, plain = make(precision="bf16"), make(precision="bf16", cache=False)
     fit(cached)
     fit(plain)
-    assert isinstance(cached.cached_body.loaded[id(cached.dls.train_ds)], FeatureTensors)
-    assert cached.cached_body.loaded[id(cached.dls.train_ds)].x.dtype == torch.bfloat16
+    features = cached.cached_body.loaded[cached.dls.train_ds]
+    assert isinstance(features, FeatureTensors) and features.x.dtype == torch.bfloat16
     torch.testing.assert_close(head(cached), head(plain), rtol=0, atol=2e-2)
 
 

@@ -1,6 +1,7 @@
 """Training batches as graphs: the same weights, the same events, and a word where a batch cannot be one."""
 
 import random
+from copy import deepcopy
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from fastai.optimizer import Adam
 from torch import nn
 
 import cifar_fast.training.schedules  # noqa: F401 - patches fit_decay onto Learner
+from cifar_fast.data.augment import Cutout
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.training.callbacks.clip import AdaptiveGradientClip
 from cifar_fast.training.graphs import BatchGraphs
@@ -35,14 +37,14 @@ def few(digits):
     return digits.fewer(150, 40)
 
 
-def fitted(learn, graphs, cbs=(), how="fit_decay", seed=0):
-    "`learn`, fitted for two epochs, with or without graphs."
+def fitted(learn, graphs, cbs=(), how="fit_decay", seed=0, epochs=2):
+    "`learn`, fitted with or without graphs."
     torch.manual_seed(seed)
     learn.remove_cb(BatchGraphs)
     if graphs:
         learn.add_cb(BatchGraphs(HostGraph))
     with learn.no_bar(), learn.no_logging():
-        getattr(learn, how)(2, 1e-3, cbs=list(cbs))
+        getattr(learn, how)(epochs, 1e-3, cbs=list(cbs))
     return learn
 
 
@@ -81,14 +83,58 @@ def test_weights_and_losses_are_those_of_a_fit_without_graphs(few, opt, how):
     assert len(learn.recorder.losses) == len(learn.recorder.lrs) == 2 * len(dls.train)
 
 
-def test_all_batches_but_the_first_and_those_of_another_size_run_as_graphs(few):
-    dls = image_dls(few, bs=16, device="cpu")  # 9 of 16 images, 1 of 6
-    learn = custom_learner(dls, **SMALL)
+def count_graphs(learn, cbs=None):
+    "How many batches of two epochs run as graphs."
     learn.remove_cb(BatchGraphs).add_cb(BatchGraphs(CountingGraph))
     CountingGraph.n = 0
     with learn.no_bar(), learn.no_logging():
-        learn.fit(2)
-    assert CountingGraph.n == 2 * 9 - 3
+        learn.fit(2, cbs=cbs)
+    assert learn.batch_graphs.reason == ""
+    return CountingGraph.n
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda dls: custom_learner(dls, **SMALL),
+        lambda dls: custom_learner(dls, opt=Adam, **SMALL),  # fastai's own, which steps on the host
+        lambda dls: transfer_learner(dls, weights="none"),
+    ],
+)
+def test_all_batches_but_the_first_and_those_of_another_size_run_as_graphs(few, make):
+    dls = image_dls(few, bs=16, device="cpu")  # 9 of 16 images, 1 of 6
+    assert count_graphs(make(dls)) == 2 * 9 - 3
+
+
+def other_images(learn):
+    learn.dls.train.dataset = learn.dls.train_ds.replace(255 - learn.dls.train_ds.x, learn.dls.train_ds.y)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        other_images,
+        lambda learn: setattr(learn.dls.train.after_batch.fs[0], "p_flip", 1.0),
+        lambda learn: learn.dls.train.after_batch.add([Cutout(4)]),
+        lambda learn: setattr(learn.loss_func.func, "label_smoothing", 0.3),
+        lambda learn: setattr(learn.loss_func.func, "weight", torch.ones(10)),
+        lambda learn: setattr(learn.model, "conv2", deepcopy(learn.model.conv2)),
+    ],
+)
+def test_what_a_callback_changes_between_epochs_is_captured_anew(few, change):
+    class Changes(Callback):
+        def before_epoch(self):
+            if self.epoch == 1:
+                change(self.learn)
+
+    learn = custom_learner(image_dls(few, bs=16, device="cpu", flip="random"), **SMALL)
+    assert count_graphs(learn, Changes()) == 2 * (9 - 3)
+
+
+def test_an_optimizer_that_is_not_fused_steps_outside_the_graph(few):
+    learn = custom_learner(image_dls(few, bs=16, device="cpu"), opt="nadam", **SMALL)
+    learn.create_opt()
+    assert not learn.batch_graphs.can_step()  # its counts of steps lie on the CPU
 
 
 @pytest.mark.parametrize("cb", [lambda: GradientClip(0.1), lambda: AdaptiveGradientClip(0.05)])
@@ -98,9 +144,10 @@ def test_clipping_is_a_part_of_the_graph(few, cb):
     assert learn.batch_graphs.reason == "" and torch.allclose(plain, captured, atol=1e-6)
 
 
-def test_features_of_a_frozen_body_and_their_flips_are_gathered_in_the_graph(few):
-    dls = image_dls(few, bs=16, device="cpu", flip="random")
-    plain, captured, learn = both(lambda: transfer_learner(dls, weights="none"))
+@pytest.mark.parametrize("flip", ["random", "alternating"])
+def test_features_of_a_frozen_body_and_their_flips_are_gathered_in_the_graph(few, flip):
+    dls = image_dls(few, bs=16, device="cpu", flip=flip)
+    plain, captured, learn = both(lambda: transfer_learner(dls, weights="none"), epochs=4)
     assert learn.batch_graphs.reason == "" and learn.cached_body.cache
     assert torch.allclose(plain, captured, atol=1e-6)
 

@@ -18,6 +18,7 @@ from cifar_fast.runs.one_seed import learner_from_options
 from cifar_fast.training.callbacks.averages import WeightAverage
 from cifar_fast.training.learner import fast_learner, transfer_learner
 from cifar_fast.training.optimizers import OPTIMIZERS
+from cifar_fast.training.turns import TakesTurns
 from conftest import with_cbs
 from processes import Dying, Killed
 
@@ -117,6 +118,19 @@ def test_predictions_within_a_fit_leave_the_average_as_it_is(few):
     assert not any(torch.equal(o, before[name]) for name, o in looked.items())
 
 
+def test_an_average_is_of_steps_where_batches_are_added_up(few):
+    class Steps(Callback):
+        n = 0
+
+        def after_step(self):
+            self.n += 1
+
+    learn = MADE.learner(image_dls(few, bs=20, device="cpu"), MADE.options(ema=0.9, accumulate=3, bs=20))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(2, 1e-2, cbs=(steps := Steps()))
+    assert 0 < learn.weight_average.n == steps.n < learn.train_iter
+
+
 def test_the_mean_of_the_last_steps_is_kept_with_batch_norms_of_its_own(few):
     def normed(dls):
         layers = [nn.Flatten(), nn.Linear(3072, 8), nn.BatchNorm1d(8), nn.Linear(8, dls.c)]
@@ -209,6 +223,7 @@ def test_an_average_and_a_saved_model_are_not_both_kept(few):
         learn.fit(1, cbs=SaveModelCallback(monitor="train_loss"))
 
 
-def test_an_average_leaves_the_cache_of_a_frozen_body_on(few):
-    learn = transfer_learner(image_dls(few, bs=20, device="cpu"), "squeezenet1_1", "none", cbs=WeightAverage(0.9))
+@pytest.mark.parametrize("cb", [WeightAverage(0.9), TakesTurns(None)])
+def test_an_average_and_trainings_at_once_leave_the_cache_of_a_frozen_body_on(few, cb):
+    learn = transfer_learner(image_dls(few, bs=20, device="cpu"), "squeezenet1_1", "none", cbs=cb)
     assert not learn.cached_body.obstacle()

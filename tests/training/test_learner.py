@@ -11,12 +11,18 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ShowGraphCallback
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner, load_learner
+from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import set_seed
 from fastai.vision.learner import vision_learner  # noqa: F401 - its dispatch for show_results
+from torch import nn
 
+import cifar_fast.records.recipes
 import cifar_fast.training.schedules  # noqa: F401 - fit_decay
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.errors import InputError
+from cifar_fast.training.adapt import as_lean
+from cifar_fast.training.callbacks.guards import Interruptible
+from cifar_fast.training.callbacks.measure import TrainAccuracy
 from cifar_fast.training.learner import custom_learner, transfer_learner
 from cifar_fast.training.precision import DeviceMixedPrecision
 
@@ -152,6 +158,35 @@ def test_a_custom_learner_learns_digits(digits):
     with learn.no_logging():
         learn.fit_one_cycle(2, 3e-3)
     assert learn.validate()[1] > 0.8
+
+
+class Named(nn.Module):
+    "A network that has names for its own which a Learner has, too."
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(3 * 32 * 32, 10))
+        for name in OF_LEARNERS:
+            setattr(self, name, torch.zeros(2))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weights
+
+
+OF_LEARNERS = (
+    "arch", "pretrained", "progress", "precision", "batch_graphs", "mixed_precision", "interruptible", "stopwatch",
+    "sharded_trainer", "metric", "recipe",
+)  # fmt: skip
+
+
+def test_a_network_may_have_attributes_of_any_name(digits_dls):
+    learn = as_lean(Learner(digits_dls, Named(), loss_func=CrossEntropyLossFlat(), cbs=Interruptible()), "fp32")
+    assert (learn.arch, learn.weights, learn.precision) == ("Named", None, "fp32")
+    learn.remove_cb(learn.progress)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, cbs=TrainAccuracy(n=50))
+        with pytest.raises(InputError, match="record_learner"):
+            learn.fit_record()
 
 
 def test_one_precision_replaces_another(digits_dls):

@@ -18,7 +18,7 @@ class Average(Callback):
     The fit goes on from the weights themselves; after it the model holds the average.
     """
 
-    order, fits = 62, False  # after what measures the validated model, before the checkpoint
+    order, fits, cancelled = 62, False, False  # after what measures the validated model, before the checkpoint
 
     def __init__(self):
         self.n, self.average, self.kept = 0, None, None  # steps in the average, and the weights while it is validated
@@ -37,9 +37,14 @@ class Average(Callback):
         if self.fits and self.average is None:
             self.n, self.average = 0, [o.detach().clone() for o in self._tensors()]
 
+    def after_cancel_batch(self):
+        "A batch whose gradients are only added up has made no step."
+        self.cancelled = True
+
     def after_batch(self):
         "Move the average."
-        if not (self.fits and self.training):
+        cancelled, vars(self)["cancelled"] = self.cancelled, False  # past fastai's __setattr__, which takes its time
+        if cancelled or not (self.fits and self.training):
             return
         self.n += 1
         if not (share := self.share()):

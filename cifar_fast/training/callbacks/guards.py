@@ -20,7 +20,7 @@ def only_predicts(learn: Learner) -> bool:
 
 def is_fit(learn: Learner) -> bool:
     "Whether `before_fit` is called for a fit, and not for predictions or lr_find."
-    return not only_predicts(learn) and not hasattr(learn, "lr_finder")
+    return not only_predicts(learn) and "lr_finder" not in vars(learn)  # getattr would ask the model too
 
 
 OF_TRAINING = ("train_loss", "train_accuracy")  # columns of the table that test images have no part in
@@ -51,7 +51,7 @@ class StopOnNaN(Callback):
 
     def after_train(self):
         "Look, once an epoch: a look at every batch would wait for the device. Raises `RunError`."
-        loss = getattr(self.learn, "smooth_loss", None)
+        loss = vars(self.learn).get("smooth_loss")
         if loss is not None and not loss.isfinite():
             first = self.recorder.losses[0].item()  # of weights before any step
             if self.epoch == 0 and not isfinite(first):
@@ -84,7 +84,7 @@ class Interruptible(Callback):
 
     def after_batch(self):
         "End here, if asked to."
-        sharded = getattr(self.learn, "sharded_trainer", None)
+        sharded = vars(self.learn).get("sharded_trainer")
         if self.noted if sharded is None else sharded.noted_anywhere:
             self.interrupted = True
             raise CancelFitException

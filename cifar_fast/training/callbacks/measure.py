@@ -8,7 +8,7 @@ from fastai.learner import ValueMetric
 from fastai.metrics import accuracy
 
 from cifar_fast.device import time_when_done
-from cifar_fast.training.callbacks.guards import is_fit
+from cifar_fast.training.callbacks.guards import is_fit, only_predicts
 
 
 def some_train_dl(
@@ -18,7 +18,9 @@ def some_train_dl(
 ) -> TfmdDL:
     "A fixed part of the training images, fed as validation images are."
     idxs = torch.randperm(len(dls.train_ds), generator=torch.Generator().manual_seed(seed))
-    return dls.valid.new(dataset=dls.train_ds.subset(idxs[:n].sort().values))
+    part = dls.train_ds.subset(idxs[:n].sort().values)
+    part.split_idx = 1  # augmentations may stand in both loaders, and know training images by it
+    return dls.valid.new(dataset=part)
 
 
 class TrainAccuracy(FetchPredsCallback):
@@ -28,7 +30,7 @@ class TrainAccuracy(FetchPredsCallback):
     Needs a `TensorDL`.
     """
 
-    order, value = 40, None
+    order, value, metric = 40, None, None
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class TrainAccuracy(FetchPredsCallback):
 
     def after_fit(self):
         "Take the column away."
-        if getattr(self, "metric", None):
+        if self.metric:
             self.learn.metrics = [o for o in self.learn.metrics if o is not self.metric]
             vars(self).update(dl=None, metric=None)
 
@@ -76,8 +78,8 @@ class Stopwatch(Callback):
         self.seconds, self.images, self.since = 0.0, 0, None
 
     def before_fit(self):
-        "Start."
-        if self.since is None:
+        "Start, in a fit: fastai calls this for predictions too."
+        if self.since is None and not only_predicts(self.learn):
             self.since = time_when_done(self.dls.device)
 
     before_train = before_fit  # again after a validation
@@ -89,7 +91,7 @@ class Stopwatch(Callback):
 
     def after_train(self):
         "Pause; the fit may have been cancelled in the middle of an epoch."
-        if self.since is not None:
+        if self.since is not None and not only_predicts(self.learn):
             self.seconds, self.since = self.seconds + time_when_done(self.dls.device) - self.since, None
 
     after_fit = after_failed_fit = after_train

@@ -49,7 +49,7 @@ class EpochProgress(ProgressCallback):
         "Move the bar."
         bar, val = self.pbar, self.iter + 1
         if bar and (val <= bar.first_its or val >= bar.last_v + bar.wait_for or val == self.n_iter):
-            if self.training and hasattr(self, "smooth_loss"):
+            if self.training and "smooth_loss" in vars(self.learn):
                 bar.comment = f"{self.smooth_loss.item():.4f}"
             bar.update(val)
 
@@ -63,9 +63,7 @@ class EpochProgress(ProgressCallback):
         if self.pbar:
             super().after_validate()
 
-    def after_failed_fit(self):
-        "Close the table."
-        self.after_fit()
+    after_failed_fit = ProgressCallback.after_fit
 
     def _write_row(self, row):
         say("  ".join(f"{f'{o:.6f}' if isinstance(o, float) else str(o):<14}" for o in row).rstrip())
@@ -78,7 +76,7 @@ class LossesToCPU(Callback):
 
     def after_fit(self):
         "One copy for the whole fit."
-        losses = getattr(getattr(self.learn, "recorder", None), "losses", [])
+        losses = getattr(vars(self.learn).get("recorder"), "losses", [])
         if losses and isinstance(losses[0], Tensor):
             self.recorder.losses = list(torch.stack(losses).cpu())
 
@@ -95,7 +93,7 @@ class LastFit(Callback):
 
     def before_fit(self):
         "Tell fits from predictions and from lr_find."
-        self.fits = hasattr(self.learn, "recorder") and is_fit(self.learn)
+        self.fits = "recorder" in vars(self.learn) and is_fit(self.learn)
 
     def after_fit(self):
         "Keep what the Recorder holds."

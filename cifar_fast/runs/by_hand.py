@@ -22,7 +22,7 @@ def _last_fit(learn: Learner, name: str) -> tuple[History, list[float]]:
     except (InputError, AttributeError):  # forgotten, or a Learner without Recorder
         say("How it was trained is not known any more: the report has no curves.")
         return History(name, []), []
-    return history, [float(o) for o in getattr(learn, "last_fit", learn.recorder).losses]
+    return history, [float(o) for o in vars(learn).get("last_fit", learn.recorder).losses]
 
 
 def write_run(

@@ -7,6 +7,7 @@ from fastai.learner import Learner
 from torch import Tensor
 
 from cifar_fast.data.image_set import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, is_fold, origin
+from cifar_fast.training.adapt import arch_and_weights
 from cifar_fast.training.precision import precision_of
 
 FROM_SCRATCH = ("CustomCNN", "RecordNet")  # networks that nobody has pretrained weights of
@@ -19,7 +20,7 @@ def run_facts(
 ) -> dict:
     "The entries of metrics.json that say what was trained on what, `title` among them."
     dls = learn.dls
-    arch, weights = vars(learn).get("arch", type(learn.model).__name__), vars(learn).get("weights")
+    arch, weights = arch_and_weights(learn)
     about = f"{data_line(dls)}, {experiment}: {arch}{weights_line(arch, weights)}"
     return {
         "title": f"{about}, seed {'unknown' if seed is None else seed}",

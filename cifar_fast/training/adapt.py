@@ -45,11 +45,15 @@ def _make_lean(learn: Learner, precision: str) -> None:
     added = [*precise, *own_cbs(), EpochProgress()]
     learn.add_cbs([cb for cb in added if type(cb) not in known])
     learn.recorder.smooth_loss = DeviceSmoothLoss()
+    learn.arch, learn.weights = arch_and_weights(learn)
+
+
+def arch_and_weights(learn: Learner) -> tuple[str, str | None]:
+    "The network's name, and what it began with where that is known; vision_learner notes a function, and a flag."
     noted = vars(learn)  # getattr would ask the model too
-    arch = noted.get("arch", type(learn.model).__name__)  # vision_learner notes a function, and what it began with
-    learn.arch = getattr(arch, "__name__", arch)
+    arch = noted.get("arch", type(learn.model).__name__)
     pretrained = {True: "imagenet", False: "none"}.get(noted.get("pretrained"))
-    learn.weights = noted.get("weights") or pretrained
+    return getattr(arch, "__name__", arch), noted.get("weights") or pretrained
 
 
 def with_precision(

@@ -40,8 +40,8 @@ def method(name, accuracy, train, weights="none", params=4_294_218, mistakes=(),
         ends[true] -= n
     preds = Predictions(torch.eye(10)[said], targs, CIFAR10_VOCAB)
     metrics = {
-        "accuracy": accuracy, "train_accuracy": train, "data": "cifar10", "data_is_cifar10": True, "weights": weights, "params": params,
-        "peak_memory_mb": memory,
+        "accuracy": accuracy, "train_accuracy": train, "data": "cifar10", "data_is_cifar10": True, "weights": weights,
+        "params": params, "peak_memory_mb": memory,
     }  # fmt: skip
     history = History(name, [{"accuracy": o} for o in epochs or [accuracy] * 30])
     return Runs(name, [FinishedRun(Path(name), {}, metrics, history, preds, "images")], Path(name))

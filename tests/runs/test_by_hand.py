@@ -4,8 +4,11 @@ import json
 
 import pytest
 from fastai.learner import Learner
+from fastai.vision.learner import vision_learner
 from torch import nn
+from torchvision.models import squeezenet1_1
 
+from cifar_fast.data.loaders import image_dls
 from cifar_fast.errors import InputError
 from cifar_fast.runs.by_hand import write_run
 from cifar_fast.runs.compare import compare
@@ -43,6 +46,12 @@ def test_a_history_that_fastai_has_forgotten_is_not_invented(learn, tmp_path, ca
         learn.validate()
     found = write_run(learn, tmp_path / "run")
     assert found.first.history.epochs == [] and "not known any more" in capsys.readouterr().out
+
+
+def test_a_vision_learners_network_has_its_name_and_its_weights(digits, tmp_path):
+    dls = image_dls(digits.fewer(100, 40), device="cpu")
+    learn = vision_learner(dls, squeezenet1_1, pretrained=False, loss_func=nn.CrossEntropyLoss(), normalize=False)
+    assert ": squeezenet1_1 with random weights, seed" in write_run(learn, tmp_path / "run").metrics["title"]
 
 
 def test_a_report_that_fails_leaves_nothing_in_the_way_of_the_next(learn, tmp_path, monkeypatch):

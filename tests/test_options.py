@@ -43,7 +43,9 @@ def test_an_error_in_own_code_is_shown_without_libraries_lines(capsys):
     assert end.value.code == 1 and said.count("File ") == 1 and "test_options.py" in said and "JSONDecodeError" in said
 
 
-@pytest.mark.parametrize("folder", [Path(cifar_fast.__file__).parent, sysconfig.get_path("stdlib")])
+@pytest.mark.parametrize(
+    "folder", [Path(cifar_fast.__file__).parent, sysconfig.get_path("stdlib")], ids=["ours", "Python"]
+)
 def test_own_code_beside_a_librarys_folder_is_not_the_librarys(folder):
     with pytest.raises(ZeroDivisionError) as caught:
         exec(compile("1 / 0", f"{folder}_idea.py", "exec"))

@@ -1,13 +1,14 @@
 """The exceptions that mean that what the user gave cannot be used, the check that raises the first of them, and the
 user's own lines in a traceback."""
 
+import os
 import sysconfig
 import traceback
 from numbers import Integral
 from pathlib import Path
 
-_PACKAGE = str(Path(__file__).parent)
-_LIBRARIES = tuple(sysconfig.get_paths()[o] for o in ("stdlib", "purelib", "platlib"))
+_PACKAGE = str(Path(__file__).parent) + os.sep
+_LIBRARIES = tuple(sysconfig.get_paths()[o] + os.sep for o in ("stdlib", "purelib", "platlib"))
 
 
 class InputError(ValueError):

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from types import FunctionType, NoneType, SimpleNamespace, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from fastcore.docments import ann_parts, docments
@@ -80,8 +80,8 @@ def shared_options(
     color: share = 0.0,  # brightness, contrast and saturation of training images vary by up to this factor
     auto_augment: Literal["none", "trivial", "rand", "augmix"] = "none",  # torchvision's policies on training images
     sampling: Literal["none", "balanced"] = "none",  # balanced: batches draw rare classes as often as others
-    mixup: share = 0.0,  # mix pairs of training images and labels, by shares of Beta(a, a); 0 for none
-    cutmix: share = 0.0,  # paste rectangles of other training images, of sizes by Beta(a, a); 0 for none
+    mixup: nonnegative = 0.0,  # a: mix pairs of training images and labels, by shares of Beta(a, a); 0 for none
+    cutmix: nonnegative = 0.0,  # a: paste rectangles of other training images, of sizes by Beta(a, a); 0 for none
     label_smoothing: share = 0.0,  # share of each label that goes to all classes
     class_weights: Literal["none", "balanced"] = "none",  # balanced: classes count the same, however many images
     wd: share = 0.0,  # weight decay, decoupled
@@ -94,7 +94,7 @@ def shared_options(
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",  # auto: bf16 where it is faster
     compile: bool = False,  # run the network through torch.compile
     early_stop: amount = 0,  # stop after so many epochs without gain on held-out images, then train on all
-    images: amount = 0,  # training images to use, as many of each class; 0: all
+    images: amount = 0,  # training images to use, each class in its share; 0: all
     test_images: amount = 0,  # test images to use; 0: all
     seed: seed_number = 0,  # of weights, batches and splits
     seeds: count = 1,  # train so many times, from `seed` on, and report mean and interval
@@ -263,9 +263,8 @@ def as_function(parameters: list[Parameter], name: str, doc: str) -> Callable:
     def nothing(**kwargs):
         pass
 
-    res = FunctionType(nothing.__code__, {"__name__": __name__}, name)
-    res.__doc__, res.__signature__ = doc, Signature(parameters)
-    return res
+    nothing.__name__, nothing.__doc__, nothing.__signature__ = name, doc, Signature(parameters)
+    return nothing
 
 
 def with_choices(function: Callable) -> Callable:

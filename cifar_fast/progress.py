@@ -40,6 +40,12 @@ def say(text: str) -> None:
         print(_whose.get() + text, flush=True)
 
 
+def banner(text: str) -> None:
+    "What nobody should overlook, between two lines on standard error; `be_quiet` does not drop it."
+    line = "=" * 78
+    print(f"{line}\n{text}\n{line}", file=sys.stderr, flush=True)
+
+
 def shows_bars() -> bool:
     """Whether standard output is a terminal or a notebook (fastprogress asks neither) that shows bars.
 

@@ -17,7 +17,7 @@ def main(
     peer_epochs: rate = 8.0,  # epochs of --peer recipe; fractions too
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",  # auto: bf16 where it is faster
     compile: Literal["auto", "on", "off"] = "auto",  # torch.compile; auto: on a GPU
-    images: amount = 0,  # training images to use, as many of each class; 0: all
+    images: amount = 0,  # training images to use, each class in its share; 0: all
     test_images: amount = 0,  # test images to use; 0: all
     seed: seed_number = 0,  # of the first run's weights and batches
     device: str = "auto",  # auto, cpu, cuda or another torch device

@@ -276,6 +276,11 @@ KINDS = [
          "name one of them label"),
         ("no rows", lambda root: table(root, "t.csv", "path,label\n"), REFUSED, "no rows"),
         ("`--data t.csv`", file("t.csv", b"path,label\n"), REFUSED, "give it with --labels"),
+        ("`--data photos.npz --labels t.csv`", lambda root: {**npz()(root), "labels": "t.csv"}, REFUSED,
+         "photos.npz has labels: leave it out"),
+        ("CIFAR-10's batch files, and `--labels t.csv`",
+         lambda root: write_batches(root, batches()) and {"data": root, "labels": "t.csv"}, REFUSED,
+         "photos has labels: leave it out"),
     ),
     *_kinds(
         "What is no data set",

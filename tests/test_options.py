@@ -2,14 +2,17 @@
 
 import json
 import sys
+import sysconfig
 from argparse import ArgumentTypeError
+from pathlib import Path
 
 import pytest
 
+import cifar_fast
 from cifar_fast.baselines import transfer
 from cifar_fast.cli import exit_codes
 from cifar_fast.commands import main
-from cifar_fast.errors import ImageError, InputError, MissingExtra, RunError
+from cifar_fast.errors import ImageError, InputError, MissingExtra, RunError, own_place
 from cifar_fast.options import check_seeds, seed_number
 
 
@@ -38,6 +41,15 @@ def test_an_error_in_own_code_is_shown_without_libraries_lines(capsys):
         json.loads("{")
     said = capsys.readouterr().err
     assert end.value.code == 1 and said.count("File ") == 1 and "test_options.py" in said and "JSONDecodeError" in said
+
+
+@pytest.mark.parametrize(
+    "folder", [Path(cifar_fast.__file__).parent, sysconfig.get_path("stdlib")], ids=["ours", "Python"]
+)
+def test_own_code_beside_a_librarys_folder_is_not_the_librarys(folder):
+    with pytest.raises(ZeroDivisionError) as caught:
+        exec(compile("1 / 0", f"{folder}_idea.py", "exec"))
+    assert own_place(caught.value) == f"{Path(folder).name}_idea.py, line 1, <module>"
 
 
 def test_bugs_of_the_package_are_not_hidden():
@@ -76,5 +88,6 @@ def test_seeds_that_follow_one_another_stay_seeds():
 def test_programs_get_a_scripts_defaults():
     options = transfer.options(epochs=3)
     assert (options.epochs, options.bs, options.lr, options.head, options.seeds) == (3, 64, 1e-3, "linear", 1)
+    assert transfer.options(cutmix=1.0).cutmix == transfer.options(mixup=1).mixup == 1  # as published
     with pytest.raises(InputError, match="no option 'width'"):
         transfer.options(width=3)

@@ -16,7 +16,7 @@ def logits_of(
     images: np.ndarray | Tensor,  # uint8 (N, H, W, 3), in memory or mapped from a file
 ) -> Tensor:  # float32 (N, classes), on the CPU
     "The network's outputs before the softmax."
-    if hasattr(model, "logits"):
+    if not hasattr(model, "dls"):  # a Learner asks the user's network for all that it lacks, `logits` too
         return torch.as_tensor(model.logits(images.numpy() if isinstance(images, Tensor) else images)).float()
     x = torch.from_numpy(np.require(images, requirements=["C", "W"])).permute(0, 3, 1, 2)
     valid = model.dls.valid

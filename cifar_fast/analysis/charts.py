@@ -33,8 +33,8 @@ class History:
         """
         if isinstance(training, History):
             return training
-        name = getattr(training, "arch", type(training.model).__name__)
-        kept, recorder = getattr(training, "last_fit", None), training.recorder
+        own = vars(training)  # of what it lacks, the Learner would ask the user's network
+        name, kept, recorder = own.get("arch", type(training.model).__name__), own.get("last_fit"), training.recorder
         if kept is not None:
             return cls(name, kept.rows, learning_rates(training, kept.lrs))
         if recorder.values and not recorder.lrs:
@@ -49,7 +49,7 @@ def learning_rates(
     lrs: list[float] | None = None,  # one a batch, as recorded; None: the Recorder's
 ) -> list[float]:  # one a batch
     "Of the last layer group; of a record recipe, whose recorder holds factors of its rates, those of its filters."
-    recipe = getattr(learn, "recipe", None)
+    recipe = vars(learn).get("recipe")  # not of the network
     return [lr * (recipe.filter_lr if recipe else 1) for lr in (learn.recorder.lrs if lrs is None else lrs)]
 
 

@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from cifar_fast.analysis.names import in_legend
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.errors import InputError
 
@@ -117,7 +118,7 @@ def plot_energies(
     found = [energy(o).numpy() for o in (known, foreign)]
     bins = np.histogram_bin_edges(np.concatenate(found), 50)
     for values, name in zip(found, names):
-        ax.hist(values, bins, weights=np.full(len(values), 1 / len(values)), alpha=0.6, label=name)
+        ax.hist(values, bins, weights=np.full(len(values), 1 / len(values)), alpha=0.6, label=in_legend(name))
     ax.set_xlabel("energy: higher where the model knows less")
     ax.set_ylabel("share")
     ax.legend()

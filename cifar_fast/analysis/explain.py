@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from cifar_fast.analysis.featuremaps import image_layers, in_eval_mode, layer_outputs
-from cifar_fast.analysis.names import picture_grid, short
+from cifar_fast.analysis.names import above, picture_grid, short
 from cifar_fast.errors import InputError, MissingExtra
 
 STEPS = 32  # of integrated gradients
@@ -81,8 +81,8 @@ def plot_looks(
         for ax in line:
             ax.imshow(images[i], interpolation="nearest", extent=(0, 1, 0, 1))
         name = "" if true is None else short(vocab[int(true[i])])
-        line[0].set_title(name, fontsize=9)
+        line[0].set_title(above(name, 1.9), fontsize=8)
         for ax, (view, (found, of)) in zip(line[1:], views.items()):
             ax.imshow(found[i].numpy(), cmap="inferno", alpha=0.6, vmin=0, vmax=1, extent=(0, 1, 0, 1))
-            ax.set_title(f"{view}:\n{short(vocab[int(of[i])])}", fontsize=8)
+            ax.set_title(above(f"{view}:\n{short(vocab[int(of[i])])}", 1.9), fontsize=8)
     return fig

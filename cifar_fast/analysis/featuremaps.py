@@ -22,7 +22,7 @@ def image_layers(model: nn.Module) -> dict[str, nn.Module]:
     "Layers by name, a ResNet's residual blocks as one each; of other networks the children, Sequentials unfolded."
     if not isinstance(model, TransferModel):
         return _children(model)
-    if not isinstance(model[0][min(4, len(model[0]) - 1)], nn.Sequential) or len(model[0]) != len(_RESNET_NAMES):
+    if len(model[0]) != len(_RESNET_NAMES) or not isinstance(model[0][4], nn.Sequential):
         return _children(model[0][0] if len(model[0]) == 1 else model[0])
     layers = {}
     for name, module in zip(_RESNET_NAMES, model[0].children()):

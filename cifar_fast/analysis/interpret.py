@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cifar_fast.analysis.names import file_line, in_figure, picture_grid, short
+from cifar_fast.analysis.names import above, file_line, in_figure, picture_grid, short
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.stats import share_interval
 
@@ -50,7 +50,7 @@ class TestInterpretation(Predictions, ClassificationInterpretation):
                 raise TypeError("one loss for several images")
         except (TypeError, RuntimeError):
             preds, targs = learn.get_preds(dl=dl, act=act)
-            losses = -preds[torch.arange(len(targs)), targs].clamp_min(1e-12).log()
+            losses = Predictions(preds, targs, ()).cross_entropy()
         res = cls(learn, dl, losses.as_subclass(Tensor), act)
         res.preds, res.targs = preds.float(), targs.as_subclass(Tensor)
         return res
@@ -203,7 +203,8 @@ def plot_top_losses(
         guess, true = int(interp.decoded[i]), int(interp.targs[i])
         ax.imshow(interp.image(i), interpolation="nearest")
         sides = [f"{short(interp.vocab[o])} ({interp.preds[i, o]:.0%})" for o in (true, guess)]
-        ax.set_title(f"{sides[0]},\ntaken for\n{sides[1]}\nloss {loss:.1f}{interp.caption(i)}", fontsize=8)
+        text = f"{sides[0]},\ntaken for\n{sides[1]}\nloss {loss:.1f}{interp.caption(i)}"
+        ax.set_title(above(text, 2.6), fontsize=8)
     fig.suptitle(in_figure(title), fontsize="medium", wrap=True)
     return fig
 

@@ -6,6 +6,7 @@ matplotlib takes dollar signs for formulas, and drops what begins with _ from le
 import warnings
 from collections.abc import Sequence
 from functools import cache
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -43,6 +44,16 @@ def file_line(
         return ""
     file = files[i]
     return f"\n{short(file if len(file) <= letters else '…' + file[1 - letters :])}"
+
+
+def above(
+    text: str,  # lines that are ready for matplotlib
+    inches: float,  # from this picture to the next
+) -> str:
+    "A text above a picture, its lines broken where they would run into the next picture's."
+    letters = int(inches * 14)  # of 8 points
+    lines = text.replace(r"\$", "$").split("\n")
+    return "\n".join(o for line in lines for o in wrap(line, letters) or [""]).replace("$", r"\$")
 
 
 def picture_grid(rows: int, cols: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
 
-from cifar_fast.analysis.names import in_legend, picture_grid
+from cifar_fast.analysis.names import above, in_legend, picture_grid
 
 MOST_ON_MAP = 1500  # images: t-SNE takes seconds for so many
 THUMBNAILS = 60
@@ -40,7 +40,7 @@ def plot_neighbours(
     for line, first, others in zip(axes, rows, neighbours):
         for ax, (image, text) in zip(line, [first, *others]):
             ax.imshow(image, interpolation="nearest")
-            ax.set_title(text, fontsize=8)
+            ax.set_title(above(text, 1.5), fontsize=8)
     fig.suptitle(title, fontsize="medium", wrap=True)
     return fig
 
@@ -79,5 +79,7 @@ def plot_map(
             ax.add_artist(AnnotationBbox(box, points[j], pad=0.1, bboxprops={"edgecolor": color, "linewidth": 1.5}))
         ax.set(xticks=[], yticks=[], title=name)
     if len(vocab) <= 20:
-        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=10, fontsize="small")
+        handles, labels = axes[0].get_legend_handles_labels()
+        cols = min(10, 190 // (8 + max(map(len, labels))))  # as many as have room side by side
+        fig.legend(handles, labels, loc="outside lower center", ncols=cols, fontsize="small")
     return fig

@@ -109,7 +109,7 @@ def measure_shift(
     kinds: Sequence[str] = tuple(KINDS),
 ) -> Shift:
     "Ask `model` about the images as they are, and changed in each way at each severity."
-    vocab = model.card.vocab if hasattr(model, "card") else model.dls.vocab
+    vocab = model.dls.vocab if hasattr(model, "dls") else model.card.vocab
 
     def ask(x: Tensor) -> Predictions:
         return predictions_of(model, x.permute(0, 2, 3, 1), labels, vocab)

@@ -163,20 +163,19 @@ class Erase(TrainTransform):
         self.p_erase = p
 
     def encodes(self, x: TensorImage):
-        n, height, width = len(x), *x.shape[-2:]
-        chosen, area, shape, *place = torch.rand(5, n, device=x.device)
+        height, width = whole = x.shape[-2:]
+        chosen, area, shape, *place = torch.rand(5, len(x), device=x.device)
         area, ratio = (0.02 + 0.31 * area) * height * width, torch.exp((2 * shape - 1) * math.log(10 / 3))
         sides = ((area * ratio).sqrt().clamp(1, height), (area / ratio).sqrt().clamp(1, width))
-        rows, cols = (_between(u * (n - side), side, n) for u, side, n in zip(place, sides, (height, width)))
+        rows, cols = (_between((u * (n - o)).round(), o.round(), n) for u, o, n in zip(place, sides, whole))
         inside = rows[:, None, :, None] & cols[:, None, None, :]
         return x.masked_fill(inside & _per_image(chosen < self.p_erase), 0)
 
 
-def _between(start: Tensor, length: Tensor, side: int) -> Tensor:
-    "Which of the `side` positions of each image lie in its stretch: bool (n, side)."
+def _between(start: Tensor, length: Tensor | int, side: int) -> Tensor:
+    "Which of the `side` positions of each image lie in its stretch: bool (N, side)."
     pos = torch.arange(side, device=start.device)
-    first = start.round()[:, None]
-    return (pos >= first) & (pos < first + length.round().clamp_min(1)[:, None])
+    return (pos >= start[:, None]) & (pos < (start + length)[:, None])
 
 
 class AutoAugment(TrainTransform):
@@ -226,14 +225,9 @@ class Cutout(TrainTransform):
         self.size = size
 
     def encodes(self, x: TensorImage):
-        rows, cols = (self._inside(len(x), side, x.device) for side in x.shape[-2:])
+        middles = [torch.randint(0, n, (len(x),), device=x.device) for n in x.shape[-2:]]
+        rows, cols = (_between(o - self.size // 2, self.size, n) for o, n in zip(middles, x.shape[-2:]))
         return x.masked_fill(rows[:, None, :, None] & cols[:, None, None, :], 0)
-
-    def _inside(self, n: int, side: int, device: torch.device) -> Tensor:
-        "Which positions along one axis the square covers: bool (n, side)."
-        start = torch.randint(0, side, (n, 1), device=device) - self.size // 2
-        pos = torch.arange(side, device=device)
-        return (pos >= start) & (pos < start + self.size)
 
 
 class BatchResize(Transform):

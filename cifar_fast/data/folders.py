@@ -28,6 +28,7 @@ class Listing:
     files: dict[str, dict[str, list[str]]]  # train, test and valid where there are such: class name -> paths
     notes: list[str] = field(default_factory=list)  # a line each
     left_out: Counter = field(default_factory=Counter)  # (reason, example) of what is no image
+    table: str = ""  # that says the classes; empty: folders do
 
     @property
     def paths(self) -> list[str]:

@@ -54,7 +54,7 @@ def list_labelled(
     Images without a label are left out, and counted. Raises `InputError` for a table without the columns, with files
     that are not there, or with two labels for one image.
     """
-    folder, table, listing = Path(folder), Path(table), Listing({})
+    folder, table, listing = Path(folder), Path(table), Listing({}, table=str(table))
     rows = _rows(table)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     file, label = (_column(table, columns, names) for names in (FILE_COLUMNS, LABEL_COLUMNS))

@@ -272,7 +272,7 @@ def cifar_dls(
     data: str | Path = "auto",  # auto, cifar10, cifar100, digits, or the path of images in any form
     valid: str = "test",  # test: watch the test images each epoch; holdout: a tenth of the training images
     size: int | None = None,  # pixels fed to the network; a folder's images are stored at it, CIFAR-10 enlarged to it
-    images: int = 0,  # training images to use, as many of each class; 0: all
+    images: int = 0,  # training images to use, each class in its share; 0: all
     test_images: int = 0,  # test images to use; 0: all
     labels: str | Path | None = None,  # csv or jsonl that names a folder's images and their classes
     skip_bad: bool = False,  # whether to go on without images that cannot be read

@@ -32,7 +32,7 @@ from cifar_fast.data.label_tables import list_kaggle, list_labelled
 from cifar_fast.data.parquet import parquet_files, unlabelled_lines, unpack_parquet
 from cifar_fast.errors import InputError
 from cifar_fast.files import filled_once, put_in_place, read_tensors, write_tensors
-from cifar_fast.progress import say
+from cifar_fast.progress import banner, say
 from cifar_fast.text import printable
 
 # torchvision.datasets.CIFAR10 and fastai's URLs.CIFAR name the same addresses and checksums; neither is imported
@@ -81,20 +81,15 @@ def load_images(
     except DownloadError as error:
         if name == "cifar10":
             raise
-        print(_digits_banner(error), file=sys.stderr, flush=True)
+        banner(
+            f"CIFAR-10 is not here: {error}.\nUsing scikit-learn's handwritten digits instead. THESE ARE NOT CIFAR-10 "
+            "RESULTS.\nTo use CIFAR-10, give --data PATH or set $CIFAR_FAST_DATA."
+        )
         return read_digits()
     if not images.is_cifar10:
         counts = f"{len(images.train_y):,} + {len(images.test_y):,} images of {len(images.vocab)} classes"
         raise InputError(f"what $CIFAR_FAST_DATA or the cache holds is not CIFAR-10 ({counts}): name it with --data")
     return images
-
-
-def _digits_banner(error: Exception) -> str:
-    line = "=" * 78
-    return (
-        f"{line}\nCIFAR-10 is not here: {error}.\nUsing scikit-learn's handwritten digits instead. "
-        f"THESE ARE NOT CIFAR-10 RESULTS.\nTo use CIFAR-10, give --data PATH or set $CIFAR_FAST_DATA.\n{line}"
-    )
 
 
 # Finding and downloading -----------------------------------------------------------------------------------------
@@ -159,7 +154,6 @@ class Source:
     path: Path
     kind: str  # archive, batches, cifar100-coarse, npz or folder
     listing: Listing | None  # of a folder
-    about: str = ""  # what else its images depend on
     name: str = ""  # of the data set; empty: the folder's
 
     @classmethod
@@ -170,11 +164,12 @@ class Source:
     ) -> "Source":
         "Recognise what lies at `path`. Raises `InputError`."
         path = path.expanduser().resolve()
-        if path.is_file():
-            return cls.of_file(path, labels)
-        if not path.is_dir():
+        if not path.is_file() and not path.is_dir():
             raise InputError(f"{path} does not exist: give {KNOWN}")
-        return cls.of_folder(path, labels)
+        found = cls.of_file(path, labels) if path.is_file() else cls.of_folder(path, labels)
+        if labels is not None and found.listing is None:
+            raise InputError(f"--labels says what a folder's images are, and {path} has labels: leave it out")
+        return found
 
     @classmethod
     def of_file(cls, path: Path, labels: str | Path | None) -> "Source":
@@ -202,7 +197,7 @@ class Source:
             if any((inner / o).is_file() for o in CIFAR10_FILES) or all((inner / o).is_file() for o in CIFAR100_FILES):
                 return cls(inner, "batches", None)
         if labels is not None:
-            return cls(path, "folder", list_labelled(path, labels), str(labels))
+            return cls(path, "folder", list_labelled(path, labels))
         try:
             listing = list_images(path)
         except InputError:
@@ -216,12 +211,12 @@ class Source:
         return cls(path, "folder", listing)
 
     def fingerprint(self) -> str:
-        "A hash over the name, size and times of every file."
+        "A hash over the name, size and times of every file, and over a table's labels."
         if self.kind == "batches":
             paths = sorted(map(str, self.path.iterdir()))
         else:
             paths = self.listing.paths if self.listing else [str(self.path)]
-        return _stamp(paths, self.labels())
+        return _stamp(paths, json.dumps(self.listing.files, sort_keys=True) if self.table else "")
 
     def lines(self) -> list[str]:
         "What is to be said about them."
@@ -229,9 +224,10 @@ class Source:
             return npz_lines(self.path)
         return self.listing.lines(self.path) if self.listing else []
 
-    def labels(self) -> str:
-        "Which file has which label, where its folder does not say it."
-        return json.dumps(self.listing.files, sort_keys=True) if self.about else ""
+    @property
+    def table(self) -> str:
+        "That says which file has which label, where its folder does not."
+        return self.listing.table if self.listing else ""
 
     def n_images(self, split: str) -> int:
         "Images of a folder's split."
@@ -283,7 +279,7 @@ def _stamp(paths: Iterable[str | Path], about: str = "") -> str:
 def _decoded(source: Source, size: int, skip_bad: bool = False) -> ImageSet:
     "`source` from the cache; where it is not there, or was made of other files, decode it and cache it."
     size = source.stored_size(size)
-    key = hashlib.sha256(os.fsencode(f"{source.path}:{size}:{source.kind}:{source.about}")).hexdigest()[:12]
+    key = hashlib.sha256(os.fsencode(f"{source.path}:{size}:{source.kind}:{source.table}")).hexdigest()[:12]
     path, fingerprint = cache_dir() / f"{source.path.name}-{size}px-{key}.safetensors", source.fingerprint()
     images = _read_cache(path, fingerprint)
     if images is None or (images.skipped and not skip_bad):
@@ -333,7 +329,7 @@ def _read_cache(path: Path, fingerprint: str) -> ImageSet | None:
         if header["fingerprint"] != fingerprint:
             return None
         about = json.loads(header["about"])
-        if set(about) != set(_ABOUT) or 0 in about["std"]:
+        if set(about) != set(_ABOUT):
             return None  # of another version
         made = {name: tuple(o) if isinstance(o, list) and name != "vocab" else o for name, o in about.items()}
         return ImageSet(**made, **{name: tensors[name] for name in _TENSORS})

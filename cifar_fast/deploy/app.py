@@ -65,17 +65,17 @@ class Visit:
 
     def layers(self) -> list[str]:
         "Layers to look into; none for an ONNX model."
-        return [] if self.predictor.model is None else list(layer_outputs(self.predictor.model, self.blank))
+        return [] if self.looked_into is None else list(layer_outputs(self.looked_into, self.blank))
 
     def look_inside(self, path: str | None, layer: str):
         "The figure of one layer's channels; None without a usable picture."
         if (pixels := self.pixels(path)) is None:
             return None
-        return draw_layer(layer_outputs(self.predictor.model, self.predictor.inputs(pixels)), layer)
+        return draw_layer(layer_outputs(self.looked_into, self.predictor.inputs(pixels)), layer)
 
     @cached_property
     def looked_into(self):
-        "A copy of the network: hooks in it do not meet predictions that are made at the same time."
+        "A copy of the network, None of an ONNX model: hooks in it do not meet predictions made at the same time."
         return deepcopy(self.predictor.model)
 
     def why_no_look(self) -> str:

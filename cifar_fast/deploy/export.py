@@ -51,7 +51,7 @@ def model_card(
         std=std,
         metrics=metrics or {},
         data=dl.dataset.name,
-        weights=getattr(learn, "weights", None) or "none",
+        weights=vars(learn).get("weights") or "none",  # not those of the network
         versions=versions(),
         sha256="",
         levels=list(levels) if levels else None,

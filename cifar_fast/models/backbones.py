@@ -7,6 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -165,8 +166,7 @@ class Timm(Backbone):
         if not timm.is_model(name.split(".")[0]) or ("." in name and name not in timm.list_pretrained()):
             near = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5])
             raise InputError(f"{name!r} is no network of timm{f': it has {near}' if near else ''}")
-        self.name, self.timm_name, self._timm = TIMM + name, name, timm
-        self.function = None
+        super().__init__(partial(timm.create_model, name, num_classes=0), TIMM + name)
         self._about = timm.get_pretrained_cfg(name)
         self.takes_size = bool(self._about.fixed_input_size)
 
@@ -174,7 +174,7 @@ class Timm(Backbone):
         "As of `Backbone`; `options` are of timm's `create_model`."
         if self.takes_size and size is not None:
             options["img_size"] = size
-        return self._timm.create_model(self.timm_name, num_classes=0, **options)
+        return self.function(**options)
 
     def body(self, network: nn.Module, head: str, size: int) -> nn.Sequential:
         "As of `Backbone`: with its own pooling, whatever the head."
@@ -201,8 +201,8 @@ class Timm(Backbone):
         try:
             state = self.build(pretrained=True).state_dict()
         except Exception as error:  # of whichever library fetches them
-            raise DownloadError(f"timm's weights of {self.timm_name} cannot be had ({first_line(error)})") from error
-        return Weights("imagenet", state, self.timm_name)
+            raise DownloadError(f"the weights of {self.name} cannot be had ({first_line(error)})") from error
+        return Weights("imagenet", state, self.name)
 
 
 def backbone(

@@ -11,10 +11,10 @@ from cifar_fast.errors import InputError, check
 from cifar_fast.models.backbones import Backbone, backbone
 from cifar_fast.models.networks import TransferModel
 from cifar_fast.models.weights import RANDOM, Weights, load_into, read_state
+from cifar_fast.progress import banner
 
 HEADS = ("linear", "fastai")
 _PIXELS = 224  # that most published networks were made for
-_SIZES = (32, 48, 64, 75, 80, 96, 112, 128, 160, 192, 224, 256, 299, 384, 512)  # that networks are tried with
 
 
 def load_weights(
@@ -36,7 +36,10 @@ def load_weights(
         except DownloadError as error:
             if asked != "auto":
                 raise
-            _warn(error)
+            banner(
+                f"ImageNet weights are not here: {error}.\nThe body gets RANDOM weights. To use others, name a file: "
+                "--weights PATH, or weights= in Python."
+            )
             return RANDOM
     else:
         entry, path = None, Path(weights)
@@ -47,15 +50,6 @@ def load_weights(
 def _names(base: Backbone) -> set[str]:
     with torch.device("meta"):
         return set(base.build().state_dict())
-
-
-def _warn(error: DownloadError) -> None:
-    line = "=" * 78
-    print(
-        f"{line}\nImageNet weights are not here: {error}.\nThe body gets RANDOM weights. To use others, name "
-        f"a file: --weights PATH, or weights= in Python.\n{line}",
-        flush=True,
-    )
 
 
 def transfer_model(
@@ -95,16 +89,8 @@ def _built(base: Backbone, head: str, size: int | None) -> tuple[nn.Module, nn.S
     except Exception as error:  # each network has its own way to say so
         if size is None:
             raise
-        fits = next((o for o in _SIZES if o > size and _takes(base, head, o)), None)
-        advice = f"the next size that it takes is {fits}: --size {fits}" if fits else "choose another network"
+        advice = "choose a larger --size or another network"
         raise InputError(f"{base.name} cannot take images of {size} pixels: {advice}") from error
-
-
-def _takes(base: Backbone, head: str, size: int) -> bool:
-    try:
-        return bool(_shape(base.body(base.build(size), head, size), size))
-    except Exception:  # as above
-        return False
 
 
 @torch.no_grad()

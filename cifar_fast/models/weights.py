@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cifar_fast.errors import InputError
+from cifar_fast.errors import InputError, first_line
 from cifar_fast.progress import say
 
 
@@ -42,8 +42,8 @@ def read_state(
             content = torch.load(path, map_location="cpu", weights_only=True)
         found = [_without_prefix(o, wanted) for o in _state_dicts(content)]
     except Exception as error:  # a damaged or hostile file raises nearly anything
-        first = (str(error).strip() or "nothing in it").splitlines()[0]
-        raise InputError(f"{path} cannot be read as weights ({first}): give a file of tensors alone") from error
+        said = f"{path} cannot be read as weights ({first_line(error)}): give a file of tensors alone"
+        raise InputError(said) from error
     if not found:
         raise InputError(f"{path} holds no state dict: give a file of named tensors")
     return max(found, key=lambda o: len(wanted & o.keys()))  # the first of equals

@@ -1,5 +1,6 @@
 """Several runs side by side: one page and one table, with a verdict on every pair."""
 
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from itertools import combinations
 from pathlib import Path
@@ -87,9 +88,11 @@ RESULT_HEADER = [
 ]
 
 
-def verdict_rows(methods: list[Runs]) -> list[dict[str, str]]:
+def verdict_rows(
+    pairs: Iterable[tuple[Runs, Runs]],  # all that one page compares
+) -> list[dict[str, str]]:
     "A dict a pair: pair, test, difference, interval, p, verdict, seeds. Several pairs are corrected for being many."
-    found = [compare(*pair) for pair in combinations(methods, 2)]
+    found = [compare(*pair) for pair in pairs]
     return [
         {
             "pair": o.names,
@@ -244,7 +247,7 @@ def write_comparison(
         warnings=list(dict.fromkeys(w for o in methods for w in warnings_of(o.first.metrics))),
         result_header=RESULT_HEADER,
         results=result_rows(methods),
-        verdicts=(verdicts := verdict_rows(methods)),
+        verdicts=(verdicts := verdict_rows(combinations(methods, 2))),
         correction=correction_line(len(verdicts)),
         evidence_header=evidence_header,
         evidence=evidence if len(evidence_header) > 1 else [],
@@ -260,7 +263,7 @@ def write_comparison(
 
 def comparison_text(methods: list[Runs]) -> str:
     "What the page's tables say, for the terminal."
-    verdicts, (header, evidence) = verdict_rows(methods), evidence_table(methods)
+    verdicts, (header, evidence) = verdict_rows(combinations(methods, 2)), evidence_table(methods)
     said = [
         markdown_table(RESULT_HEADER, result_rows(methods)),
         "± and ranges are 95 % intervals, over seeds where there are several, else over test images.",

@@ -101,11 +101,9 @@ def _area(params: int) -> float:
 
 
 def _plot_winners(ax) -> None:
-    years = list(WINNERS)
-    entries = {o.name: o for o in published()}
-    ax.bar([str(o) for o in years], [depth(WINNERS[o]) for o in years], color="C1", alpha=0.7)
-    for i, year in enumerate(years):
-        name, n = WINNERS[year], depth(WINNERS[year])
+    depths, entries = {o: depth(o) for o in WINNERS.values()}, {o.name: o for o in published()}
+    ax.bar(list(map(str, WINNERS)), list(depths.values()), color="C1", alpha=0.7)
+    for i, (name, n) in enumerate(depths.items()):
         error = 1 - entries[name].top5
         ax.annotate(f"{name}\n{n} layers\n{error:.1%} top-5 error", (i, n), fontsize=8, ha="center",
                     xytext=(0, 4), textcoords="offset points")  # fmt: skip

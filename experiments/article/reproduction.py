@@ -18,7 +18,7 @@ from cifar_fast.errors import InputError
 from cifar_fast.experiment import load_experiment
 from cifar_fast.files import read_json, write_json
 from cifar_fast.progress import say
-from cifar_fast.runs.compare import RESULT_HEADER, result_rows, verdict_rows
+from cifar_fast.runs.compare import RESULT_HEADER, correction_line, result_rows, verdict_rows
 from cifar_fast.runs.facts import images_hash
 from cifar_fast.runs.folder import check_begun
 from cifar_fast.runs.launch import is_finished
@@ -76,7 +76,7 @@ class Reproduction:
     def execute(self) -> int:
         "Train what is missing, then write the page; the script's exit code. Raises `InputError`."
         for i, training in enumerate(self.trainings, 1):
-            if self.is_done(training):
+            if is_finished(self.folder_of(training)):
                 continue
             print(f"[{i}/{len(self.trainings)}] {training.part}: {training.what}", flush=True)
             if code := self.train(training):
@@ -88,10 +88,6 @@ class Reproduction:
     def folder_of(self, training: Training) -> Path:
         "Where its run goes."
         return self.folder / training.part / training.name
-
-    def is_done(self, training: Training) -> bool:
-        "Whether it has been trained to the end: each of its runs, and without Ctrl-C."
-        return is_finished(self.folder_of(training))
 
     def train(self, training: Training) -> int:
         "Train one; where its memory counts, in a process of its own, which holds nothing of the others."
@@ -140,13 +136,14 @@ class Reproduction:
             study=[row[:-1] for row in result_rows(list(study.values()))],
             study_about=self.about("one seed; intervals are over test images"),
             explanation=explanation(study) if study else [],
-            next=self.next_rows(list(steps.values())),
+            next=next_rows(list(steps.values())),
             next_about=self.about(
                 f"{self.options.seeds} seeds a row; differences are from the custom CNN as it is, by Welch's test over "
                 "seeds: they speak of methods, not of two trained models"
                 if self.options.seeds > 1
                 else "one seed: McNemar's test speaks of two trained models, not of methods"
-            ),
+            )
+            + f" {correction_line(len(steps) - 1)}",
         )
 
     def about(self, what: str) -> str:
@@ -180,14 +177,14 @@ class Reproduction:
                     figures.append(Picture.of(path, f"{text}: {method.name}."))
         return figures
 
-    def next_rows(self, methods: list[Runs]) -> list[dict[str, str]]:
-        "A dict a next step; the baseline first, without a verdict."
-        if not methods:
-            return []
-        baseline, *others = methods
-        nothing = dict.fromkeys(("difference", "interval", "p", "verdict"), "-")
-        verdicts = [nothing, *(verdict_rows([baseline, o])[0] for o in others)]
-        return [{"name": o.name, "accuracy": o.accuracy_text, **row} for o, row in zip(methods, verdicts)]
+
+def next_rows(
+    methods: list[Runs],  # the baseline first
+) -> list[dict[str, str]]:
+    "A dict a next step, and one of the baseline, without a verdict."
+    nothing = dict.fromkeys(("difference", "interval", "p", "verdict"), "-")
+    verdicts = [nothing, *verdict_rows((methods[0], o) for o in methods[1:])]
+    return [{"name": o.name, "accuracy": o.accuracy_text, **row} for o, row in zip(methods, verdicts)]
 
 
 def _with_sizes(options: dict, found: ImageSet) -> dict:

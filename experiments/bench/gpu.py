@@ -38,6 +38,23 @@ AT_ONCE = 8  # seeds
 class GpuBenchmark(Benchmark):
     "Rows that tell how much of a GPU a training uses."
 
+    stock = Benchmark.custom  # against stock fastai and a plain DataLoader, which read files
+
+    def __init__(
+        self,
+        data: str,  # cifar10, digits, or the path of an archive or a folder
+        bs: int,  # training images a batch
+        epochs: int,  # of the article's case 4
+        size: int,  # pixels of the features
+        images: int,  # training images of the part `stock`
+        repeats: int,  # turns of each contender
+        races: list[tuple[int, str | None, int]],  # per cent, folder of checkouts of peers and runs of each
+        device: str,  # auto, cpu or cuda
+        out: str,  # file to write
+    ):
+        super().__init__(data, "none", "resnet18", bs, images, repeats, 1, 0, device, False, "auto", out)
+        self.data, self.epochs, self.size, self.races = data, epochs, size, races
+
     def steps(self) -> None:
         "Training the custom CNN at the article's batch and at 512, with graphs, without, and as bare as it can be."
         for bs in dict.fromkeys((self.bs, 512)):
@@ -144,10 +161,6 @@ class GpuBenchmark(Benchmark):
         contenders = {f"ours, {self.precision}": ours, "the body alone": alone}
         self.add_speeds(row, contenders, n, {"the body alone": whole_batches})
 
-    def stock(self) -> None:
-        "The custom CNN against stock fastai and a plain DataLoader, which read files: images a second."
-        self.custom()
-
     def records(self) -> None:
         "The record recipes in turns with their peers."
         from bench.races import race
@@ -174,9 +187,8 @@ def main(
     "Measure how much of a GPU the toolkit uses, beside what bounds it."
     if unknown := set(parts.split(",")) - set(PARTS):
         raise InputError(f"there is no part {unknown.pop()!r}: give some of {','.join(PARTS)}")
-    bench = GpuBenchmark(data, "none", "resnet18", bs, images, repeats, 1, 0, device, False, "auto", out)
-    bench.data, bench.epochs, bench.size = data, epochs, size
-    bench.races = [(94, checkouts, runs), (96, checkouts, runs // 2)]
+    races = [(94, checkouts, runs), (96, checkouts, runs // 2)]
+    bench = GpuBenchmark(data, bs, epochs, size, images, repeats, races, device, out)
     for part in parts.split(","):
         getattr(bench, part)()
         print(bench.table(), flush=True)

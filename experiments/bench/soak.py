@@ -119,7 +119,7 @@ class Soak:
             if (folder / "config.json").exists():
                 train(custom, custom.options(resume=str(folder)))
             else:
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)  # where its first write fails, a run leaves none
                 self.train(folder.name)
             lost += outcome(folder) != outcome(self.whole)
             shutil.rmtree(folder)

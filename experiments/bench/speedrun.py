@@ -121,7 +121,8 @@ class Speedrun:
         self.title = f"{data_line(ours.learn.dls)}, RecordNet for {o.target} %"
         self.precision = ours.learn.precision
         resolved = {"run": str(self.run.folder), "precision": self.precision, "device": str(self.device)}
-        self.run.write_json("config.json", {**vars(o), **resolved, "recipe": asdict(ours.learn.recipe)})
+        about = {"recipe": asdict(ours.learn.recipe), "experiment": {"name": "speedrun"}}
+        self.run.write_json("config.json", {**vars(o), **resolved, **about})
         contenders = [ours, *([self.peer()] if o.peer else [])]
         self.warm_up(contenders, compile)
         for i in range(o.runs):

@@ -46,6 +46,7 @@ class Benchmark:
         self.out = Path(out).absolute()
         self.device = parse_device(device)
         self.whole = load_images(data)
+        self.title = data_line(image_dls(self.whole, device="cpu"))
         self.source = Path(data) if (Path(data) / "train").is_dir() else None
         self.images = self.whole.fewer(min(images, len(self.whole.train_y)), min(images, len(self.whole.test_y)))
         self.weights, self.arch, self.bs = weights, arch, bs
@@ -353,9 +354,8 @@ class Benchmark:
         "Note a result, and write down all there are: a long benchmark that is cut off keeps them."
         self.rows.append(dict(row=row, contender=contender, value=value, unit=unit, turns=turns, interval=interval))
         about = {
-            "data": data_line(image_dls(self.whole, device="cpu")), "bs": self.bs, "device": str(self.device),
-            "threads": torch.get_num_threads(), "precision": self.precision, "compile": self.compile,
-            "versions": versions(),
+            "data": self.title, "bs": self.bs, "device": str(self.device), "threads": torch.get_num_threads(),
+            "precision": self.precision, "compile": self.compile, "versions": versions(),
         }  # fmt: skip
         write_json(self.out, {**about, "rows": self.rows})
 

@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from fastai.learner import Learner
@@ -13,10 +13,11 @@ from fastai.learner import Learner
 from bench import peers
 
 
-def quiet(learn: Learner):
+@contextmanager
+def quiet(learn: Learner) -> Iterator[Learner]:
     "`learn` without progress bars and tables, as a context."
-    learn.logger, learn.create_mbar = lambda *args: None, False
-    return learn.no_bar()
+    with learn.no_bar(), learn.no_logging():
+        yield learn
 
 
 def epoch_of(learn: Learner) -> Callable[[], None]:

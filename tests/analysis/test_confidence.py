@@ -74,6 +74,13 @@ def test_an_ensemble_gains_where_its_members_err_apart():
     assert found.by_size()[1] == pytest.approx((2 / 3, 2 / 3, 2 / 3)) and found.by_size()[3][0] == 1
 
 
+def test_of_many_ensembles_some_are_drawn_whichever_the_first_member_is():
+    labels = torch.zeros(4, dtype=torch.long)
+    sure, unsure = (Predictions(torch.tensor([o] * 4), labels, VOCAB) for o in ([1.0, 0, 0], [0.45, 0.55, 0]))
+    mean, least, most = ensemble([sure, *[unsure] * 11]).by_size()[6]  # right with the first, which half of them have
+    assert (least, most) == (0, 1) and 0.4 < mean < 0.6
+
+
 def test_copies_of_one_model_gain_nothing():
     found = ensemble([members()[0]] * 2)
     assert found.gain == 0 and found.gain_test() == (0, 0, 1) and found.disagreement() == 0

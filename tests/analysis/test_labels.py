@@ -1,6 +1,7 @@
 """Planted wrong labels are found, by models that have not seen the images."""
 
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -41,6 +42,14 @@ def test_shares_of_the_found():
     suspects = [Suspect(i, "a", "b", 0.9, 0.1) for i in (5, 1, 9, 2)]
     assert found_among(suspects, [5, 9]) == (0.5, 1, 0.5)
     assert found_among([], [5]) == (0, 0, 0)
+
+
+def test_long_names_above_pictures_do_not_run_into_one_another():
+    suspects = [Suspect(i, "Mixed Woodland " * 14, "NorthernOwls" * 20, 0.9, 0.1) for i in range(3)]
+    figure = plot_suspects(suspects, np.zeros((3, 8, 8, 3), np.uint8))
+    figure.draw_without_rendering()
+    boxes = [ax.title.get_window_extent() for ax in figure.axes]
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
 
 
 def test_without_cleanlab_the_extra_is_named(planted, monkeypatch):

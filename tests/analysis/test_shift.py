@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from fastai.learner import Learner
+from torch import nn
 
 from cifar_fast.analysis.asking import logits_of
+from cifar_fast.analysis.charts import plot_curves
 from cifar_fast.analysis.shift import KINDS, Shift, measure_shift, plot_kinds, plot_shift, shifted
-from cifar_fast.deploy import export  # noqa: F401 - export_safe
+from cifar_fast.deploy.export import model_card
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
 from cifar_fast.training import schedules  # noqa: F401 - fit_decay
@@ -59,6 +62,26 @@ def test_a_learner_and_its_saved_model_are_measured_alike(digits_dls, digits, tm
         len(plot_shift(found, both[0]).axes) == 5
         and plot_kinds(digits.test_x[0]).axes[0].get_yticklabels()[-1].get_text() == list(KINDS)[-1]
     )
+
+
+class NamedAsOurs(nn.Module):
+    "A network whose parts have names that objects of the package have too."
+
+    def __init__(self):
+        super().__init__()
+        self.card, self.logits = nn.Flatten(), nn.Linear(3 * 32 * 32, 10)
+        self.arch = self.recipe = self.last_fit = self.weights = nn.Identity()
+
+    def forward(self, x):
+        return self.recipe(self.logits(self.card(x)))
+
+
+def test_a_networks_parts_may_have_any_name(digits_dls, digits):
+    learn = Learner(digits_dls, NamedAsOurs(), loss_func=nn.CrossEntropyLoss())
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-3)
+        assert plot_curves(learn).axes and model_card(learn).weights == "none"
+        assert measure_shift(learn, digits.test_x, digits.test_y, ["noise"]).clean > 0.3
 
 
 def test_errors_against_a_baseline_are_a_mean_of_ratios():

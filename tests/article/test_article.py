@@ -18,7 +18,7 @@ from article import claims
 from article import reproduction as reproduced
 from article.claims import AGREED, NOT_AGREED, NOT_TESTABLE, Claims, explanation, settled
 from article.published import depth, published
-from article.reproduction import Reproduction
+from article.reproduction import Reproduction, next_rows
 from cifar_fast.analysis.charts import History
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.data.image_set import CIFAR10_VOCAB
@@ -110,6 +110,14 @@ def test_the_explanation_follows_the_numbers():
     assert "fails" not in text
 
 
+def test_several_next_steps_have_verdicts_that_are_corrected_for_being_several():
+    steps = [method("m", a, a) for a in (0.79, 0.78, 0.80, 0.80, 0.80)]
+    for o in steps:
+        o.first.metrics["accuracy_interval"] = 0, 1
+    baseline, alone, among = (next_rows(steps[:n])[min(n, 2) - 1] for n in (1, 2, 5))
+    assert baseline["p"] == "-" and float(among["p"]) > 2 * float(alone["p"]) > 0
+
+
 def reproduction(folder, resnet18_file, **changed):
     options = dict(
         data="digits", weights=str(resnet18_file), epochs=2, study_epochs=1, images=200, test_images=60, seeds=2,
@@ -153,6 +161,7 @@ def test_the_article_is_repeated_and_continued(no_pictures, tmp_path, resnet18_f
     assert reproduction(folder, resnet18_file).execute() == 0
     page = (folder / "index.html").read_text()
     assert "not CIFAR-10" in page and "Why did the transfer fail?" in page and "a fourth convolution" in page
+    assert "corrected for 5 comparisons" in page
     assert page.count("data:image/png;base64,") >= 6 and "<script" not in page
     done = (folder / "article/custom-decay/metrics.json").stat().st_mtime_ns
     (folder / "study/size-64/metrics.json").unlink()
@@ -228,13 +237,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path, resnet18_file):
         reproduction(tmp_path, resnet18_file)
 
 
-def test_an_interrupted_training_is_not_done(tmp_path, resnet18_file, digits_run):
-    repeat = reproduction(tmp_path / "article", resnet18_file)
-    training = repeat.trainings[0]
-    metrics = shutil.copytree(digits_run, repeat.folder_of(training)) / "metrics.json"
-    assert repeat.is_done(training)
+def test_an_interrupted_training_is_not_done(tmp_path, resnet18_file, digits_run, monkeypatch):
+    repeat, begun = reproduction(tmp_path / "article", resnet18_file), []
+    monkeypatch.setattr(repeat, "train", lambda training: begun.append(training) or 1)
+    metrics = shutil.copytree(digits_run, repeat.folder_of(repeat.trainings[0])) / "metrics.json"
+    repeat.execute()
     metrics.write_text(json.dumps({**json.loads(metrics.read_text()), "interrupted": True}))
-    assert not repeat.is_done(training)
+    repeat.execute()
+    assert begun == [repeat.trainings[1], repeat.trainings[0]]
 
 
 BEGINS_ANOTHER = """

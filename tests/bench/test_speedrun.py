@@ -44,7 +44,7 @@ def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(small_recipe, dig
     assert "not CIFAR-10" in run.metrics["title"] and len(run.history.epochs) == run.metrics["epochs"]
     assert run.metrics["train_seconds"] < run.metrics["record_seconds"] == ours["runs"][-1]["seconds"]
     assert run.history.lrs[0] == pytest.approx(run.metrics["lr"])
-    assert run.config["recipe"]["bs"] == run.metrics["bs"]
+    assert run.config["recipe"]["bs"] == run.metrics["bs"] and run.config["experiment"] == {"name": "speedrun"}
     assert run.metrics["train_accuracy"] > 0.5 and (tmp_path / "fast/report.html").exists()
     predictor, test = Predictor(tmp_path / "fast/model"), digits.fewer(300, 100)
     found = [o.label for o in predictor(test.test_x.permute(0, 2, 3, 1).numpy())]

@@ -108,10 +108,10 @@ def test_tables_as_spreadsheets_write_them(image_folder, capsys):
     assert "Not used: the column 'fold'" in capsys.readouterr().out
 
 
-def test_other_labels_are_other_data(image_folder):
-    root = image_folder({"all": 10})
-    sizes = []
-    for n in (2, 5):
-        table = write(root, "t.csv", ["path", "label"], [(f"all/{i}.png", i % n) for i in range(10)])
-        sizes.append(len(load_images(root, labels=table).vocab))
-    assert sizes == [2, 5]
+@pytest.mark.parametrize("name, is_given", [("t.csv", True), ("trainLabels.csv", False)])
+def test_other_labels_are_other_data(image_folder, name, is_given):
+    root, found = image_folder({"train": 10}), []
+    for vocab in ("ab", "ac"):
+        table = write(root, name, ["id", "label"], [(i, vocab[i // 5]) for i in range(10)])
+        found.append("".join(load_images(root, labels=table if is_given else None).vocab))
+    assert found == ["ab", "ac"]

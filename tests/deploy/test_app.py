@@ -44,8 +44,9 @@ def test_a_bad_file_gives_the_error_without_the_servers_path(visit, tmp_path):
     assert visit.look_inside(str(tmp_path / "bad.png"), "conv1") is None
 
 
-def test_layers_are_drawn(visit, model):
+def test_layers_are_drawn_of_a_network_that_does_not_predict_meanwhile(visit, model):
     assert "conv1" in visit.layers()
+    visit.predictor.model.register_forward_hook(lambda *args: pytest.fail("the network that predicts was looked into"))
     figure = visit.look_inside(str(model / "examples/0.png"), "conv2")
     assert sum(bool(ax.images) for ax in figure.axes) == 8
 

@@ -160,7 +160,7 @@ def test_a_damaged_download_is_refused_and_auto_goes_on_with_random_weights(imag
     with pytest.raises(DownloadError, match="checksum"):
         load_weights("resnet18", "imagenet")
     assert load_weights("resnet18", "auto").name == "none"
-    assert "RANDOM weights" in capsys.readouterr().out
+    assert "RANDOM weights" in capsys.readouterr().err
     server.__exit__(None, None, None)
     assert not list((Path(torch.hub.get_dir()) / "checkpoints").iterdir())
 

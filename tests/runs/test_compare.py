@@ -29,7 +29,7 @@ def two_runs(digits_run, other_digits_run):
 
 
 def test_two_trained_models_are_compared_image_by_image(two_runs):
-    row = verdict_rows(two_runs)[0]
+    row = verdict_rows([two_runs])[0]
     assert "McNemar" in row["test"] and "360 images" in row["test"]
     difference = two_runs[1].accuracies[0] - two_runs[0].accuracies[0]
     assert row["difference"] == f"{difference * 100:+.2f} points"

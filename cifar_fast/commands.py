@@ -22,8 +22,8 @@ def sweep(
     labels: str | None = None,  # csv or jsonl that names the files of --data and their classes
     trials: count = None,  # trials in all; default: 16, or with --resume as many as before
     address: str | None = None,  # of a Ray cluster; default: this machine
-    per_gpu: count = 1,  # trials that share a GPU
-    seed: seed_number = 0,  # of the search
+    per_gpu: count = None,  # trials that share a GPU; default: 1, or with --resume as before
+    seed: seed_number = None,  # of the search; default: 0, or with --resume as before
     run: str | None = None,  # folder to write; default: runs/sweep-<date>-<time>
     resume: str | None = None,  # folder of a stopped sweep: go on; --data and --labels may name what has moved
 ):

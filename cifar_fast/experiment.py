@@ -175,14 +175,14 @@ class Experiment:
 
     def stages(self, options: SimpleNamespace) -> list[Stage]:
         "What a training with these options goes through. Raises `InputError` where stages cannot be told apart."
-        made = self.make_stages(**{name: getattr(options, name) for name in self.for_stages})
+        made = [o for o in self.make_stages(**{name: getattr(options, name) for name in self.for_stages}) if o.epochs]
         names = [o.name for o in made]
         if unusable := [o for o in names if names.count(o) > 1 or is_choosing(o)]:
             raise InputError(
                 f"{self.name} has a stage {unusable[0]!r}: give each a name of its own, which does not begin with "
                 f"{CHOOSING!r}"
             )
-        return [o for o in made if o.epochs]
+        return made
 
     def learner(self, dls: "DataLoaders", options: SimpleNamespace) -> "Learner":
         "The Learner for these options: what the function does not ask for is done here."

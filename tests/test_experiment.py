@@ -326,6 +326,8 @@ def test_stages_have_their_place_in_the_history_and_go_on(tmp_path):
 def test_stages_that_could_not_be_told_apart_are_refused(names):
     with pytest.raises(InputError, match="a name of its own"):
         Experiment(mlp.function, lambda epochs: [Stage(o, epochs) for o in names]).run(**SMALL)
+    left_out = Experiment(mlp.function, lambda epochs: [Stage("train", 0), Stage("train", epochs)])
+    assert [o.epochs for o in left_out.stages(left_out.options(epochs=3))] == [3]
 
 
 def test_an_own_option_may_be_called_compile(tmp_path):

@@ -15,6 +15,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 from cifar_fast.analysis.names import in_figure, in_legend, short
 from cifar_fast.errors import InputError
 from cifar_fast.text import counted
+from cifar_fast.training.adapt import arch_and_weights
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class History:
         """
         if isinstance(training, History):
             return training
-        own = vars(training)  # of what it lacks, the Learner would ask the user's network
-        name, kept, recorder = own.get("arch", type(training.model).__name__), own.get("last_fit"), training.recorder
+        name, recorder = arch_and_weights(training)[0], training.recorder
+        kept = vars(training).get("last_fit")  # of what it lacks, the Learner would ask the user's network
         if kept is not None:
             return cls(name, kept.rows, learning_rates(training, kept.lrs))
         if recorder.values and not recorder.lrs:

@@ -33,8 +33,7 @@ def fed_dl(
     "`dl`, or a loader like it that resizes and normalises by `feeding`; whatever else it does to a batch stays."
     if feeding is None or not isinstance(dl, TfmdDL):
         return dl
-    kinds = {*((o, None) for o in FEEDING), *map(_kind, feeding)}
-    feeds = [o for o in fixed_tfms(dl) if _kind(o) in kinds]
+    feeds = _feeds(dl, feeding)
     if _same(feeds, feeding):
         return dl
     place = {_kind(o): i for i, o in enumerate(dl.after_batch.fs)}
@@ -49,6 +48,18 @@ def fed_dls(dls: DataLoaders, feeding: list | None) -> DataLoaders:
         return dls
     res = copy(dls)
     res.loaders = loaders
+    return res
+
+
+def _feeds(dl: TfmdDL, feeding: list) -> list:
+    "The batch transforms in whose place `feeding` stands: what resizes or normalises, and what it has itself, once."
+    left, res = list(map(_kind, feeding)), []
+    for tfm in fixed_tfms(dl):
+        if _kind(tfm) in left:
+            left.remove(_kind(tfm))
+        elif type(tfm) not in FEEDING and not hasattr(tfm, "before_call"):  # which fastai's that resize have
+            continue
+        res.append(tfm)
     return res
 
 

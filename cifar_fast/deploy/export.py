@@ -23,6 +23,7 @@ from cifar_fast.deploy.safemodel import GRAPH, is_built_by_name, normalise, save
 from cifar_fast.errors import InputError, MissingExtra, first_line, own_place
 from cifar_fast.files import write_atomically
 from cifar_fast.progress import say
+from cifar_fast.training.adapt import arch_and_weights
 from cifar_fast.versions import versions
 
 MOST_DIFFERENCE = 1e-4  # of the ONNX graph's logits from torch's
@@ -51,7 +52,7 @@ def model_card(
         std=std,
         metrics=metrics or {},
         data=dl.dataset.name,
-        weights=vars(learn).get("weights") or "none",  # not those of the network
+        weights=arch_and_weights(learn)[1] or "none",
         versions=versions(),
         sha256="",
         levels=list(levels) if levels else None,

@@ -9,11 +9,11 @@ from cifar_fast.analysis.predictions import Predictions, read_predictions
 from cifar_fast.data.image_set import fold_indices
 from cifar_fast.errors import InputError
 from cifar_fast.files import read_json
-from cifar_fast.options import OF_A_START
+from cifar_fast.options import MAY_MOVE, OF_A_START
 from cifar_fast.runs.results import NO_METHOD, FinishedRun, Runs
 
 OUT_OF_FOLD = "out_of_fold.safetensors"
-FREE = {*NO_METHOD, *OF_A_START, "data"}  # options that may differ from those of the run on all images
+FREE = {*NO_METHOD, *OF_A_START, *MAY_MOVE}  # options that may differ from those of the run on all images
 
 
 def out_of_fold(

@@ -11,9 +11,9 @@ from typing import Any
 from markupsafe import Markup
 
 from cifar_fast.analysis.stats import accuracy_interval
-from cifar_fast.data.image_set import whole
+from cifar_fast.data.image_set import is_fold, whole
 from cifar_fast.errors import InputError, check
-from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, read_json
+from cifar_fast.files import read_json
 from cifar_fast.runs.page import write_page
 from cifar_fast.runs.results import NO_METHOD, NO_SETTINGS, duration, percent, read_rows, single_runs
 from cifar_fast.text import did_you_mean
@@ -110,7 +110,7 @@ def list_runs(
 def find_runs(folder: Path) -> list[Path]:
     "Folders of runs: they hold config.json; several seeds are one, and a sweep is its winner."
     found = sorted(o.parent for o in folder.rglob("config.json"))
-    seeds = {o for o in found if o.name.startswith((SEED_FOLDER, FOLD_FOLDER)) and o.parent in found}
+    seeds = {o for folder in found for o in single_runs(folder) if o != folder}
     sweeps = {o for o in found if (o / "trials").is_dir()}
     hidden = {o for o in found if any(part.startswith(".") for part in o.relative_to(folder).parts)}
     return [o for o in found if o not in seeds | sweeps | hidden]
@@ -131,7 +131,7 @@ def read_row(folder: Path) -> Row:
 def _row(folder: Path, config: dict, runs: list[Path], metrics: list[dict]) -> Row:
     asked, defaults = config.get("asked", {}), config.get("defaults", {})
     accuracies = [float(o["accuracy"]) for o in metrics]
-    are_folds = runs[0].name.startswith(FOLD_FOLDER)
+    are_folds = bool(metrics) and is_fold(metrics[0]["data"])
     interval = accuracies and (accuracy_interval(accuracies, are_folds) or metrics[0]["accuracy_interval"])
     seconds = [o["train_seconds"] for o in metrics if o.get("train_seconds") is not None]
     state = "finished" if len(metrics) == max(len(runs), asked.get("seeds", 1), asked.get("folds", 0)) else "unfinished"

@@ -50,7 +50,7 @@ try:
 except ImportError as error:
     raise MissingExtra("sweep", "sweep.py") from error
 
-N_TRIALS = 16  # where nothing is said
+USUAL = {"trials": 16, "per_gpu": 1, "seed": 0}  # where nothing is said
 KINDS = {"loguniform": 2, "uniform": 2, "randint": 2, "choice": None}  # and how many arguments they take
 OPEN = {("lr", "auto"), ("opt", "both")}  # what a training finds out by trainings of its own
 NOT_FOR_TRIALS = {*OF_A_START, "run", "track", "quiet", "data", "seeds", "at_once", "early_stop", "cache_features"}
@@ -165,8 +165,8 @@ class Sweep:
         if options.run and options.resume and Path(options.run) != Path(options.resume):
             raise InputError(f"--resume goes on in {options.resume}: leave --run out")
         given = {k: o for k, o in vars(options).items() if o != DEFAULTS[k]}
-        begun = {k: before[k] for k in DEFAULTS.keys() & before.keys() - {"run"}}
-        self.options = options = SimpleNamespace(**{**DEFAULTS, "trials": N_TRIALS, **begun, **given})
+        begun = {k: o for k, o in before.items() if k in DEFAULTS.keys() - {"run"} and o is not None}
+        self.options = options = SimpleNamespace(**{**DEFAULTS, **USUAL, **begun, **given})
         self.params = [Param.parse(o, experiment) for o in options.param or ()]
         self.searched, self.n_failed = [o for o in self.params if o.kind != "fixed"], 0
         if not self.searched:
@@ -343,7 +343,7 @@ class Sweep:
 
 
 DEFAULTS = dict(
-    param=None, data="auto", labels=None, trials=None, address=None, per_gpu=1, seed=0, run=None, resume=None
+    param=None, data="auto", labels=None, trials=None, address=None, per_gpu=None, seed=None, run=None, resume=None
 )
 
 

@@ -99,14 +99,14 @@ class MLflowTracker:
     def __init__(self, folder: Path, opened: ExitStack):
         import mlflow
 
-        self.mlflow, own = mlflow, folder.absolute()
+        self.mlflow, own, place = mlflow, folder.absolute(), None
         if not os.environ.get("MLFLOW_TRACKING_URI"):
+            place = (own / "mlruns").as_uri()
             mlflow.set_tracking_uri(f"sqlite:///{own / 'mlflow.db'}")
             opened.callback(mlflow.set_tracking_uri, None)  # it sets the variable too, which the next run would read
-            if mlflow.get_experiment_by_name("cifar_fast") is None:
-                mlflow.create_experiment("cifar_fast", artifact_location=(own / "mlruns").as_uri())
-        mlflow.set_experiment("cifar_fast")
-        opened.enter_context(mlflow.start_run(run_name=folder.name))
+        known = mlflow.get_experiment_by_name("cifar_fast")
+        number = known.experiment_id if known else mlflow.create_experiment("cifar_fast", artifact_location=place)
+        opened.enter_context(mlflow.start_run(experiment_id=number, run_name=folder.name))
 
     def log(self, values: dict[str, float], fit: TrackedFit) -> None:
         "Log values at the point that the fit has reached."

@@ -109,7 +109,7 @@ class CachedBody(Callback):
 
     order = 11  # after CastToTensor and MixedPrecision
     in_graph = True  # of `BatchGraphs`: what it does in a batch is work of the device
-    _stateattrs = ("cache", "loaded", "fed")
+    _stateattrs = ("cache", "loaded", "fed", "shares")
     threads: int | None = None  # of torch, where the fit goes on with one
 
     def __init__(
@@ -120,11 +120,11 @@ class CachedBody(Callback):
         self.on_disk, self.active = on_disk, False
         self._init_state()
         if cache is not None:
-            self.cache = cache
+            self.cache, self.shares = cache, True
 
     def _init_state(self):
         "fastcore's Stateful calls this on a loaded callback: features are never pickled."
-        self.cache, self.loaded, self.fed = {}, {}, []
+        self.cache, self.loaded, self.fed, self.shares = {}, {}, [], False
 
     def before_fit(self):
         "Nothing is exchanged until training begins: predictions outside a fit see images."
@@ -184,11 +184,14 @@ class CachedBody(Callback):
         "Images from here on."
         if self._is_frozen() and (self.active or self.epoch == 0):
             say(f"The frozen body runs in every epoch{' from here on' * self.active}: {reason}.")
-        self.active, self.loaded, self.cache = False, {}, {}  # others may share what this one lets go of
+        self.active, self.loaded, self.fed = False, {}, []
+        if not self.shares:
+            self.cache.clear()
         self._restore_threads()
 
     def _start(self) -> None:
-        "Compute what is missing."
+        "Compute what is missing; of what Learners share, too, nothing stays that is of other images or another body."
+        self.loaded, self.fed = {}, []  # before there is more
         train, valid = self.dls.train, self.dls.valid
         flip = next((o for o in train.after_batch.fs if isinstance(o, RandomFlip)), None)
         fixed = [o for o in train.after_batch.fs if not isinstance(o, RandomFlip)]

@@ -2,7 +2,7 @@
 
 At the article's batch of 64 a GPU needs a quarter of a millisecond for a batch, and Python a whole one to ask for its
 kernels. A graph is captured once and holds all of them: gathering and augmenting the images, forward, loss, backward
-and the optimizer's step.
+and the optimizer's step, where it is one of torch's fused ones.
 """
 
 import random
@@ -121,9 +121,10 @@ class BatchGraphs(Callback):
     """Runs the training batches of a fit as graphs, where all that happens in one can be captured.
 
     Callbacks hear of `before_batch` and `after_batch` as ever. A fit in which one acts inside the batch (between the
-    model's call and the optimizer's step), whose optimizer keeps its state in Python, or whose model does, runs as
-    without graphs, and one line says why. So do batches of another size than the first. Weights are those of a fit
-    without graphs, to rounding; what is drawn at random (dropout, augmentations) is drawn from other numbers.
+    model's call and the optimizer's step), or whose model keeps a state in Python, runs as without graphs, and one line
+    says why. So do batches of another size than the first. An optimizer that is none of torch's fused ones, or of which
+    more than the rate is scheduled, takes its step from the host. Weights are those of a fit without graphs, to
+    rounding; what is drawn at random (dropout, augmentations) is drawn from other numbers.
     """
 
     order, works, rates = 100, False, None
@@ -205,12 +206,16 @@ class BatchGraphs(Callback):
             return False
         return all(isinstance(cb, ParamScheduler) for cb in self.before)
 
-    def python_state(self, dl: TensorDL | None) -> str:
-        "What model, loss and a loader whose images are gathered have in Python, which a callback may change."
+    def parts(self, dl: TensorDL | None) -> list:
+        "Model, loss and a loader whose images are gathered: what has a state in Python that a callback may change."
         loss = self.learn.loss_func
         parts = [self.learn.model, loss, getattr(loss, "func", None)]  # fastai's losses hold one of torch
         parts += [] if dl is None else [dl.dataset, *_tfms(dl)]
-        return str([_plain_values(o.modules() if isinstance(o, nn.Module) else [o]) for o in parts])
+        return [o for part in parts for o in (part.modules() if isinstance(part, nn.Module) else [part])]
+
+    def python_state(self, dl: TensorDL | None) -> str:
+        "The state of `parts`."
+        return str(_plain_values(self.parts(dl)))
 
     def state(self) -> tuple:
         "What a callback may change between batches."
@@ -302,6 +307,10 @@ class CapturedBatch:
         dl: TensorDL | None,  # whose images the graph gathers; None: it is given them
     ):
         self.owner, self.dl = owner, dl
+        self.kept = (
+            owner.rates,
+            [(o, _held(o)) for o in owner.parts(dl)],
+        )  # whose ids its key has
         self.fed = tuple(o.clone() for o in fed)
         self.epoch = torch.zeros((), dtype=torch.int64, device=owner.learn.dls.device)
         self.alternates = dl is not None and any(isinstance(o, AlternatingFlip) for o in _tfms(dl))
@@ -397,9 +406,10 @@ def _tfms(dl: TensorDL) -> list:
 
 def _plain_values(objects: Iterable) -> list[tuple[int, dict]]:
     "Which objects they are; the numbers and names that they hold, and which tensors."
-    res = []
-    for o in objects:
-        held = getattr(o, "__dict__", {})
-        held = {**held, **held.get("_parameters", {}), **held.get("_buffers", {})}
-        res.append((id(o), {k: id(v) if isinstance(v, Tensor) else v for k, v in held.items() if isinstance(v, PLAIN)}))
-    return res
+    return [(id(o), {k: id(v) if isinstance(v, Tensor) else v for k, v in _held(o).items()}) for o in objects]
+
+
+def _held(o) -> dict:
+    held = getattr(o, "__dict__", {})
+    held = {**held, **held.get("_parameters", {}), **held.get("_buffers", {})}
+    return {k: v for k, v in held.items() if isinstance(v, PLAIN)}

@@ -143,7 +143,7 @@ class Reproduction:
                 if self.options.seeds > 1
                 else "one seed: McNemar's test speaks of two trained models, not of methods"
             )
-            + f" {correction_line(len(steps) - 1)}",
+            + f" {correction_line(len(steps) - 1)}".rstrip(),
         )
 
     def about(self, what: str) -> str:

@@ -140,8 +140,8 @@ class GpuBenchmark(Benchmark):
         learn = self.transfer(self.size, self.whole)
         cached, n = learn.cached_body, len(self.whole.train_y)
         learn.epoch = 0
-        if hasattr(learn, "mixed_precision"):
-            learn.mixed_precision.before_fit()  # which sets its autocast up
+        if amp := vars(learn).get("mixed_precision"):
+            amp.before_fit()  # which sets its autocast up
 
         def ours() -> None:
             with learn.no_bar(), learn.no_logging():

@@ -105,7 +105,7 @@ def test_a_sweep_killed_halfway_loses_no_finished_trial(tmp_path):
 
 
 def options(*param, **changed):
-    base = dict(data="digits", labels=None, trials=2, address=None, per_gpu=1, seed=0, run=None, resume=None)
+    base = dict(data="digits", labels=None, trials=2, address=None, per_gpu=None, seed=None, run=None, resume=None)
     return SimpleNamespace(**{**base, "param": list(param), **changed})
 
 
@@ -290,6 +290,8 @@ def test_a_sweep_goes_on_with_the_options_it_was_begun_with(tmp_path):
     for asked in (given, alone):
         found = Sweep(custom, asked)
         assert vars(found.options) | {"data": "digits", "trials": 2, "seed": 3, "per_gpu": 2} == vars(found.options)
+    again = Sweep(custom, SimpleNamespace(**vars(alone) | {"per_gpu": 1, "seed": 0})).options
+    assert (again.per_gpu, again.seed) == (1, 0)
     with pytest.raises(InputError, match="leave --run out"):
         Sweep(custom, options(resume=str(tmp_path / "run"), run="elsewhere"))
     assert [o.name for o in found.searched] == ["lr"] and Sweep(

@@ -1,6 +1,7 @@
 """Trackers, quiet runs, and that neither changes what is learnt."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -130,4 +131,5 @@ def test_mlflow_keeps_numbers_and_figures_in_the_runs_folder(plain, tmp_path, mo
     assert [o.step for o in losses] == [0, 1] and list(folder.glob("mlruns/*/artifacts/curves.png"))
     assert outcome(folder) == outcome(plain)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert "MLFLOW_EXPERIMENT_ID" not in os.environ  # which a notebook's own runs would go to
     assert (train(tmp_path / "next", track="mlflow") / "mlflow.db").exists()

@@ -7,6 +7,7 @@ from fastai.data.transforms import Normalize
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import Adam
 from fastai.torch_core import TensorCategory
+from fastai.vision.augment import RandomResizedCropGPU
 from fastai.vision.data import ImageDataLoaders
 from fasttransform import Pipeline, Transform
 from torch import nn
@@ -123,6 +124,22 @@ def test_a_transform_that_a_user_has_added_runs_in_the_fit_and_keeps_its_place(f
         assert counted.n >= len(given.train)
         assert [type(o) for o in learn.dls.train.after_batch.fs] == before
         assert learn.dls.one_batch()[0].shape[-1] == 16
+
+
+def test_of_two_transforms_of_a_kind_both_run(few):
+    dls, counted = image_dls(few, bs=16, device="cpu"), [Counted(), Counted()]
+    dls.add_tfms(counted[:1], "after_batch")
+    learn = custom_learner(dls, size=16, **SMALL)
+    learn.dls.train.after_batch.add(counted[1])
+    n = len([o for o in fit(learn).dls.train.after_batch.fs if isinstance(o, Counted)])
+    assert n == 2 and counted[1].n >= len(dls.train)
+
+
+def test_fastais_augmentations_that_resize_give_way(few, dls):
+    learn = custom_learner(dls, size=16, **SMALL)
+    learn.dls = image_dls(few, bs=16, device="cpu")
+    learn.dls.add_tfms([RandomResizedCropGPU(24)], "after_batch")
+    assert fit(learn).dls.one_batch()[0].shape[-1] == 16
 
 
 def test_folds_by_hand_are_augmented(dls):

@@ -1,8 +1,6 @@
 """The door: what a function must be to be an experiment, and what it gets."""
 
 import json
-import sys
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -14,7 +12,7 @@ from fastai.metrics import F1Score, accuracy
 from torch import nn
 
 from cifar_fast.errors import InputError
-from cifar_fast.experiment import Experiment, Stage, experiment, load_experiment, load_file
+from cifar_fast.experiment import Experiment, Stage, experiment
 from cifar_fast.options import count, share
 from cifar_fast.progress import say
 from cifar_fast.runs.by_hand import write_run
@@ -374,57 +372,3 @@ def own_schedule(dls, schedule: str = "mine"):
 def test_a_schedule_of_its_own_wants_a_stage_that_does_it():
     with pytest.raises(InputError, match="schedule is 'mine': give one of decay"):
         Experiment(own_schedule).run(**SMALL)
-
-
-# Going on
-
-
-@pytest.fixture
-def stopped(tmp_path, monkeypatch):
-    "A file with an experiment, and the folder of a run of it that was killed."
-    file = tmp_path / "ideas.py"
-    file.write_text(
-        "from cifar_fast.all import CustomCNN, fast_learner\n"
-        "from cifar_fast.experiment import experiment\n\n\n"
-        "@experiment\ndef idea(dls, width: int = 4):\n    return fast_learner(dls, CustomCNN(dls.c, width=width))\n\n\n"
-        "@experiment\ndef other(dls, width: int = 4):\n    return fast_learner(dls, CustomCNN(dls.c, width=width))\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield file, _stop(file, tmp_path / "run")
-    sys.modules.pop("ideas", None)
-
-
-def _stop(file: Path, folder: Path) -> Path:
-    with pytest.raises(Killed):
-        with_cbs(load_experiment(f"{file}:idea"), Dying()).run(**SMALL, run=str(folder))
-    return folder
-
-
-def test_a_run_goes_on_with_the_same_experiment_source_images_and_options_alone(stopped):
-    file, folder = stopped
-    made = load_experiment(f"{file}:idea")
-    with pytest.raises(InputError, match="begun with name idea, and now it is other"):
-        load_experiment(f"{file}:other").run(resume=str(folder))
-    with pytest.raises(InputError, match="begun with width 4, and now it is 8"):
-        made.run(resume=str(folder), width=8, no_compile=True)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(
-        json.dumps({**config, "experiment": {**config["experiment"], "images": "others"}})
-    )
-    with pytest.raises(InputError, match="begun on other images"):
-        made.run(resume=str(folder))
-    (folder / "config.json").write_text(json.dumps(config))
-    file.write_text(file.read_text() + "# changed\n")
-    changed = load_experiment(f"{file}:idea")
-    with pytest.raises(InputError, match="source of idea has changed"):
-        changed.run(resume=str(folder))
-    assert changed.run(resume=str(folder), anyway=True).accuracy >= 0
-
-
-def test_a_file_of_several_experiments_wants_a_name(stopped):
-    file, _ = stopped
-    assert set(load_file(file)) == {"idea", "other"}
-    for name, said in ((file, "several experiments"), (f"{file}:none", "no experiment 'none'"), ("nowhere.py", "exist"),
-                       ("nobody", "custom, transfer, record")):  # fmt: skip
-        with pytest.raises(InputError, match=said):
-            load_experiment(name)

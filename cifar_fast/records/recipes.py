@@ -24,7 +24,7 @@ from cifar_fast.data.loaders import TensorDL
 from cifar_fast.data.tensors import BatchCrossEntropy
 from cifar_fast.errors import InputError, check, is_whole
 from cifar_fast.models.recordnet import BiasNorm, RecordNet
-from cifar_fast.records.callbacks import BriefBias, GrowingImages, HardImages, TestTimeViews
+from cifar_fast.records.callbacks import BriefBias, GrowingImages, HardImages
 from cifar_fast.records.optimizer import RecordMuon
 from cifar_fast.training.callbacks.compiled import Compiled
 from cifar_fast.training.learner import fast_learner
@@ -74,6 +74,7 @@ class Recipe:
             check(name, value, isinstance(value, Real) and 0 <= value <= 1, "a number from 0 to 1")
         check("widths", self.widths, _are_counts(self.widths) and len(self.widths) > 0, "a tuple of one count or more")
         check("sizes", self.sizes, _are_counts(self.sizes), "a tuple of counts, or ()")
+        check("views", self.views, self.views in (1, 2, 6), "1, 2 or 6")
         check("hard", self.hard, _are_shares(self.hard), "a tuple of shares above 0 and up to 1, or ()")
 
 
@@ -145,7 +146,6 @@ def record_learner(
     if not isinstance(dls.train, TensorDL):
         raise InputError("record_learner needs DataLoaders of this package: make them with cifar_dls or image_dls")
     recipe = replace(RECIPES[target], **changes)
-    TestTimeViews(recipe.views)  # refuses other numbers, before a training rather than after it
     pixels, least = dls.valid.one_batch()[0].shape[-1], 2 ** len(recipe.widths) + 1
     if (smallest := min([pixels, *recipe.sizes])) < least:
         raise InputError(f"images of {smallest} pixels are too small for the network: give {least} or more")

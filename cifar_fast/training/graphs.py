@@ -5,11 +5,9 @@ kernels. A graph is captured once and holds all of them: gathering and augmentin
 and the optimizer's step, where it is one of torch's fused ones.
 """
 
-import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
-import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.schedule import ParamScheduler
@@ -17,7 +15,7 @@ from fastai.callback.training import GradientClip
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.learner import CastToTensor, Learner
 from fastai.optimizer import OptimWrapper
-from torch import Tensor, nn
+from torch import nn
 
 from cifar_fast.data.augment import (
     AlternatingFlip,
@@ -32,6 +30,7 @@ from cifar_fast.data.loaders import TensorDL
 from cifar_fast.errors import first_line
 from cifar_fast.progress import say
 from cifar_fast.training.callbacks.guards import only_predicts
+from cifar_fast.training.host_state import held_by, host_state, plain_values, transforms_of
 from cifar_fast.training.precision import precision_of
 
 WARM_UP = 3  # batches that run as without graphs, in which libraries choose their kernels and the optimizer its state
@@ -41,7 +40,6 @@ INSIDE = (
     "after_step", "after_cancel_step",
 )  # fmt: skip
 OF_BATCHES = ("_call_one", "one_batch", "_split", "_do_one_batch", "_backward", "_step")  # methods of a Learner
-PLAIN = (int, float, str, bool, Tensor)
 ON_DEVICE = (
     IntToFloatTensor, Normalize, BatchResize, RandomFlip, AlternatingFlip, RandomTranslate, ColorJitter, Cutout, Erase,
 )  # fmt: skip
@@ -210,12 +208,12 @@ class BatchGraphs(Callback):
         "Model, loss and a loader whose images are gathered: what has a state in Python that a callback may change."
         loss = self.learn.loss_func
         parts = [self.learn.model, loss, getattr(loss, "func", None)]  # fastai's losses hold one of torch
-        parts += [] if dl is None else [dl.dataset, *_tfms(dl)]
+        parts += [] if dl is None else [dl.dataset, *transforms_of(dl)]
         return [o for part in parts for o in (part.modules() if isinstance(part, nn.Module) else [part])]
 
     def python_state(self, dl: TensorDL | None) -> str:
         "The state of `parts`."
-        return str(_plain_values(self.parts(dl)))
+        return str(plain_values(self.parts(dl)))
 
     def state(self) -> tuple:
         "What a callback may change between batches."
@@ -279,13 +277,13 @@ class BatchGraphs(Callback):
 
     def capture(self, fed: tuple, dl: TensorDL | None) -> "CapturedBatch | None":
         "A graph of one batch; None, once and for all in this fit, where something in it cannot be captured."
-        before = _host_state(self.learn.model)
+        before = host_state(self.learn.model)
         try:
             res = CapturedBatch(self, fed, dl)
         except RuntimeError as error:
             self.give_up(f"one could not be captured ({first_line(error)})")
         else:
-            if _host_state(self.learn.model) == before:
+            if host_state(self.learn.model) == before:
                 return res
             self.give_up("the model draws random numbers, or counts, in Python")
         self.learn.opt.zero_grad()
@@ -309,11 +307,11 @@ class CapturedBatch:
         self.owner, self.dl = owner, dl
         self.kept = (
             owner.rates,
-            [(o, _held(o)) for o in owner.parts(dl)],
+            [(o, held_by(o)) for o in owner.parts(dl)],
         )  # whose ids its key has
         self.fed = tuple(o.clone() for o in fed)
         self.epoch = torch.zeros((), dtype=torch.int64, device=owner.learn.dls.device)
-        self.alternates = dl is not None and any(isinstance(o, AlternatingFlip) for o in _tfms(dl))
+        self.alternates = dl is not None and any(isinstance(o, AlternatingFlip) for o in transforms_of(dl))
         self.graph = owner.make(self.work, owner.stream)
 
     def start(
@@ -390,26 +388,3 @@ def patched(learn: Learner) -> str:
 def _is_in_graph(cb: Callback) -> bool:
     "Whether what `cb` does in a batch is work of the device alone, the same in each."
     return getattr(type(cb), "in_graph", False) or type(cb) in (CastToTensor, GradientClip)
-
-
-def _host_state(model: nn.Module) -> tuple:
-    "What a model's forward pass may change on the host, where a graph would not see it."
-    drawn = np.random.get_state()
-    generators = random.getstate(), torch.get_rng_state().tolist(), drawn[1].tolist(), drawn[2]
-    return _plain_values(model.modules()), generators
-
-
-def _tfms(dl: TensorDL) -> list:
-    "What changes the images of a batch, or the features that stand for them."
-    return [*dl.after_batch.fs, getattr(dl.dataset, "flip", None)]
-
-
-def _plain_values(objects: Iterable) -> list[tuple[int, dict]]:
-    "Which objects they are; the numbers and names that they hold, and which tensors."
-    return [(id(o), {k: id(v) if isinstance(v, Tensor) else v for k, v in _held(o).items()}) for o in objects]
-
-
-def _held(o) -> dict:
-    held = getattr(o, "__dict__", {})
-    held = {**held, **held.get("_parameters", {}), **held.get("_buffers", {})}
-    return {k: v for k, v in held.items() if isinstance(v, PLAIN)}

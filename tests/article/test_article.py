@@ -260,6 +260,7 @@ pool.submit(sleep, 3600).result()
 """
 
 
+@pytest.mark.slow
 def test_a_training_in_a_process_of_its_own_ends_with_the_one_that_began_it():
     path = os.pathsep.join(sys.path)  # experiments/ as well
     command = [sys.executable, "-c", BEGINS_ANOTHER]

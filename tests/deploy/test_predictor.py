@@ -105,6 +105,7 @@ def test_a_stream_goes_on_after_a_bad_image(predictor, pixels):
     assert [found[0], found[2]] == predictor([pixels[0], pixels[1]])
 
 
+@pytest.mark.slow
 def test_resnets_with_resizing_go_to_onnx_too(digits_dls, tmp_path, pixels):
     pytest.importorskip("onnxruntime")
     learn = transfer_learner(digits_dls, weights="none", size=48, precision="fp32")
@@ -154,6 +155,7 @@ def script(*args):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_script_goes_on_after_unreadable_files(image_folder):
     root = image_folder({"a": 3})
     (root / "a/1.png").write_text("not a picture")

@@ -101,6 +101,7 @@ def press(monkeypatch):
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_and_each_goes_on(tmp_path, struck, press):
     whole = small.run(**asked(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):

@@ -92,6 +92,7 @@ def test_a_learner_that_cannot_be_pickled_leaves_a_whole_run(tmp_path, capsys):
     assert "export.pkl is left out" in capsys.readouterr().out and (folder / "model/model.json").exists()
 
 
+@pytest.mark.slow
 def test_macs_and_params_of_the_articles_network(tmp_path):
     _, metrics, _, _ = run(tmp_path, lambda dls, opt: custom_learner(dls, opt=opt, precision="fp32"), epochs=1)
     convs = 32 * 32 * 32 * 27 + 16 * 16 * 64 * 32 * 9 + 8 * 8 * 128 * 64 * 9

@@ -85,6 +85,7 @@ def test_fastais_graph_is_left_out_where_no_bars_show(digits_dls, capsys):
     assert "valid_loss" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_many_networks_of_a_class_are_compiled(digits):
     dls, compiled = image_dls(digits.fewer(60, 20), bs=20, device="cpu"), []
 

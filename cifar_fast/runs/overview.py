@@ -110,7 +110,7 @@ def list_runs(
 def find_runs(folder: Path) -> list[Path]:
     "Folders of runs: they hold config.json; several seeds are one, and a sweep is its winner."
     found = sorted(o.parent for o in folder.rglob("config.json"))
-    seeds = {o for folder in found for o in single_runs(folder) if o != folder}
+    seeds = {o for run in found for o in single_runs(run) if o != run}
     sweeps = {o for o in found if (o / "trials").is_dir()}
     hidden = {o for o in found if any(part.startswith(".") for part in o.relative_to(folder).parts)}
     return [o for o in found if o not in seeds | sweeps | hidden]

@@ -305,10 +305,7 @@ class CapturedBatch:
         dl: TensorDL | None,  # whose images the graph gathers; None: it is given them
     ):
         self.owner, self.dl = owner, dl
-        self.kept = (
-            owner.rates,
-            [(o, held_by(o)) for o in owner.parts(dl)],
-        )  # whose ids its key has
+        self.kept = owner.rates, [(o, held_by(o)) for o in owner.parts(dl)]  # whose ids its key has
         self.fed = tuple(o.clone() for o in fed)
         self.epoch = torch.zeros((), dtype=torch.int64, device=owner.learn.dls.device)
         self.alternates = dl is not None and any(isinstance(o, AlternatingFlip) for o in transforms_of(dl))

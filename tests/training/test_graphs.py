@@ -2,6 +2,7 @@
 
 import random
 from copy import deepcopy
+from weakref import ref
 
 import pytest
 import torch
@@ -129,6 +130,22 @@ def test_what_a_callback_changes_between_epochs_is_captured_anew(few, change):
 
     learn = custom_learner(image_dls(few, bs=16, device="cpu", flip="random"), **SMALL)
     assert count_graphs(learn, Changes()) == 2 * (9 - 3)
+
+
+def test_what_a_graph_was_captured_with_lives_as_long_as_the_graph(few):
+    class Weighing(Callback):
+        def before_epoch(self):
+            weight = torch.rand(10)
+            self.learn.loss_func.func.weight = weight
+            found.append(ref(weight))  # nothing else holds it once the next takes its place
+
+        def after_epoch(self):
+            alive.append([o() is not None for o in found])
+
+    found, alive = [], []
+    learn = custom_learner(image_dls(few, bs=16, device="cpu"), **SMALL)
+    count_graphs(learn, Weighing())
+    assert alive[-1] == [True] * 2
 
 
 def test_an_optimizer_that_is_not_fused_steps_outside_the_graph(few):

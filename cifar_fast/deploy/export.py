@@ -89,7 +89,8 @@ def export_safe(
             self.to_onnx((folder / GRAPH).absolute(), metrics)
             card = replace(card, onnx_sha256=hashlib.sha256((folder / GRAPH).read_bytes()).hexdigest())
         except Exception as error:  # torch's exporter raises of every kind, and a finished training is to be kept
-            cause = error.__cause__ or error  # torch's own words around it are advice to whoever calls its exporter
+            # torch's own words around a cause are advice to whoever calls its exporter
+            cause = error if isinstance(error, MissingExtra) else error.__cause__ or error
             place = f", in {found}" if (found := own_place(cause)) else ""
             say(f"model/{GRAPH} is left out ({type(cause).__name__}: {first_line(cause)[:200]}{place}): "
                 "load_safe(folder, build=) reads the rest.")  # fmt: skip

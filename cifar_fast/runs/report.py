@@ -83,7 +83,7 @@ def facts_of(metrics: dict) -> list[tuple[str, str]]:
     return [
         ("training images right", percent(metrics.get("train_accuracy"))),
         *chosen_facts(metrics.get("choice")),
-        ("test loss", f"{metrics['loss']:.3f}"),
+        (f"loss on {metrics.get('tested_on', 'test images')}", f"{metrics['loss']:.3f}"),
         ("calibration error", percent(metrics["calibration_error"])),
         ("training time", duration(metrics.get("train_seconds")) + share),
         ("training speed", known(metrics.get("images_per_second"), "{:,.0f} images/s")),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -111,6 +112,12 @@ def test_what_a_graph_cannot_hold_is_said_in_a_line_and_the_rest_is_whole(digits
     assert "model.onnx is left out" in said.out and "data-dependent" in said.out
     assert not (folder / "model.onnx").exists()
     assert load_safe(folder, build=Undecided).card.architecture["name"] == "Undecided"
+
+
+def test_without_the_extra_the_line_names_it(digits_dls, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    fast_learner(digits_dls, Undecided(), precision="fp32", path=tmp_path).export_safe("model")
+    assert "pip install 'cifar_fast[onnx]'" in capsys.readouterr().out
 
 
 def test_a_network_that_was_changed_is_not_taken_for_what_it_was(digits_dls, tmp_path):

@@ -80,6 +80,7 @@ def test_folds_are_a_run_with_mean_interval_and_page(
     assert metrics["tested_on"] == "held-out training images" and metrics["data"] == "fold 1 of 3 of digits"
     assert "not CIFAR-10 results" in runs.report.read_text()
     assert "of 479 held-out training images right" in (runs.first.folder / "report.html").read_text()
+    assert "loss on held-out training images" in (runs.first.folder / "report.html").read_text()
     assert "seed 0: accuracy on held-out training images" in capsys.readouterr().out
     preds = read_out_of_fold(runs.folder, FinishedRun.read(digits_run))
     assert preds.targs.equal(digits.train_y) and preds.accuracy == pytest.approx(runs.accuracy, abs=0.01)

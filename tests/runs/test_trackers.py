@@ -109,9 +109,10 @@ def test_only_numbers_are_logged_as_numbers():
 
 @pytest.mark.slow
 def test_wandb_works_offline_in_the_runs_folder(plain, tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = train(tmp_path / "run", track="wandb")
+    wandb.teardown()  # ends its process, which may still be writing after the run is finished
     [logged] = folder.glob("wandb/offline-run-*/*.wandb")
     assert all(o in logged.read_bytes() for o in (b"train_loss", b"lr_0", b"valid_loss", b"calibration_error"))
     assert list(folder.glob("wandb/offline-run-*/files/media/images/curves*"))

@@ -12,7 +12,7 @@ from cifar_fast.analysis.charts import History, plot_complexity, plot_curves
 from cifar_fast.analysis.confidence import (
     energy,
     fit_temperature,
-    foreign_auroc,
+    ood_auroc,
     plot_energies,
     plot_selective,
     selective_accuracy,

@@ -78,15 +78,15 @@ def energy(
     return -logits.double().logsumexp(1)
 
 
-def foreign_auroc(
+def ood_auroc(
     known: Tensor,  # float (N, classes) logits of images of the classes
-    foreign: Tensor,  # float (M, classes) logits of images of none
+    ood: Tensor,  # float (M, classes) logits of images of none
 ) -> float:  # in [0, 1]; 0.5: the energy cannot tell them
     "How well the energy tells images of no class: the chance that one of them has more than one of a class."
     from sklearn.metrics import roc_auc_score
 
-    scores = torch.cat([energy(known), energy(foreign)]).numpy()
-    return float(roc_auc_score(np.repeat([0, 1], [len(known), len(foreign)]), scores))
+    scores = torch.cat([energy(known), energy(ood)]).numpy()
+    return float(roc_auc_score(np.repeat([0, 1], [len(known), len(ood)]), scores))
 
 
 def plot_selective(
@@ -109,13 +109,13 @@ def plot_selective(
 
 def plot_energies(
     known: Tensor,  # float (N, classes) logits
-    foreign: Tensor,  # float (M, classes) logits
+    ood: Tensor,  # float (M, classes) logits
     names: tuple[str, str] = ("test images", "images of no class"),
 ) -> Figure:
     "Energies of the two, as shares."
     fig = Figure(figsize=(6, 3.2), layout="constrained")
     ax = fig.subplots()
-    found = [energy(o).numpy() for o in (known, foreign)]
+    found = [energy(o).numpy() for o in (known, ood)]
     bins = np.histogram_bin_edges(np.concatenate(found), 50)
     for values, name in zip(found, names):
         ax.hist(values, bins, weights=np.full(len(values), 1 / len(values)), alpha=0.6, label=in_legend(name))

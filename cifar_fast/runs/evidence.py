@@ -10,7 +10,7 @@ from cifar_fast.files import read_json, write_json, write_text
 from cifar_fast.progress import say
 from cifar_fast.runs.folds import read_out_of_fold
 from cifar_fast.runs.page import Answer, Picture, write_page
-from cifar_fast.runs.questions import ask_confidence, ask_ensemble, ask_foreign, ask_shift, ask_test_sets
+from cifar_fast.runs.questions import ask_confidence, ask_ensemble, ask_ood, ask_shift, ask_test_sets
 from cifar_fast.runs.questions_on_images import ask_duplicates, ask_labels, ask_looks, ask_neighbours
 from cifar_fast.runs.report import warnings_of
 from cifar_fast.runs.results import EVIDENCE, read_evidence
@@ -58,7 +58,7 @@ def evidence_of(
     questions = [
         (asked.shift, lambda: ask_shift(subject, other)),
         (asked.confidence, lambda: ask_confidence(subject, unseen)),
-        (asked.ood, lambda: ask_foreign(subject, asked.ood)),
+        (asked.ood, lambda: ask_ood(subject, asked.ood)),
         (asked.ensemble, lambda: ask_ensemble(subject)),
         (asked.duplicates, lambda: ask_duplicates(subject)),
         (asked.neighbours, lambda: ask_neighbours(subject)),

@@ -11,7 +11,7 @@ import torch
 from cifar_fast.analysis.asking import predictions_of
 from cifar_fast.analysis.confidence import (
     fit_temperature,
-    foreign_auroc,
+    ood_auroc,
     plot_energies,
     plot_selective,
     selective_accuracy,
@@ -113,19 +113,19 @@ def ask_confidence(
     return Answer("confidence", "Does it know what it does not know?", lines, header, rows, pictures, numbers)
 
 
-def ask_foreign(subject: Subject, data: str | Path) -> Answer:
+def ask_ood(subject: Subject, data: str | Path) -> Answer:
     "Whether the model tells images of no class from its test images."
     images = read_unlabelled(data, subject.card.stored_size, subject.card.levels)
     if own := len(exact_duplicates(torch.tensor(images).permute(0, 3, 1, 2), subject.images.test_x)):
         raise InputError(f"{own:,} of the run's own test images are among {data}: give --ood images of no class")
     known = subject.logits(subject.test_images)
-    foreign, name = subject.logits(images), Path(data).name
-    auroc, sure = foreign_auroc(known, foreign), foreign.softmax(1).max(1).values.mean().item()
+    ood, name = subject.logits(images), Path(data).name
+    auroc, sure = ood_auroc(known, ood), ood.softmax(1).max(1).values.mean().item()
     line = (
         f"{len(images):,} images of {name}: their energy is higher than a test image's in {percent(auroc)} of all "
         f"pairs (AUROC; 50 % is chance). The model is {percent(sure)} sure of its answer to them, on average."
     )
-    picture = Picture.of(plot_energies(known, foreign, ("test images", name)), "Energies.")
+    picture = Picture.of(plot_energies(known, ood, ("test images", name)), "Energies.")
     numbers = {"images": name, "auroc": auroc, "mean_confidence": sure}
     return Answer("foreign images", "Does it notice what is of no class?", [line], pictures=[picture], numbers=numbers)
 

@@ -1,11 +1,11 @@
-"""Temperature, selective accuracy, foreign images, and several models together."""
+"""Temperature, selective accuracy, images of no class, and several models together."""
 
 import pytest
 import torch
 
 from cifar_fast.analysis.confidence import (
     fit_temperature,
-    foreign_auroc,
+    ood_auroc,
     plot_energies,
     plot_selective,
     selective_accuracy,
@@ -46,9 +46,9 @@ def test_fewer_answers_are_better_ones(boastful):
 
 
 def test_energy_tells_what_is_foreign():
-    known, foreign = torch.eye(3).repeat(10, 1) * 9, torch.randn(50, 3)
-    assert foreign_auroc(known, foreign) == 1 and foreign_auroc(foreign, known) == 0
-    assert foreign_auroc(known, known) == 0.5 and plot_energies(known, foreign).axes
+    known, ood = torch.eye(3).repeat(10, 1) * 9, torch.randn(50, 3)
+    assert ood_auroc(known, ood) == 1 and ood_auroc(ood, known) == 0
+    assert ood_auroc(known, known) == 0.5 and plot_energies(known, ood).axes
 
 
 def members():

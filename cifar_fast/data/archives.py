@@ -1,12 +1,12 @@
 """Data sets in one file or a few: CIFAR's batch files, archives of image folders, arrays of numpy."""
 
-import gzip
 import io
 import pickle
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -57,24 +57,22 @@ def read_cifar_archive(
     path: Path,
     coarse: bool = False,  # whether CIFAR-100's 20 superclasses are the classes
 ) -> ImageSet:
-    """The official `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`, read without writing to the disk.
-
-    It is read to its end, so that its checksum is checked. Raises `InputError`.
-    """
+    "The official `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`, without writing to disk. Raises `InputError`."
     try:
-        with gzip.open(path) if _is_gzip(path) else open(path, "rb") as file:
-            with tarfile.open(fileobj=file) as tar:
-                contents = {Path(o.name).name: tar.extractfile(o).read() for o in tar if o.isfile()}
-            while file.read(2**20):
-                pass
+        with _whole_tar(path) as tar:
+            contents = {Path(o.name).name: tar.extractfile(o).read() for o in tar if o.isfile()}
     except _DAMAGE as error:
         raise _no_archive(path, error) from error
     return _read_batches(path, contents.__getitem__, "meta" in contents and "batches.meta" not in contents, coarse)
 
 
-def _is_gzip(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+@contextmanager
+def _whole_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    "A tar archive, which is read to its end afterwards: so that the checksum of what packs it is checked."
+    with tarfile.open(path) as tar:
+        yield tar
+        while tar.fileobj.read(2**20):
+            pass
 
 
 def _no_archive(path: Path, error: Exception) -> InputError:
@@ -140,11 +138,8 @@ def unpack(
                     info.filename = info.filename.replace("\\", "/")  # as some programs of Windows write them
                     archive.extract(info, folder)  # which keeps names inside, and checks checksums
             return
-        with gzip.open(path) if _is_gzip(path) else open(path, "rb") as file:
-            with tarfile.open(fileobj=file) as tar:
-                tar.extractall(folder, filter="data")
-            while file.read(2**20):
-                pass
+        with _whole_tar(path) as tar:
+            tar.extractall(folder, filter="data")
     except (*_DAMAGE, RuntimeError, NotImplementedError) as error:  # the last two: encrypted, or packed otherwise
         if getattr(error, "errno", None):  # of the disk, which is full or takes no such name
             raise

@@ -141,8 +141,7 @@ def _download_mirror(folder: Path) -> Path:
     "fastai's archive of PNG files, unpacked beside `folder` and renamed when whole."
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".mirror-") as tmp:
         archive = download(MIRROR_URL, Path(tmp) / "cifar10.tgz", MIRROR_MD5)
-        with tarfile.open(archive) as tar:
-            tar.extractall(tmp, filter="data")
+        unpack(archive, Path(tmp))
         put_in_place(Path(tmp) / "cifar10", folder)
     return folder
 

@@ -81,10 +81,10 @@ def _no_archive(path: Path, error: Exception) -> InputError:
     return InputError(f"{path} is not a whole archive ({first_line(error).rstrip(':')}): fetch it again")
 
 
-def read_cifar_batches(folder: Path, coarse: bool = False) -> ImageSet:
+def read_cifar_batches(folder: Path) -> ImageSet:
     "The unpacked `cifar-10-batches-py/` or `cifar-100-python/`. Raises `InputError`."
-    is_100 = all((Path(folder) / o).exists() for o in CIFAR100_FILES)
-    return _read_batches(folder, lambda name: (Path(folder) / name).read_bytes(), is_100, coarse)
+    is_100 = all((folder / o).exists() for o in CIFAR100_FILES)
+    return _read_batches(folder, lambda name: (folder / name).read_bytes(), is_100, coarse=False)
 
 
 def _read_batches(source: Path, read: Callable[[str], bytes], is_100: bool, coarse: bool) -> ImageSet:

@@ -39,12 +39,10 @@ class FromTorchvision(TrainTransform):
     torchvision draws once for all that it is given, so that a batch would get one draw; image by image takes longer.
     """
 
-    order = 15  # floats in [0, 1], not yet normalised; 100 is after Normalize
-
     def __init__(
         self,
         tfm,  # of torchvision.transforms.v2: a Tensor (3, H, W) to another of the same size
-        order: int = 15,  # among the batch transforms, as fastai's
+        order: int = 15,  # floats in [0, 1], not yet normalised; 100 is after Normalize
     ):
         super().__init__()
         self.tfm, self.order = tfm, order

@@ -13,7 +13,7 @@ from torch import Tensor
 from cifar_fast.data.cache import room, taken
 from cifar_fast.data.folders import Listing
 from cifar_fast.data.image import Levels, decode_and_measure
-from cifar_fast.data.image_set import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, fifth_of_each
+from cifar_fast.data.image_set import ImageSet, fifth_of_each
 from cifar_fast.data.levels import AT_ONCE, find_levels
 from cifar_fast.errors import ImageError, InputError
 from cifar_fast.progress import progress
@@ -55,10 +55,9 @@ def read_image_folder(
     train, test, n_valid = _parts([o for *_, o in found], y)
     _check_classes(root, vocab, y[train])
     names = [printable(os.path.relpath(path, root)) for path, *_ in found]
-    is_cifar10 = (vocab, (len(train), len(test))) == (CIFAR10_VOCAB, CIFAR10_SIZES)
     return ImageSet.from_splits(
-        "cifar10" if is_cifar10 else printable(Path(root).name), [printable(o) for o in vocab],
-        (taken(x, train), y[train]), (taken(x, test), y[test]), levels=levels, n_valid=n_valid, n_deep=n_deep,
+        printable(Path(root).name), [printable(o) for o in vocab], (taken(x, train), y[train]),
+        (taken(x, test), y[test]), levels=levels, n_valid=n_valid, n_deep=n_deep,
         files=tuple([names[i] for i in idxs.tolist()] for idxs in (train, test)),
         skipped=tuple(printable(message) for message in bad.values()), n_long=int((ratios > LONG).sum()),
     )  # fmt: skip

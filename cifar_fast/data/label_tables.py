@@ -12,21 +12,9 @@ from cifar_fast.data.folders import Listing, check_classes, role_of, settle_vali
 from cifar_fast.data.image_files import is_litter, walk_images
 from cifar_fast.errors import InputError
 
-FILE_COLUMNS = (
-    "path",
-    "file",
-    "filename",
-    "file_name",
-    "filepath",
-    "image",
-    "image_path",
-    "image_id",
-    "img",
-    "id",
-    "name",
-)
-LABEL_COLUMNS = ("label", "class", "target", "category", "label_name", "class_name", "breed", "y")
-SPLIT_COLUMNS = ("split", "subset", "set", "fold")
+FILE_COLUMNS = "path file filename file_name filepath image image_path image_id img id name".split()
+LABEL_COLUMNS = "label class target category label_name class_name breed y".split()
+SPLIT_COLUMNS = "split subset set fold".split()
 KAGGLE = ("trainLabels.csv", "train_labels.csv", "labels.csv", "train.csv")  # beside a train/ without classes
 
 

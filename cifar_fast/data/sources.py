@@ -228,16 +228,13 @@ class Source:
         "That says which file has which label, where its folder does not."
         return self.listing.table if self.listing else ""
 
-    def n_images(self, split: str) -> int:
-        "Images of a folder's split."
-        return sum(map(len, self.listing.files.get(split, {}).values()))
-
     def stored_size(self, size: int) -> int:
         "Pixels of a side to store: `size` for a folder, 32 for CIFAR in whatever form."
         if self.listing is None:
             return size if self.kind == "npz" else STORED_SIZE
-        found = (list(self.listing.files["train"]), (self.n_images("train"), self.n_images("test")))
-        return STORED_SIZE if found == (CIFAR10_VOCAB, CIFAR10_SIZES) else size
+        files = self.listing.files
+        sizes = tuple(sum(map(len, files.get(split, {}).values())) for split in ("train", "test"))
+        return STORED_SIZE if (list(files["train"]), sizes) == (CIFAR10_VOCAB, CIFAR10_SIZES) else size
 
     def read(self, size: int, skip_bad: bool = False) -> ImageSet:
         "Decode everything, a folder's images at `size` pixels."
@@ -248,7 +245,7 @@ class Source:
         if self.kind != "folder":
             return read_cifar_archive(self.path, self.kind == "cifar100-coarse")
         images = read_image_folder(self.path, self.listing, size, skip_bad)
-        return replace(images, name=self.name) if self.name and images.name != "cifar10" else images
+        return replace(images, name="cifar10" if images.is_cifar10 else self.name or images.name)
 
 
 def _unpacked(paths: list[Path], unpack: Callable[[Path], None]) -> Path:

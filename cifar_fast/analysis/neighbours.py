@@ -20,11 +20,11 @@ SEED = 0
 def nearest(
     queries: Tensor,  # float (M, features)
     keys: Tensor,  # float (N, features)
-    k: int = 1,
+    k: int = 1,  # all, where there are fewer
 ) -> tuple[Tensor, Tensor]:  # cosines float (M, k), the largest first, and int64 (M, k) indices into `keys`
     "The keys that are most like each query."
     keys = F.normalize(keys)
-    found = [(F.normalize(o) @ keys.T).topk(k) for o in queries.split(CHUNK)]
+    found = [(F.normalize(o) @ keys.T).topk(min(k, len(keys))) for o in queries.split(CHUNK)]
     return torch.cat([o.values for o in found]), torch.cat([o.indices for o in found])
 
 

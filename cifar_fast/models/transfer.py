@@ -13,7 +13,6 @@ from cifar_fast.models.networks import TransferModel
 from cifar_fast.models.weights import RANDOM, Weights, load_into, read_state
 from cifar_fast.progress import banner
 
-HEADS = ("linear", "fastai")
 _PIXELS = 224  # that most published networks were made for
 
 
@@ -65,7 +64,7 @@ def transfer_model(
     by its own pooling. Raises `InputError` for an unknown head, weights that do not fit, and a size that the network
     cannot take.
     """
-    check("head", head, head in HEADS, "linear or fastai")
+    check("head", head, head in ("linear", "fastai"), "linear or fastai")
     base = backbone(arch)
     network, body, shape = _built(base, head, size)
     if weights.state is not None:

@@ -162,7 +162,7 @@ def _by_name(images: list[str]) -> dict[str, str | None]:
 def _find(table: Path, name: str, folder: Path, known: dict) -> str | None:
     "The image that a table calls so."
     for place in (folder, table.parent):
-        if (path := place / name).is_file():
+        if os.path.isfile(path := place / name):  # unlike Path's, of a text that is too long for a name too
             return os.path.abspath(path)
     if known.get(name, "") is None:
         raise InputError(f"{table} names {name}, and several images are called so: give their paths")

@@ -163,7 +163,7 @@ class Source:
     ) -> "Source":
         "Recognise what lies at `path`. Raises `InputError`."
         path = path.expanduser().resolve()
-        if not path.is_file() and not path.is_dir():
+        if not os.path.isfile(path) and not os.path.isdir(path):  # Path's raise for a name that is too long
             raise InputError(f"{path} does not exist: give {KNOWN}")
         found = cls.of_file(path, labels) if path.is_file() else cls.of_folder(path, labels)
         if labels is not None and found.listing is None:

@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cifar_fast.analysis.names import in_legend
+from cifar_fast.analysis.names import in_figure, in_legend
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.errors import InputError
 
@@ -103,7 +103,7 @@ def plot_selective(
     ax.set_xlabel("share of images answered, the surest first")
     ax.set_ylabel("accuracy among them")
     ax.grid(alpha=0.3)
-    ax.set_title(title, fontsize="medium", wrap=True)
+    ax.set_title(in_figure(title), fontsize="medium", wrap=True)
     return fig
 
 

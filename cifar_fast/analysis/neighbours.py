@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
 
-from cifar_fast.analysis.names import above, in_legend, picture_grid
+from cifar_fast.analysis.names import above, in_figure, in_legend, picture_grid
 
 MOST_ON_MAP = 1500  # images: t-SNE takes seconds for so many
 THUMBNAILS = 60
@@ -41,7 +41,7 @@ def plot_neighbours(
         for ax, (image, text) in zip(line, [first, *others]):
             ax.imshow(image, interpolation="nearest")
             ax.set_title(above(text, 1.5), fontsize=8)
-    fig.suptitle(title, fontsize="medium", wrap=True)
+    fig.suptitle(in_figure(title), fontsize="medium", wrap=True)
     return fig
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cifar_fast.data.folders import ROLES, check_classes, settle_validation
 from cifar_fast.data.image import decode_image
-from cifar_fast.data.image_set import CIFAR10_VOCAB, ImageSet, fifth_of_each
+from cifar_fast.data.image_set import CIFAR10_VOCAB, ImageSet, split_indices
 from cifar_fast.errors import InputError, first_line
 
 CIFAR10_FILES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"]
@@ -190,17 +190,11 @@ def read_npz(
     check_classes({role: targets.tolist() for role, (_, targets) in splits.items()}, called)
     settle_validation(splits, called)
     labels = np.unique(splits["train"][1])
-    x, y = {}, {}
-    for role, (images, targets) in splits.items():
-        x[role] = torch.stack([torch.from_numpy(decode_image(o, size)).permute(2, 0, 1) for o in images])
-        y[role] = torch.from_numpy(np.searchsorted(labels, targets))
-    if "test" not in splits:
-        train, test = fifth_of_each(y["train"])
-        parts = [(x["train"][o], y["train"][o]) for o in (train, test)]
-    else:
-        chosen = [role for role in ("train", "valid") if role in splits]
-        parts = [tuple(torch.cat([o[role] for role in chosen]) for o in (x, y)), (x["test"], y["test"])]
-    n_valid = len(splits["valid"][1]) if "valid" in splits else 0
+    images = [decode_image(o, size).transpose(2, 0, 1) for pixels, _ in splits.values() for o in pixels]
+    x = torch.from_numpy(np.stack(images))
+    y = torch.from_numpy(np.searchsorted(labels, np.concatenate([targets for _, targets in splits.values()])))
+    train, test, n_valid = split_indices([role for role, (pixels, _) in splits.items() for _ in pixels], y)
+    parts = [(x[o], y[o]) for o in (train, test)]
     return ImageSet.from_splits(path.stem, [str(o) for o in labels], *parts, n_valid=n_valid)
 
 

@@ -14,6 +14,7 @@ from cifar_fast.errors import InputError, check
 
 CIFAR10_VOCAB = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10_SIZES = (50_000, 10_000)
+SPLITS = ("train", "valid", "test")  # in this order: validation images are the last of the training images
 SPLIT_SEED = 0
 
 
@@ -179,6 +180,20 @@ def fifth_of_each(
     more = [int((y == c).nonzero()[-1]) for c in y[several].unique().tolist() if c not in have]
     test = torch.cat([test, torch.tensor(more, dtype=torch.int64)]).sort().values
     return _all_but(test, y), test
+
+
+def split_indices(
+    splits: list[str],  # of each image, one of `SPLITS`
+    y: Tensor,  # int64 (N,) labels
+) -> tuple[Tensor, Tensor, int]:
+    """Indices of training and test images, and how many of the former, the last ones, choose.
+
+    Without a test split one fifth of each class is set aside for it.
+    """
+    of = {split: torch.tensor([i for i, o in enumerate(splits) if o == split], dtype=torch.int64) for split in SPLITS}
+    if len(of["test"]):
+        return torch.cat([of["train"], of["valid"]]), of["test"], len(of["valid"])
+    return *fifth_of_each(y), 0
 
 
 def fold_indices(

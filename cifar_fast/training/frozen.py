@@ -203,8 +203,8 @@ class CachedBody(Callback):
                 self.cache[key] = self._features(key, dataset, tfms, mirrored)
         flipped = self.cache[keys[2]] if flip else None
         self.loaded = {
-            train.dataset: _as_features(train.dataset, self.cache[keys[0]], flipped, flip),
-            valid.dataset: _as_features(valid.dataset, self.cache[keys[1]]),
+            train.dataset: FeatureTensors(self.cache[keys[0]], train.dataset.y, flipped, flip, **train.dataset._about),
+            valid.dataset: FeatureTensors(self.cache[keys[1]], valid.dataset.y, **valid.dataset._about),
         }
 
     def obstacle(self) -> str:
@@ -244,7 +244,7 @@ class CachedBody(Callback):
         if dataset is None and dl.dataset.parent is not None:
             whole, idxs = dl.dataset.parent
             if (found := self.loaded.get(whole)) is not None:
-                dataset = _as_features(dl.dataset, found.x[idxs])
+                dataset = FeatureTensors(found.x[idxs], dl.dataset.y, **dl.dataset._about)
         if dataset is None:
             return None
         res = copy(dl)
@@ -304,15 +304,6 @@ class CachedBody(Callback):
 def _is_frozen(model: nn.Module) -> bool:
     "Whether no body in it trains."
     return not isinstance(model, TransferModel) or not any(p.requires_grad for p in model[0].parameters())
-
-
-def _as_features(
-    images: ImageTensors,  # what they were made from
-    x: Tensor,  # (N, F)
-    flipped: Tensor | None = None,
-    flip: RandomFlip | None = None,
-) -> FeatureTensors:
-    return FeatureTensors(x, images.y, flipped, flip, **images._about)
 
 
 def _draws(module: nn.Module) -> bool:

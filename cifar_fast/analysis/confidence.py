@@ -59,9 +59,7 @@ class Selective:
         return float(self.shares[enough[-1]]) if len(enough) else 0.0
 
 
-def selective_accuracy(
-    preds: Predictions,
-) -> Selective:
+def selective_accuracy(preds: Predictions) -> Selective:
     "Accuracy against the share of images answered, by the probability of the predicted class, the surest first."
     order = preds.preds.max(1).values.argsort(descending=True, stable=True)
     n = np.arange(1, len(order) + 1)

@@ -153,9 +153,7 @@ _NPZ_NAMES = {
 }
 
 
-def npz_lines(
-    path: Path,
-) -> list[str]:
+def npz_lines(path: Path) -> list[str]:
     "What is to be said about a file of arrays: which of them choose, and which are not used."
     try:
         with np.load(path, allow_pickle=False) as arrays:

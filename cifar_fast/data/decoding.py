@@ -105,9 +105,7 @@ def bad_line(
     return said + f". {way_out} leaves them out" * bool(way_out)
 
 
-def rare_lines(
-    images: ImageSet,
-) -> Iterator[str]:
+def rare_lines(images: ImageSet) -> Iterator[str]:
     "A line about classes that no test image shows."
     tested = set(images.test_y.unique().tolist())
     missing = [images.vocab[i] for i in range(len(images.vocab)) if i not in tested]

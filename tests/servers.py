@@ -6,14 +6,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def serving(files: dict[str, bytes], cut: int = 0):
-    "Serves `files` by path on 127.0.0.1, the last `cut` bytes of each left out; gives the address."
+def serving(files: dict[str, bytes], cut: int = 0, headers: dict[str, str] | None = None):
+    "Serves `files` by path on 127.0.0.1, the last `cut` bytes of each left out, with `headers`; gives the address."
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             body = files.get(self.path.lstrip("/"))
             self.send_response(404 if body is None else 200)
-            self.send_header("Content-Length", str(len(body or b"")))
+            for name, value in {"Content-Length": str(len(body or b"")), **(headers or {})}.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write((body or b"")[: len(body or b"") - cut])
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from fastai.callback.hook import Hook
 from fastcore.basics import noop
 from torch import Tensor, nn
 
@@ -47,9 +48,6 @@ def features_of(
     if not layers:
         raise InputError("this model's last layer cannot be looked into: it is an ONNX graph, or has no dense layer")
     kept: list[Tensor] = []
-    hook = layers[-1].register_forward_pre_hook(lambda _, args: kept.append(args[0].detach().float().flatten(1).cpu()))
-    try:
+    with Hook(layers[-1], lambda _, inputs, output: kept.append(inputs[0].float().flatten(1)), cpu=True):
         logits_of(model, images)
-    finally:
-        hook.remove()
     return torch.cat(kept)

@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cifar_fast.analysis.names import in_legend
+from cifar_fast.analysis.names import in_figure, in_legend
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.errors import InputError
 
@@ -59,9 +59,7 @@ class Selective:
         return float(self.shares[enough[-1]]) if len(enough) else 0.0
 
 
-def selective_accuracy(
-    preds: Predictions,
-) -> Selective:
+def selective_accuracy(preds: Predictions) -> Selective:
     "Accuracy against the share of images answered, by the probability of the predicted class, the surest first."
     order = preds.preds.max(1).values.argsort(descending=True, stable=True)
     n = np.arange(1, len(order) + 1)
@@ -103,7 +101,7 @@ def plot_selective(
     ax.set_xlabel("share of images answered, the surest first")
     ax.set_ylabel("accuracy among them")
     ax.grid(alpha=0.3)
-    ax.set_title(title, fontsize="medium", wrap=True)
+    ax.set_title(in_figure(title), fontsize="medium", wrap=True)
     return fig
 
 

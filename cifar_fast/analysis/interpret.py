@@ -175,10 +175,9 @@ def plot_per_class(
     fig = Figure(figsize=(8, min(1.9 + 0.35 * len(scores), 24)), layout="constrained")
     ax = fig.subplots()
     rows = np.arange(len(scores))
-    for name, marker, color in (("precision", ">", "C1"), ("recall", "<", "C0"), ("f1", "o", "black")):
-        values = [getattr(o, name) for _, o in scores]
-        label = "F1" if name == "f1" else name
-        ax.plot(values, rows, marker, color=color, label=label, markersize=7 if name != "f1" else 4)
+    for name, marker, color, size in (("precision", ">", "C1", 7), ("recall", "<", "C0", 7), ("F1", "o", "black", 4)):
+        values = [getattr(o, name.lower()) for _, o in scores]
+        ax.plot(values, rows, marker, color=color, label=name, markersize=size)
     ax.hlines(rows, 0, 1, color="lightgrey", linewidth=0.5, zorder=0)
     ax.set_yticks(rows, [short(name) for name, _ in scores], fontsize="medium" if len(scores) <= 2 * MANY else 6)
     ax.set_ylim(-0.6, len(scores) - 0.4)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
 
-from cifar_fast.analysis.names import above, in_legend, picture_grid
+from cifar_fast.analysis.names import above, in_figure, in_legend, picture_grid
 
 MOST_ON_MAP = 1500  # images: t-SNE takes seconds for so many
 THUMBNAILS = 60
@@ -20,11 +20,11 @@ SEED = 0
 def nearest(
     queries: Tensor,  # float (M, features)
     keys: Tensor,  # float (N, features)
-    k: int = 1,
+    k: int = 1,  # all, where there are fewer
 ) -> tuple[Tensor, Tensor]:  # cosines float (M, k), the largest first, and int64 (M, k) indices into `keys`
     "The keys that are most like each query."
     keys = F.normalize(keys)
-    found = [(F.normalize(o) @ keys.T).topk(k) for o in queries.split(CHUNK)]
+    found = [(F.normalize(o) @ keys.T).topk(min(k, len(keys))) for o in queries.split(CHUNK)]
     return torch.cat([o.values for o in found]), torch.cat([o.indices for o in found])
 
 
@@ -41,7 +41,7 @@ def plot_neighbours(
         for ax, (image, text) in zip(line, [first, *others]):
             ax.imshow(image, interpolation="nearest")
             ax.set_title(above(text, 1.5), fontsize=8)
-    fig.suptitle(title, fontsize="medium", wrap=True)
+    fig.suptitle(in_figure(title), fontsize="medium", wrap=True)
     return fig
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cifar_fast.analysis.asking import predictions_of
+from cifar_fast.analysis.names import in_figure
 from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.errors import InputError, check
 from cifar_fast.progress import progress
@@ -144,7 +145,7 @@ def plot_shift(
         ax.grid(alpha=0.3)
     fig.supxlabel("severity (0: as they are)", fontsize="medium")
     fig.supylabel("accuracy", fontsize="medium")
-    fig.suptitle(title, fontsize="medium", wrap=True)
+    fig.suptitle(in_figure(title), fontsize="medium", wrap=True)
     return fig
 
 

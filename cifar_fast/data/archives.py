@@ -1,12 +1,12 @@
 """Data sets in one file or a few: CIFAR's batch files, archives of image folders, arrays of numpy."""
 
-import gzip
 import io
 import pickle
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cifar_fast.data.folders import ROLES, check_classes, settle_validation
 from cifar_fast.data.image import decode_image
-from cifar_fast.data.image_set import CIFAR10_VOCAB, ImageSet, fifth_of_each
+from cifar_fast.data.image_set import CIFAR10_VOCAB, ImageSet, split_indices
 from cifar_fast.errors import InputError, first_line
 
 CIFAR10_FILES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"]
@@ -57,24 +57,22 @@ def read_cifar_archive(
     path: Path,
     coarse: bool = False,  # whether CIFAR-100's 20 superclasses are the classes
 ) -> ImageSet:
-    """The official `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`, read without writing to the disk.
-
-    It is read to its end, so that its checksum is checked. Raises `InputError`.
-    """
+    "The official `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`, without writing to disk. Raises `InputError`."
     try:
-        with gzip.open(path) if _is_gzip(path) else open(path, "rb") as file:
-            with tarfile.open(fileobj=file) as tar:
-                contents = {Path(o.name).name: tar.extractfile(o).read() for o in tar if o.isfile()}
-            while file.read(2**20):
-                pass
+        with _whole_tar(path) as tar:
+            contents = {Path(o.name).name: tar.extractfile(o).read() for o in tar if o.isfile()}
     except _DAMAGE as error:
         raise _no_archive(path, error) from error
     return _read_batches(path, contents.__getitem__, "meta" in contents and "batches.meta" not in contents, coarse)
 
 
-def _is_gzip(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+@contextmanager
+def _whole_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    "A tar archive, which is read to its end afterwards: so that the checksum of what packs it is checked."
+    with tarfile.open(path) as tar:
+        yield tar
+        while tar.fileobj.read(2**20):
+            pass
 
 
 def _no_archive(path: Path, error: Exception) -> InputError:
@@ -83,10 +81,10 @@ def _no_archive(path: Path, error: Exception) -> InputError:
     return InputError(f"{path} is not a whole archive ({first_line(error).rstrip(':')}): fetch it again")
 
 
-def read_cifar_batches(folder: Path, coarse: bool = False) -> ImageSet:
+def read_cifar_batches(folder: Path) -> ImageSet:
     "The unpacked `cifar-10-batches-py/` or `cifar-100-python/`. Raises `InputError`."
-    is_100 = all((Path(folder) / o).exists() for o in CIFAR100_FILES)
-    return _read_batches(folder, lambda name: (Path(folder) / name).read_bytes(), is_100, coarse)
+    is_100 = all((folder / o).exists() for o in CIFAR100_FILES)
+    return _read_batches(folder, lambda name: (folder / name).read_bytes(), is_100, coarse=False)
 
 
 def _read_batches(source: Path, read: Callable[[str], bytes], is_100: bool, coarse: bool) -> ImageSet:
@@ -140,11 +138,8 @@ def unpack(
                     info.filename = info.filename.replace("\\", "/")  # as some programs of Windows write them
                     archive.extract(info, folder)  # which keeps names inside, and checks checksums
             return
-        with gzip.open(path) if _is_gzip(path) else open(path, "rb") as file:
-            with tarfile.open(fileobj=file) as tar:
-                tar.extractall(folder, filter="data")
-            while file.read(2**20):
-                pass
+        with _whole_tar(path) as tar:
+            tar.extractall(folder, filter="data")
     except (*_DAMAGE, RuntimeError, NotImplementedError) as error:  # the last two: encrypted, or packed otherwise
         if getattr(error, "errno", None):  # of the disk, which is full or takes no such name
             raise
@@ -158,9 +153,7 @@ _NPZ_NAMES = {
 }
 
 
-def npz_lines(
-    path: Path,
-) -> list[str]:
+def npz_lines(path: Path) -> list[str]:
     "What is to be said about a file of arrays: which of them choose, and which are not used."
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -195,17 +188,11 @@ def read_npz(
     check_classes({role: targets.tolist() for role, (_, targets) in splits.items()}, called)
     settle_validation(splits, called)
     labels = np.unique(splits["train"][1])
-    x, y = {}, {}
-    for role, (images, targets) in splits.items():
-        x[role] = torch.stack([torch.from_numpy(decode_image(o, size)).permute(2, 0, 1) for o in images])
-        y[role] = torch.from_numpy(np.searchsorted(labels, targets))
-    if "test" not in splits:
-        train, test = fifth_of_each(y["train"])
-        parts = [(x["train"][o], y["train"][o]) for o in (train, test)]
-    else:
-        chosen = [role for role in ("train", "valid") if role in splits]
-        parts = [tuple(torch.cat([o[role] for role in chosen]) for o in (x, y)), (x["test"], y["test"])]
-    n_valid = len(splits["valid"][1]) if "valid" in splits else 0
+    images = [decode_image(o, size).transpose(2, 0, 1) for pixels, _ in splits.values() for o in pixels]
+    x = torch.from_numpy(np.stack(images))
+    y = torch.from_numpy(np.searchsorted(labels, np.concatenate([targets for _, targets in splits.values()])))
+    train, test, n_valid = split_indices([role for role, (pixels, _) in splits.items() for _ in pixels], y)
+    parts = [(x[o], y[o]) for o in (train, test)]
     return ImageSet.from_splits(path.stem, [str(o) for o in labels], *parts, n_valid=n_valid)
 
 

@@ -20,13 +20,6 @@ def _per_image(mask: Tensor) -> Tensor:
     return mask[:, None, None, None]
 
 
-def _image(pixels: Tensor, like: TensorImage) -> TensorImage:
-    "With what is known of the batch `like`: its `idxs` and `epoch`, which some operations lose."
-    return TensorImage(
-        pixels, **{name: o for name in ("idxs", "epoch") if (o := getattr(like, name, None)) is not None}
-    )
-
-
 class TrainTransform(Transform):
     "A transform of training batches: fastai leaves out, elsewhere, what has split_idx 0."
 
@@ -39,19 +32,16 @@ class FromTorchvision(TrainTransform):
     torchvision draws once for all that it is given, so that a batch would get one draw; image by image takes longer.
     """
 
-    order = 15  # floats in [0, 1], not yet normalised; 100 is after Normalize
-
     def __init__(
         self,
         tfm,  # of torchvision.transforms.v2: a Tensor (3, H, W) to another of the same size
-        order: int = 15,  # among the batch transforms, as fastai's
+        order: int = 15,  # floats in [0, 1], not yet normalised; 100 is after Normalize
     ):
         super().__init__()
         self.tfm, self.order = tfm, order
 
     def encodes(self, x: TensorImage):
-        plain = x.as_subclass(Tensor)
-        return _image(torch.stack([self.tfm(o) for o in plain]), x)
+        return torch.stack([self.tfm(o) for o in x.as_subclass(Tensor)])  # which `Transform` makes what `x` is
 
 
 class RandomFlip(TrainTransform):
@@ -200,9 +190,7 @@ class AutoAugment(TrainTransform):
         self.tfm = getattr(v2, POLICIES[policy])()
 
     def encodes(self, x: TensorImage):
-        plain = x.as_subclass(Tensor)
-        parts = [self.tfm(o) for o in plain.chunk(self.parts)]
-        return _image(torch.cat(parts), x)
+        return torch.cat([self.tfm(o) for o in x.as_subclass(Tensor).chunk(self.parts)])
 
 
 POLICIES = {"trivial": "TrivialAugmentWide", "rand": "RandAugment", "augmix": "AugMix"}
@@ -266,12 +254,6 @@ def augmentations(
     flips = {"none": None, "random": RandomFlip, "alternating": AlternatingFlip}
     for name, value, known in (("flip", flip, flips), ("auto_augment", auto_augment, {"none": None, **POLICIES})):
         check(name, value, value in known, f"one of {', '.join(known)}")
-    asked = [
-        flips[flip] and flips[flip](),
-        RandomTranslate(translate) if translate else None,
-        AutoAugment(auto_augment) if auto_augment != "none" else None,
-        ColorJitter(color) if color else None,
-        Cutout(cutout) if cutout else None,
-        Erase(erase) if erase else None,
-    ]
-    return [o for o in asked if o is not None]
+    flipping = [] if flips[flip] is None else [flips[flip]()]
+    asked = {RandomTranslate: translate, AutoAugment: auto_augment, ColorJitter: color, Cutout: cutout, Erase: erase}
+    return flipping + [tfm(amount) for tfm, amount in asked.items() if amount not in (0, "none")]

@@ -62,10 +62,9 @@ def room(
 
 def taken(
     x: Tensor,  # (N, ...)
-    idxs: Tensor,  # int64 (M,), or bool (N,)
+    idxs: Tensor,  # int64 (M,)
 ) -> Tensor:  # (M, ...)
     "`x[idxs]`, in `room`: copied piece by piece, so that it takes no memory where it is mapped."
-    idxs = idxs.nonzero().flatten() if idxs.dtype == torch.bool else idxs
     shape = (len(idxs), *x.shape[1:])
     if x.device.type != "cpu" or not is_too_large(shape, x.element_size()):
         return x[idxs]

@@ -13,13 +13,12 @@ from torch import Tensor
 from cifar_fast.data.cache import room, taken
 from cifar_fast.data.folders import Listing
 from cifar_fast.data.image import Levels, decode_and_measure
-from cifar_fast.data.image_set import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, fifth_of_each
+from cifar_fast.data.image_set import SPLITS, ImageSet, split_indices
 from cifar_fast.data.levels import AT_ONCE, find_levels
 from cifar_fast.errors import ImageError, InputError
 from cifar_fast.progress import progress
 from cifar_fast.text import printable
 
-SPLITS = ("train", "valid", "test")  # in this order: validation images are the last of the training images
 LONG = 2.0  # times as long as wide: the square in the middle of an image is less than half of it
 NAMED = 10  # bad images that a message names
 
@@ -52,24 +51,16 @@ def read_image_folder(
         whole = [i for i in range(len(found)) if i not in bad]
         x, found = taken(x, torch.tensor(whole, dtype=torch.int64)), [found[i] for i in whole]
     y = torch.tensor([o for _, o, _ in found], dtype=torch.int64)
-    train, test, n_valid = _parts([o for *_, o in found], y)
-    _check_classes(root, vocab, y[train])
+    train, test, n_valid = split_indices([o for *_, o in found], y)
+    if missing := set(range(len(vocab))) - set(y[train].tolist()):
+        raise InputError(f"{root}: the class {vocab[min(missing)]!r} has no training image that can be read")
     names = [printable(os.path.relpath(path, root)) for path, *_ in found]
-    is_cifar10 = (vocab, (len(train), len(test))) == (CIFAR10_VOCAB, CIFAR10_SIZES)
     return ImageSet.from_splits(
-        "cifar10" if is_cifar10 else printable(Path(root).name), [printable(o) for o in vocab],
-        (taken(x, train), y[train]), (taken(x, test), y[test]), levels=levels, n_valid=n_valid, n_deep=n_deep,
+        printable(Path(root).name), [printable(o) for o in vocab], (taken(x, train), y[train]),
+        (taken(x, test), y[test]), levels=levels, n_valid=n_valid, n_deep=n_deep,
         files=tuple([names[i] for i in idxs.tolist()] for idxs in (train, test)),
         skipped=tuple(printable(message) for message in bad.values()), n_long=int((ratios > LONG).sum()),
     )  # fmt: skip
-
-
-def _parts(splits: list[str], y: Tensor) -> tuple[Tensor, Tensor, int]:
-    "Indices of training and test images, and how many of the former, the last ones, choose."
-    of = {split: torch.tensor([i for i, o in enumerate(splits) if o == split], dtype=torch.int64) for split in SPLITS}
-    if len(of["test"]):
-        return torch.cat([of["train"], of["valid"]]), of["test"], len(of["valid"])
-    return *fifth_of_each(y), 0
 
 
 def decode_files(
@@ -114,15 +105,7 @@ def bad_line(
     return said + f". {way_out} leaves them out" * bool(way_out)
 
 
-def _check_classes(root: Path, vocab: list[str], y: Tensor) -> None:
-    missing = set(range(len(vocab))) - set(y.unique().tolist())
-    if missing:
-        raise InputError(f"{root}: the class {vocab[min(missing)]!r} has no training image that can be read")
-
-
-def rare_lines(
-    images: ImageSet,
-) -> Iterator[str]:
+def rare_lines(images: ImageSet) -> Iterator[str]:
     "A line about classes that no test image shows."
     tested = set(images.test_y.unique().tolist())
     missing = [images.vocab[i] for i in range(len(images.vocab)) if i not in tested]

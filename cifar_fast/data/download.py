@@ -51,8 +51,10 @@ def download(
 def _fetch(url: str, out, algorithm: str) -> str:
     "Stream `url` into the open file `out`; its hex digest."
     digest = hashlib.new(algorithm)
-    with requests.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as response:
+    as_it_is, timeout = {"Accept-Encoding": "identity"}, (CONNECT_SECONDS, READ_SECONDS)
+    with requests.get(url, headers=as_it_is, stream=True, timeout=timeout) as response:
         response.raise_for_status()
+        response.raw.headers.pop("Content-Encoding", None)  # by which some servers mean that the file is a .gz
         total = int(response.headers.get("Content-Length", 0))
         chunks = response.iter_content(_CHUNK)
         for chunk in progress(chunks, total=-(-total // _CHUNK)):

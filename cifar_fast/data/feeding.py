@@ -6,7 +6,7 @@ import torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import IntToFloatTensor, Normalize, get_c
 from fastai.torch_core import default_device
-from fasttransform import Pipeline
+from fasttransform import Pipeline, Transform
 from torch import Tensor
 
 from cifar_fast.data.augment import BatchResize, Cutout
@@ -46,6 +46,10 @@ def fed_dls(dls: DataLoaders, feeding: list | None) -> DataLoaders:
     loaders = [fed_dl(o, feeding) for o in dls.loaders]
     if all(a is b for a, b in zip(loaders, dls.loaders)):
         return dls
+    return _with_loaders(dls, loaders)
+
+
+def _with_loaders(dls: DataLoaders, loaders: list) -> DataLoaders:
     res = copy(dls)
     res.loaders = loaders
     return res
@@ -68,10 +72,11 @@ def _kind(tfm) -> tuple:
 
 
 def _same(some: list, others: list) -> bool:
-    return sorted(map(_describe, some)) == sorted(map(_describe, others))
+    return sorted(map(describe, some)) == sorted(map(describe, others))
 
 
-def _describe(tfm) -> str:
+def describe(tfm: Transform) -> str:
+    "A batch transform's name, and the numbers and names that it holds."
     about = {k: v.flatten().tolist() if isinstance(v, Tensor) else v for k, v in vars(tfm).items()}
     return f"{type(tfm).__name__} {sorted((k, v) for k, v in about.items() if isinstance(v, (int, float, list, str)))}"
 
@@ -111,9 +116,7 @@ def copy_dls(
         if size is not None or stats is not None:
             raise InputError("plain DataLoaders give images as they are: resize and normalise them in their dataset")
         return dls
-    loaders = [dl.new(after_batch=_adapted(dl, size, stats)) for dl in dls.loaders]
-    res = copy(dls)
-    res.loaders = loaders
+    res = _with_loaders(dls, [dl.new(after_batch=_adapted(dl, size, stats)) for dl in dls.loaders])
     if size is not None and isinstance(res[1], TensorDL):
         res[1].bs = min(res[1].bs, fast_bs(size, res[1].device))
     return res

@@ -54,11 +54,11 @@ def list_images(
     images or without classes, a class without images, and a test class that train lacks.
     """
     listing = Listing({})
-    root = _innermost(Path(root), listing)
+    root = _unwrapped(Path(root), None, listing)
     folders = _folders(root)
     if not folders or not any(map(_has_images, folders.values())):
         _refuse_flat(root)
-    splits = {role: _inside(o, role, listing) for role, o in _splits(root, folders, listing).items()}
+    splits = {role: _unwrapped(o, role, listing) for role, o in _splits(root, folders, listing).items()}
     for role, folder in splits.items():
         listing.files[role] = _classes(folder, listing)
     if root not in splits.values():
@@ -129,31 +129,21 @@ def role_of(
     return next((role for role, names in ROLES.items() if word in names), None)
 
 
-def _innermost(root: Path, listing: Listing) -> Path:
-    "The folder that holds the classes or splits, where others are wrapped around it."
+def _unwrapped(folder: Path, role: str | None, listing: Listing) -> Path:
+    """The folder of the classes or splits, where others of the same meaning are wrapped around it.
+
+    As pets/pets/, of no role, or training_set/training_set/.
+    """
     while True:
-        folders = _folders(root)
-        files = [o for o in os.listdir(root) if (root / o).is_file() and is_image(root / o)]
-        if len(folders) != 1 or files:
-            return root
-        (name, inner), *_ = folders.items()
-        if role_of(name) or not _has_classes(inner):
-            return root
+        folders = _folders(folder)
+        is_class = role is None and any(_readable_image(folder / o) for o in os.listdir(folder))
+        if len(folders) != 1 or is_class:
+            return folder
+        ((name, inner),) = folders.items()
+        if role_of(name) != role or not _has_classes(inner):
+            return folder
         listing.notes.append(f"Reading {inner}.")
-        root = inner
-
-
-def _inside(split: Path, role: str, listing: Listing) -> Path:
-    "The folder of a split's classes, where one of the same meaning is wrapped around it: training_set/training_set/."
-    folders = _folders(split)
-    if (
-        len(folders) != 1
-        or role_of(next(iter(folders))) != role
-        or not _has_classes(inner := next(iter(folders.values())))
-    ):
-        return split
-    listing.notes.append(f"Reading {inner}.")
-    return inner
+        folder = inner
 
 
 def _splits(root: Path, folders: dict[str, Path], listing: Listing) -> dict[str, Path]:

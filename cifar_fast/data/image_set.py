@@ -14,6 +14,7 @@ from cifar_fast.errors import InputError, check
 
 CIFAR10_VOCAB = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10_SIZES = (50_000, 10_000)
+SPLITS = ("train", "valid", "test")  # in this order: validation images are the last of the training images
 SPLIT_SEED = 0
 
 
@@ -61,14 +62,7 @@ class ImageSet:
         train, test = _some(self.train_y, n_train), _some(self.test_y, n_test)
         if (len(train), len(test)) == (len(self.train_y), len(self.test_y)):
             return self
-        files = self.files
-        if files:
-            files = tuple([names[i] for i in idxs.tolist()] for names, idxs in zip(files, (train, test)))
-        n_valid = int((train >= len(self.train_y) - self.n_valid).sum())
-        return replace(
-            self, name=f"part of {self.name}", train_x=taken(self.train_x, train), train_y=self.train_y[train],
-            test_x=taken(self.test_x, test), test_y=self.test_y[test], files=files, n_valid=n_valid,
-        )  # fmt: skip
+        return self._part(train, test)
 
     def holdout(
         self,
@@ -85,21 +79,23 @@ class ImageSet:
         "Without these training images; the pixels' statistics stay. Raises `InputError` for indices that are none."
         if wrong := [o for o in idxs if not 0 <= o < len(self.train_y)]:
             raise InputError(f"training image {wrong[0]:,} is to be left out, and there are {len(self.train_y):,}")
-        kept = torch.ones(len(self.train_y), dtype=torch.bool)
-        kept[idxs] = False
-        files = self.files and ([o for o, keep in zip(self.files[0], kept.tolist()) if keep], self.files[1])
-        n_valid = int(kept[len(kept) - self.n_valid :].sum())
+        return self._part(_all_but(idxs, self.train_y), torch.arange(len(self.test_y)))
+
+    def _part(self, train: Tensor, test: Tensor) -> "ImageSet":
+        "The images of each split at these indices, which are sorted."
+        idxs, pixels = (train, test), (self.train_x, self.test_x)
+        train_x, test_x = (x if len(o) == len(x) else taken(x, o) for x, o in zip(pixels, idxs))
         return replace(
-            self, name=f"part of {self.name}", train_x=taken(self.train_x, kept), train_y=self.train_y[kept],
-            files=files, n_valid=n_valid,
+            self, name=f"part of {self.name}", train_x=train_x, train_y=self.train_y[train], test_x=test_x,
+            test_y=self.test_y[test], n_valid=int((train >= len(self.train_y) - self.n_valid).sum()),
+            files=self.files and tuple([names[i] for i in o.tolist()] for names, o in zip(self.files, idxs)),
         )  # fmt: skip
 
     def fold(self, number: int, n: int) -> "ImageSet":
         "Training images alone: fold `number` of `n`, from 1 on, to test on, and the others, with statistics of theirs."
         tested = fold_indices(self.train_y, n)[number - 1]
-        trained = torch.ones(len(self.train_y), dtype=torch.bool)
-        trained[tested] = False
-        train, test = ((taken(self.train_x, o), self.train_y[o]) for o in (trained, tested))
+        idxs = _all_but(tested, self.train_y), tested
+        train, test = ((taken(self.train_x, o), self.train_y[o]) for o in idxs)
         name = f"fold {number} of {n} of {self.name}"
         return ImageSet.from_splits(name, self.vocab, train, test, levels=self.levels)
 
@@ -116,7 +112,14 @@ def whole(name: str) -> str:
 
 def is_fold(name: str) -> bool:
     "Whether what is called so is tested on training images."
-    return re.match(r"fold \d+ of \d+ of ", name) is not None
+    return whole(name) != name
+
+
+def _all_but(idxs: Tensor | list[int], y: Tensor) -> Tensor:
+    "Sorted indices of the other images."
+    others = torch.ones(len(y), dtype=torch.bool)
+    others[idxs] = False
+    return others.nonzero().flatten()
 
 
 def _some(y: Tensor, n: int) -> Tensor:
@@ -176,9 +179,21 @@ def fifth_of_each(
     have = set(y[test].tolist())
     more = [int((y == c).nonzero()[-1]) for c in y[several].unique().tolist() if c not in have]
     test = torch.cat([test, torch.tensor(more, dtype=torch.int64)]).sort().values
-    trains = torch.ones(len(y), dtype=torch.bool)
-    trains[test] = False
-    return trains.nonzero().flatten(), test
+    return _all_but(test, y), test
+
+
+def split_indices(
+    splits: list[str],  # of each image, one of `SPLITS`
+    y: Tensor,  # int64 (N,) labels
+) -> tuple[Tensor, Tensor, int]:
+    """Indices of training and test images, and how many of the former, the last ones, choose.
+
+    Without a test split one fifth of each class is set aside for it.
+    """
+    of = {split: torch.tensor([i for i, o in enumerate(splits) if o == split], dtype=torch.int64) for split in SPLITS}
+    if len(of["test"]):
+        return torch.cat([of["train"], of["valid"]]), of["test"], len(of["valid"])
+    return *fifth_of_each(y), 0
 
 
 def fold_indices(

@@ -12,21 +12,9 @@ from cifar_fast.data.folders import Listing, check_classes, role_of, settle_vali
 from cifar_fast.data.image_files import is_litter, walk_images
 from cifar_fast.errors import InputError
 
-FILE_COLUMNS = (
-    "path",
-    "file",
-    "filename",
-    "file_name",
-    "filepath",
-    "image",
-    "image_path",
-    "image_id",
-    "img",
-    "id",
-    "name",
-)
-LABEL_COLUMNS = ("label", "class", "target", "category", "label_name", "class_name", "breed", "y")
-SPLIT_COLUMNS = ("split", "subset", "set", "fold")
+FILE_COLUMNS = "path file filename file_name filepath image image_path image_id img id name".split()
+LABEL_COLUMNS = "label class target category label_name class_name breed y".split()
+SPLIT_COLUMNS = "split subset set fold".split()
 KAGGLE = ("trainLabels.csv", "train_labels.csv", "labels.csv", "train.csv")  # beside a train/ without classes
 
 
@@ -174,7 +162,7 @@ def _by_name(images: list[str]) -> dict[str, str | None]:
 def _find(table: Path, name: str, folder: Path, known: dict) -> str | None:
     "The image that a table calls so."
     for place in (folder, table.parent):
-        if (path := place / name).is_file():
+        if os.path.isfile(path := place / name):  # unlike Path's, of a text that is too long for a name too
             return os.path.abspath(path)
     if known.get(name, "") is None:
         raise InputError(f"{table} names {name}, and several images are called so: give their paths")

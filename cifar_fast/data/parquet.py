@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cifar_fast.data.folders import ROLES
+from cifar_fast.data.folders import role_of
 from cifar_fast.data.image_files import IMAGE_SUFFIXES
 from cifar_fast.errors import InputError, MissingExtra, first_line
 
@@ -22,8 +22,7 @@ def parquet_files(
     "The parquet files of each split, by their names (`train-00000-of-00002.parquet`). Raises `InputError`."
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*.parquet")):
-        role = next((k for k, names in ROLES.items() if _first_word(path.stem) in names), None)
-        if role is None:
+        if (role := role_of(re.split("[-_.]", path.stem)[0])) is None:
             raise InputError(f"{path}: the name says no split: begin it with train-, validation- or test-")
         found.setdefault(role, []).append(path)
     if len(folders := {o.parent for paths in found.values() for o in paths}) > 1:
@@ -40,10 +39,6 @@ def _check_shards(folder: Path, role: str, paths: list[Path]) -> None:
     wanted = {int(o[1]) for path in paths if (o := re.search(r"-of-(\d+)", path.stem))}
     if wanted and sum(wanted) != len(paths):
         raise InputError(f"{folder} has {len(paths)} of {sum(wanted)} parquet files of {role}: fetch the others")
-
-
-def _first_word(name: str) -> str:
-    return name.lower().replace("_", "-").replace(".", "-").split("-")[0]
 
 
 def unpack_parquet(

@@ -141,8 +141,7 @@ def _download_mirror(folder: Path) -> Path:
     "fastai's archive of PNG files, unpacked beside `folder` and renamed when whole."
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".mirror-") as tmp:
         archive = download(MIRROR_URL, Path(tmp) / "cifar10.tgz", MIRROR_MD5)
-        with tarfile.open(archive) as tar:
-            tar.extractall(tmp, filter="data")
+        unpack(archive, Path(tmp))
         put_in_place(Path(tmp) / "cifar10", folder)
     return folder
 
@@ -164,7 +163,7 @@ class Source:
     ) -> "Source":
         "Recognise what lies at `path`. Raises `InputError`."
         path = path.expanduser().resolve()
-        if not path.is_file() and not path.is_dir():
+        if not os.path.isfile(path) and not os.path.isdir(path):  # Path's raise for a name that is too long
             raise InputError(f"{path} does not exist: give {KNOWN}")
         found = cls.of_file(path, labels) if path.is_file() else cls.of_folder(path, labels)
         if labels is not None and found.listing is None:
@@ -229,16 +228,13 @@ class Source:
         "That says which file has which label, where its folder does not."
         return self.listing.table if self.listing else ""
 
-    def n_images(self, split: str) -> int:
-        "Images of a folder's split."
-        return sum(map(len, self.listing.files.get(split, {}).values()))
-
     def stored_size(self, size: int) -> int:
         "Pixels of a side to store: `size` for a folder, 32 for CIFAR in whatever form."
         if self.listing is None:
             return size if self.kind == "npz" else STORED_SIZE
-        found = (list(self.listing.files["train"]), (self.n_images("train"), self.n_images("test")))
-        return STORED_SIZE if found == (CIFAR10_VOCAB, CIFAR10_SIZES) else size
+        files = self.listing.files
+        sizes = tuple(sum(map(len, files.get(split, {}).values())) for split in ("train", "test"))
+        return STORED_SIZE if (list(files["train"]), sizes) == (CIFAR10_VOCAB, CIFAR10_SIZES) else size
 
     def read(self, size: int, skip_bad: bool = False) -> ImageSet:
         "Decode everything, a folder's images at `size` pixels."
@@ -249,7 +245,7 @@ class Source:
         if self.kind != "folder":
             return read_cifar_archive(self.path, self.kind == "cifar100-coarse")
         images = read_image_folder(self.path, self.listing, size, skip_bad)
-        return replace(images, name=self.name) if self.name and images.name != "cifar10" else images
+        return replace(images, name="cifar10" if images.is_cifar10 else self.name or images.name)
 
 
 def _unpacked(paths: list[Path], unpack: Callable[[Path], None]) -> Path:

@@ -117,7 +117,9 @@ class Torchvision(Backbone):
     def fitted(self, weights: Weights, network: nn.Module, size: int | None) -> dict:
         "As of `Backbone`; a ViT's position embeddings are interpolated."
         if isinstance(network, DenseNet):
-            return _renamed(weights.state, _OLD_DENSENET)
+            state = OrderedDict((_OLD_DENSENET.sub(r"\1\2", k), o) for k, o in weights.state.items())
+            state._metadata = getattr(weights.state, "_metadata", {})
+            return state
         name = "encoder.pos_embedding"
         if name not in weights.state or size is None or not isinstance(network, VisionTransformer):
             return weights.state
@@ -249,13 +251,6 @@ def _parameters_on_meta() -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _renamed(state: dict, old: re.Pattern) -> dict:
-    "With the names that today's network has, in place of those in older files."
-    res = OrderedDict((old.sub(r"\1\2", k), o) for k, o in state.items())
-    res._metadata = getattr(state, "_metadata", {})
-    return res
 
 
 def _own_layers(network: nn.Module) -> list[nn.Module]:

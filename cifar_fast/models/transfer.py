@@ -1,6 +1,7 @@
 """A body with its weights and a new head: the model of `transfer_learner`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,6 @@ from cifar_fast.models.networks import TransferModel
 from cifar_fast.models.weights import RANDOM, Weights, load_into, read_state
 from cifar_fast.progress import banner
 
-HEADS = ("linear", "fastai")
 _PIXELS = 224  # that most published networks were made for
 
 
@@ -29,8 +29,8 @@ def load_weights(
     base, asked = backbone(arch), str(weights)
     if asked == "none":
         return RANDOM
-    if asked in ("auto", "imagenet") or asked in base.entries():
-        entry = asked if asked in base.entries() else None
+    entry = asked if asked in base.entries() else None
+    if entry or asked in ("auto", "imagenet"):
         try:
             found = base.published(entry)
         except DownloadError as error:
@@ -42,9 +42,9 @@ def load_weights(
             )
             return RANDOM
     else:
-        entry, path = None, Path(weights)
+        path = Path(weights)
         found = Weights(path.stem, read_state(path, _names(base)), path)
-    return Weights(found.name, found.state, found.source, base.stats(entry))
+    return replace(found, stats=base.stats(entry))
 
 
 def _names(base: Backbone) -> set[str]:
@@ -65,12 +65,11 @@ def transfer_model(
     by its own pooling. Raises `InputError` for an unknown head, weights that do not fit, and a size that the network
     cannot take.
     """
-    check("head", head, head in HEADS, "linear or fastai")
+    check("head", head, head in ("linear", "fastai"), "linear or fastai")
     base = backbone(arch)
     network, body, shape = _built(base, head, size)
     if weights.state is not None:
-        fitted = Weights(weights.name, base.fitted(weights, network, size), weights.source)
-        load_into(body, network, fitted, base.name)
+        load_into(body, network, replace(weights, state=base.fitted(weights, network, size)), base.name)
     model = TransferModel(body, _head(head, shape, n_out))
     if base.is_named:
         model.architecture = {"name": base.name, "n_out": n_out, "head": head}

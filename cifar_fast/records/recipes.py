@@ -75,15 +75,12 @@ class Recipe:
         check("widths", self.widths, _are_counts(self.widths) and len(self.widths) > 0, "a tuple of one count or more")
         check("sizes", self.sizes, _are_counts(self.sizes), "a tuple of counts, or ()")
         check("views", self.views, self.views in (1, 2, 6), "1, 2 or 6")
-        check("hard", self.hard, _are_shares(self.hard), "a tuple of shares above 0 and up to 1, or ()")
+        are_shares = isinstance(self.hard, Sequence) and all(isinstance(o, Real) and 0 < o <= 1 for o in self.hard)
+        check("hard", self.hard, are_shares, "a tuple of shares above 0 and up to 1, or ()")
 
 
 def _are_counts(value) -> bool:
     return isinstance(value, Sequence) and all(map(is_whole, value))
-
-
-def _are_shares(value) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(o, Real) and 0 < o <= 1 for o in value)
 
 
 # 94: the numbers of airbench94_muon, of March 2025. 96: the network and augmentation of airbench96_faster of the same

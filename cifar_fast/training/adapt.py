@@ -7,10 +7,10 @@ from fastai.callback.progress import ProgressCallback
 from fastai.learner import AvgMetric, Learner
 from fastai.metrics import accuracy
 
-from cifar_fast.errors import InputError, check
+from cifar_fast.errors import InputError
 from cifar_fast.training.callbacks.progress import DeviceSmoothLoss, EpochProgress
 from cifar_fast.training.learner import LeanLearner, own_cbs
-from cifar_fast.training.precision import PRECISIONS, precision_cbs, resolve_precision
+from cifar_fast.training.precision import precision_cbs, resolve_precision
 
 
 def as_lean(
@@ -61,7 +61,7 @@ def with_precision(
     precision: str,  # auto: as it is; fp32, bf16 or fp16
 ) -> LeanLearner:
     "`learn`, which computes in `precision` from now on. Raises `InputError` for an unknown one."
-    check("precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
-    if precision not in ("auto", learn.precision):
-        getattr(learn, f"to_{precision}")()
+    wanted = resolve_precision(precision, learn.dls.device)
+    if precision != "auto" and wanted != learn.precision:
+        getattr(learn, f"to_{wanted}")()
     return learn

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cifar_fast.data.augment import RandomFlip
 from cifar_fast.data.cache import cache_dir, is_too_large, room
-from cifar_fast.data.feeding import FEEDING
+from cifar_fast.data.feeding import FEEDING, describe
 from cifar_fast.data.loaders import TensorDL
 from cifar_fast.data.tensors import ImageTensors
 from cifar_fast.files import read_tensors, write_tensors
@@ -46,7 +46,7 @@ class FrozenBody(Callback):
 
     def before_train(self):
         "After fastai has put the whole model into train mode."
-        if isinstance(self.model, TransferModel) and not any(p.requires_grad for p in self.model[0].parameters()):
+        if isinstance(self.model, TransferModel) and _is_frozen(self.model):
             for module in self.model[0].modules():
                 if not isinstance(module, bn_types):
                     module.training = False
@@ -132,11 +132,11 @@ class CachedBody(Callback):
 
     def before_train(self):
         "Exchange the training images for features, where nothing stands against it: a callback may have changed that."
-        reason = self.obstacle() if self._is_frozen() else "it trains"
+        reason = self.obstacle() if _is_frozen(self.model) else "it trains"
         if reason:
             self._stop(reason)
             return
-        fed = [o for dl in (self.dls.train, self.dls.valid) for o in (dl.dataset, *map(_describe, dl.after_batch.fs))]
+        fed = [o for dl in (self.dls.train, self.dls.valid) for o in (dl.dataset, *map(describe, dl.after_batch.fs))]
         if not self.active or fed != self.fed:
             self._start()
             self.active, self.fed = True, fed
@@ -150,7 +150,7 @@ class CachedBody(Callback):
 
     def before_validate(self):
         "Exchange validation images for features, where they have been computed."
-        if self.active and self._is_frozen() and (dl := self._feature_dl(self.learn.dl)) is not None:
+        if self.active and _is_frozen(self.model) and (dl := self._feature_dl(self.learn.dl)) is not None:
             self.learn.dl = dl
 
     def before_batch(self):
@@ -177,12 +177,9 @@ class CachedBody(Callback):
             torch.set_num_threads(self.threads)
             self.threads = None
 
-    def _is_frozen(self) -> bool:
-        return not isinstance(self.model, TransferModel) or not any(p.requires_grad for p in self.model[0].parameters())
-
     def _stop(self, reason: str) -> None:
         "Images from here on."
-        if self._is_frozen() and (self.active or self.epoch == 0):
+        if _is_frozen(self.model) and (self.active or self.epoch == 0):
             say(f"The frozen body runs in every epoch{' from here on' * self.active}: {reason}.")
         self.active, self.loaded, self.fed = False, {}, []
         if not self.shares:
@@ -206,8 +203,8 @@ class CachedBody(Callback):
                 self.cache[key] = self._features(key, dataset, tfms, mirrored)
         flipped = self.cache[keys[2]] if flip else None
         self.loaded = {
-            train.dataset: _as_features(train.dataset, self.cache[keys[0]], flipped, flip),
-            valid.dataset: _as_features(valid.dataset, self.cache[keys[1]]),
+            train.dataset: FeatureTensors(self.cache[keys[0]], train.dataset.y, flipped, flip, **train.dataset._about),
+            valid.dataset: FeatureTensors(self.cache[keys[1]], valid.dataset.y, **valid.dataset._about),
         }
 
     def obstacle(self) -> str:
@@ -247,7 +244,7 @@ class CachedBody(Callback):
         if dataset is None and dl.dataset.parent is not None:
             whole, idxs = dl.dataset.parent
             if (found := self.loaded.get(whole)) is not None:
-                dataset = _as_features(dl.dataset, found.x[idxs])
+                dataset = FeatureTensors(found.x[idxs], dl.dataset.y, **dl.dataset._about)
         if dataset is None:
             return None
         res = copy(dl)
@@ -261,7 +258,7 @@ class CachedBody(Callback):
         context = self._autocast()
         precision = f"{context.fast_dtype if context._enabled else torch.float32} on {dataset.x.device}"
         pooling = repr(self.model[0]) + repr(self.model.pooling)  # of the same weights others give other features
-        parts = [body, pooling, _digest([dataset.x]), *map(_describe, tfms), f"mirrored: {mirrored}", precision]
+        parts = [body, pooling, _digest([dataset.x]), *map(describe, tfms), f"mirrored: {mirrored}", precision]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _autocast(self):
@@ -304,13 +301,9 @@ class CachedBody(Callback):
         return res
 
 
-def _as_features(
-    images: ImageTensors,  # what they were made from
-    x: Tensor,  # (N, F)
-    flipped: Tensor | None = None,
-    flip: RandomFlip | None = None,
-) -> FeatureTensors:
-    return FeatureTensors(x, images.y, flipped, flip, **images._about)
+def _is_frozen(model: nn.Module) -> bool:
+    "Whether no body in it trains."
+    return not isinstance(model, TransferModel) or not any(p.requires_grad for p in model[0].parameters())
 
 
 def _draws(module: nn.Module) -> bool:
@@ -345,11 +338,6 @@ def _digest(tensors) -> str:
     for o in tensors:
         digest.update(np.ascontiguousarray(o.detach().cpu().as_subclass(Tensor).numpy()))
     return digest.hexdigest()
-
-
-def _describe(tfm: Transform) -> str:
-    state = {k: v.tolist() if isinstance(v, Tensor) else repr(v) for k, v in vars(tfm).items()}
-    return f"{type(tfm).__name__} {sorted(state.items())}"
 
 
 def _empty(shape: tuple[int, int], like: Tensor, what: str) -> Tensor:

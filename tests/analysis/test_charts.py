@@ -21,8 +21,7 @@ def test_curves_show_accuracies_losses_and_rates_of_several_trainings():
 
 def test_curves_of_a_fitted_learner(digits_dls):
     learn = custom_learner(digits_dls, width=4, dense_width=16, precision="fp32")
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(2, 1e-3)
+    learn.fit(2, 1e-3)
     fig = plot_curves(learn)
     assert values(fig.axes[0].lines[1]) == pytest.approx([o[2] for o in learn.recorder.values])
     assert len(fig.axes[2].lines[0].get_ydata()) == 2 * len(learn.dls.train)
@@ -52,14 +51,11 @@ def test_complexity_sets_accuracy_against_operations():
 
 
 def test_predicting_does_not_change_the_curves_of_the_last_fit(digits_dls):
-    from cifar_fast.training.learner import custom_learner
-
     learn = custom_learner(digits_dls, width=4, dense_width=8, precision="fp32")
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(2)
-        before = History.of(learn)
-        learn.validate()
-        learn.get_preds()
+    learn.fit(2)
+    before = History.of(learn)
+    learn.validate()
+    learn.get_preds()
     assert History.of(learn) == before and len(before.lrs) == 2 * 23 and "train_loss" in before.epochs[0]
     labels = [o.get_text() for o in plot_curves(learn, learn).legends[0].get_texts()]
     assert {"CustomCNN (1)", "CustomCNN (2)"} <= set(labels)

@@ -1,5 +1,6 @@
 """Figures of predictions say what the predictions say, for few and for many classes."""
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -21,9 +22,8 @@ from cifar_fast.training.learner import custom_learner
 @pytest.fixture(scope="module")
 def interp(digits):
     learn = custom_learner(image_dls(digits, device="cpu"), width=4, dense_width=16, precision="fp32")
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(1)
-        return TestInterpretation.from_learner(learn)
+    learn.fit(1)
+    return TestInterpretation.from_learner(learn)
 
 
 def random_predictions(n_classes):
@@ -123,8 +123,6 @@ def test_fastais_own_methods_work(interp):
 
 
 def test_no_figure_is_left_open_for_pyplot(interp):
-    import matplotlib.pyplot as plt
-
     plt.close("all")
     plot_confusion(interp)
     plot_top_losses(interp, 2)

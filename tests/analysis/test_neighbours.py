@@ -32,6 +32,7 @@ def test_the_nearest_come_first():
     keys = torch.tensor([[1.0, 0], [0, 1], [3, 3.1]])
     cosines, idxs = nearest(torch.tensor([[2.0, 2.0], [0, 5]]), keys, 2)
     assert idxs.tolist()[0][0] == 2 and idxs.tolist()[1] == [1, 2] and (cosines[:, 0] >= cosines[:, 1]).all()
+    assert nearest(keys, keys, 5)[1].shape == (3, 3)  # of a small data set all
 
 
 def test_figures(digits):

@@ -7,6 +7,9 @@ from torch import nn
 
 from cifar_fast.analysis.asking import logits_of
 from cifar_fast.analysis.charts import plot_curves
+from cifar_fast.analysis.confidence import plot_selective
+from cifar_fast.analysis.neighbours import plot_neighbours
+from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.analysis.shift import KINDS, Shift, measure_shift, plot_kinds, plot_shift, shifted
 from cifar_fast.deploy.export import model_card
 from cifar_fast.deploy.predictor import Predictor
@@ -48,8 +51,7 @@ def test_unknown_kinds_and_severities_are_refused(photo):
 
 def test_a_learner_and_its_saved_model_are_measured_alike(digits_dls, digits, tmp_path):
     learn = custom_learner(digits_dls, width=4, precision="fp32", path=tmp_path)
-    with learn.no_bar(), learn.no_logging():
-        learn.fit_decay(2, 3e-3, 1e-3)
+    learn.fit_decay(2, 3e-3, 1e-3)
     predictor = Predictor(learn.export_safe("model"), bs=100)
     images = digits.test_x.permute(0, 2, 3, 1)
     assert torch.allclose(logits_of(learn, images), logits_of(predictor, images), atol=1e-4)
@@ -78,10 +80,18 @@ class NamedAsOurs(nn.Module):
 
 def test_a_networks_parts_may_have_any_name(digits_dls, digits):
     learn = Learner(digits_dls, NamedAsOurs(), loss_func=nn.CrossEntropyLoss())
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(1, 1e-3)
-        assert plot_curves(learn).axes and model_card(learn).weights == "none"
-        assert measure_shift(learn, digits.test_x, digits.test_y, ["noise"]).clean > 0.3
+    learn.fit(1, 1e-3)
+    assert plot_curves(learn).axes and model_card(learn).weights == "none"
+    assert measure_shift(learn, digits.test_x, digits.test_y, ["noise"]).clean > 0.3
+
+
+def test_a_title_with_dollar_signs_is_no_formula():
+    preds = Predictions(torch.eye(3), torch.arange(3), ["a", "b", "c"])
+    title = r"$\half$ of it"
+    picture = torch.zeros(8, 8, 3).numpy(), "above"
+    shift = Shift(0.9, {"a": [0.8] * 5}, {}, 10)
+    for fig in (plot_shift(shift, title=title), plot_selective(preds, title), plot_neighbours([picture], [[]], title)):
+        fig.draw_without_rendering()
 
 
 def test_errors_against_a_baseline_are_a_mean_of_ratios():

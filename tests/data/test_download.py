@@ -1,5 +1,6 @@
 """A download is whole and right, or not there."""
 
+import gzip
 import hashlib
 
 import pytest
@@ -18,6 +19,12 @@ def test_the_right_file_arrives_and_nothing_else(tmp_path, checksum):
     with serving({"a.bin": BODY}) as url:
         assert download(f"{url}/a.bin", tmp_path / "sub" / "a.bin", checksum).read_bytes() == BODY
     assert [o.name for o in (tmp_path / "sub").iterdir()] == ["a.bin"]
+
+
+def test_an_archive_that_a_server_calls_encoded_arrives_as_it_is(tmp_path):
+    packed = gzip.compress(BODY)
+    with serving({"a.gz": packed}, headers={"Content-Encoding": "x-gzip"}) as url:
+        assert download(f"{url}/a.gz", tmp_path / "a.gz").read_bytes() == packed
 
 
 def test_a_wrong_checksum_leaves_nothing(tmp_path):

@@ -24,21 +24,13 @@ def counts(listing):
 @pytest.mark.parametrize(
     "tree, found, line",
     [
-        ({"train/a": 3, "train/b": 2, "val/a": 1, "val/b": 1}, {"train": [3, 2], "test": [1, 1]}, "Test images"),
-        ({"Train/a": 3, "Train/b": 2, "Test/b": 1}, {"train": [3, 2], "test": [1]}, ""),
         (
             {"train/a": 3, "train/b": 2, "dev/a": 1, "test/b": 1},
             {"train": [3, 2], "valid": [1], "test": [1]},
             "chooses",
         ),
-        ({"bus": 2, "train": 3}, {"train": [2, 3]}, ""),
         ({"control": 2, "test": 3}, {"train": [2, 3]}, ""),
-        ({"train/a": 2, "train/b": 2, "test": 3}, {"train": [2, 2]}, r"Not used: .*test \(3 images\)"),
-        ({"train/a": 2, "train/b": 2, "unlabeled": 5}, {"train": [2, 2]}, r"Not used: .*unlabeled \(5 images\)"),
-        ({"photos/a": 2, "photos/b": 1}, {"train": [2, 1]}, "Reading .*photos"),
         ({"x/y/train/a": 2, "x/y/train/b": 1, "x/y/val/b": 1}, {"train": [2, 1], "test": [1]}, "Reading"),
-        ({"cat": 2, "dog": 1, "dog/beagle": 3}, {"train": [2, 4]}, "dog/beagle"),
-        ({"a": 2, "b": 2, "__MACOSX": 0, "@eaDir": 0, ".git": 0, "lost+found": 0}, {"train": [2, 2]}, ""),
     ],
 )
 def test_what_a_folder_holds_is_found_where_it_lies(image_folder, tree, found, line):
@@ -51,29 +43,15 @@ def test_what_a_folder_holds_is_found_where_it_lies(image_folder, tree, found, l
 @pytest.mark.parametrize(
     "tree, message",
     [
-        ({"train": 4}, "no folders of classes.*--labels"),
         ({"train": 4, "test": 2}, "no folders of classes"),
-        ({".": 3}, "no folders of classes.*folder above"),
-        ({"a": 0, "b": 0}, "has no images"),
+        ({"train/a": 0}, "has no images"),
         ({"cat": 2, "dog": 2, "test/cat": 1}, "no train/ with classes"),
-        ({"train/a": 2, "train/b": 1, "val/a": 1, "valid/a": 1}, "val/ and valid/"),
-        ({"train/a": 2, "train/b": 1, "test/c": 1}, "class 'c', which .*train lacks"),
     ],
 )
-def test_what_cannot_be_told_is_one_true_line(tmp_path, image_folder, tree, message):
-    if "." in tree:
-        (tmp_path / "pets").mkdir()
-        for i in range(tree["."]):
-            Image.new("RGB", (8, 8)).save(tmp_path / "pets" / f"{i}.png")
-    root = tmp_path / "pets" if "." in tree else image_folder(tree)
+def test_what_cannot_be_told_is_one_true_line(image_folder, tree, message):
     with pytest.raises(InputError, match=message) as error:
-        list_images(root)
+        list_images(image_folder(tree))
     assert "\n" not in str(error.value)
-
-
-def test_a_split_given_alone_says_what_lies_beside_it(image_folder):
-    root = image_folder({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1})
-    assert f"give --data {root}" in "\n".join(list_images(root / "train").notes)
 
 
 def test_what_is_no_image_is_counted_by_reason(image_folder):
@@ -85,11 +63,6 @@ def test_what_is_no_image_is_counted_by_reason(image_folder):
     (line,) = list_images(root).lines(root)
     assert "2 x no image (notes.txt, ...)" in line
     assert "1 x broken link (gone.png)" in line and "1 x image outside of any class (outside.png)" in line
-
-
-def test_names_in_other_forms_of_unicode_are_one_class(image_folder):
-    root = image_folder({"train/caf\u00e9": 2, "train/tea": 1, "test/cafe\u0301": 1})
-    assert counts(list_images(root)) == {"train": {"caf\u00e9": 2, "tea": 1}, "test": {"caf\u00e9": 1}}
 
 
 NAMES = st.sampled_from(["cat", "dog", "train", "val", "test", "Test", "sub", ".hidden", "__MACOSX", "a.png"])
@@ -138,21 +111,12 @@ def test_each_class_of_two_has_a_test_image_and_one_of_one_is_named(image_folder
     assert "No test image shows single" in capsys.readouterr().out
 
 
-def test_one_class_is_refused(image_folder):
-    with pytest.raises(InputError, match="all images are of one class"):
-        cifar_dls(data=image_folder({"images": 5}), device="cpu")
-
-
-def test_bad_images_are_named_together_or_skipped(image_folder, capsys):
-    root = image_folder({"a": 20, "b": 20})
-    for i in range(12):
+def test_bad_images_that_were_skipped_once_are_named_again(image_folder):
+    root = image_folder({"a": 5, "b": 5})
+    for i in (0, 1):
         (root / f"a/{i}.png").write_text("not a picture")
-    with pytest.raises(InputError, match=r"^12 images cannot be read: .*a/0\.png.* and 2 more\. --skip-bad"):
-        load_images(root)
-    images = load_images(root, skip_bad=True)
-    assert len(images.train_y) + len(images.test_y) == 28 and len(images.skipped) == 12
-    assert "cannot be read: 12 images" in capsys.readouterr().out
-    with pytest.raises(InputError, match="12 images"):  # what is cached holds fewer
+    assert len(load_images(root, skip_bad=True).skipped) == 2
+    with pytest.raises(InputError, match="2 images cannot be read"):  # what is cached holds fewer
         load_images(root)
 
 

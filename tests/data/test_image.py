@@ -93,9 +93,7 @@ def test_what_is_no_image_is_refused(source):
         decode_image(source, 8)
 
 
-def test_a_file_that_is_not_there_and_what_is_no_image_say_so():
-    with pytest.raises(ImageError, match="does not exist"):
-        decode_image("nowhere.png", 32)
+def test_what_is_no_image_says_what_is_one():
     with pytest.raises(ImageError, match="give a path, bytes, a PIL image or an array"):
         decode_image(object(), 32)
 
@@ -223,12 +221,6 @@ def test_every_mode_that_a_format_can_hold_is_read(mode, form, width, height, tr
     is_cut_by_the_writer = mode in ("I;16", "F") and form not in ("PNG", "TIFF", "MEM")
     if not more and mode != "LAB" and not is_cut_by_the_writer:
         assert np.abs(pixels.astype(int) - (128 if mode == "F" else 255 if mode == "1" else 200)).max() <= 3
-
-
-def test_a_decompression_bomb_is_refused_unopened(tmp_path):
-    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")  # 110 KB that would unpack to 2.7 GB
-    with pytest.raises(ImageError, match=r"bomb\.png"):
-        decode_image(tmp_path / "bomb.png", 8)
 
 
 @settings(max_examples=300, deadline=None)

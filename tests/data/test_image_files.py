@@ -48,13 +48,6 @@ def test_classes_are_no_litter(name):
     assert not is_litter(name)
 
 
-def test_litter_among_classes_is_no_class(image_folder):
-    root = image_folder({"cat": 5, "dog": 5})
-    for name in LITTER:
-        (root / name).mkdir()
-    assert load_images(root).vocab == ["cat", "dog"]
-
-
 def test_what_pillow_reads_by_suffix_or_without_one_is_an_image(tmp_path):
     Image.init()
     stubs = {"BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}  # of which Pillow knows the names
@@ -65,11 +58,6 @@ def test_what_pillow_reads_by_suffix_or_without_one_is_an_image(tmp_path):
     Image.new("L", (3, 3)).save(tmp_path / "photo", format="BMP")
     (tmp_path / "README").write_text("P5? No.")
     assert is_image(tmp_path / "photo") and not is_image(tmp_path / "README") and not is_image(tmp_path / "a.txt")
-
-
-def test_a_link_to_a_folder_is_followed_once(album, tmp_path):
-    (album / "loop").symlink_to(album)
-    assert len(list(walk_images(album))) == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

@@ -6,21 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from cifar_fast.data.labelled_sets import read_labelled_sets, read_soft_labels, read_unlabelled
 from cifar_fast.errors import InputError
+from cifar_files import Hostile
 
 VOCAB = ["cat", "dog", "owl"]
-
-
-class Trap:
-    "Writes a file when it is unpickled."
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 @pytest.fixture
@@ -124,7 +116,7 @@ def test_what_does_not_fit_is_one_line(corruptions, image_folder, tmp_path, pixe
 
 @pytest.mark.parametrize("form", ["pickle", "object array"])
 def test_nothing_is_run_from_a_pickle_in_an_arrays_place(corruptions, tmp_path, form):
-    trap = Trap(tmp_path / "sprung")
+    trap = Hostile(tmp_path / "sprung")
     with (corruptions / "fog.npy").open("wb") as file:
         if form == "pickle":
             pickle.dump(trap, file)
@@ -153,8 +145,6 @@ def test_images_without_labels(image_folder, tmp_path, pixels):
     assert read_unlabelled("digits", 32).shape == (1797, 32, 32, 3)
     np.save(tmp_path / "x.npy", pixels)
     assert (read_unlabelled(tmp_path / "x.npy", 32) == pixels).all()
-    from scipy.io import savemat
-
     savemat(tmp_path / "test_32x32.mat", {"X": np.moveaxis(pixels, 0, 3)})
     assert (read_unlabelled(tmp_path / "test_32x32.mat", 32) == pixels).all()
     (tmp_path / "broken.mat").write_bytes(b"MATLAB")

@@ -1,5 +1,8 @@
 """Scientific images of more than 8 bits: scaled by what the data set holds, the same everywhere, or refused by name."""
 
+import struct
+from zlib import compress, crc32
+
 import numpy as np
 import pytest
 import torch
@@ -88,13 +91,9 @@ def test_a_model_of_8_bits_takes_what_is_known_and_refuses_the_rest_by_name(tmp_
     }.items():  # fmt: skip
         Image.fromarray(pixels).save(tmp_path / name)
         assert decode_image(tmp_path / name, 2)[0, :, 0].tolist() == [0, 255]
-    for name, pixels in {"int.tif": np.array([[0, 9]], np.int32), "far.tif": np.array([[0, 9]], np.float32)}.items():
-        Image.fromarray(pixels).save(tmp_path / name)
-        with pytest.raises(ImageError, match=rf"{name}.*from 0 to 9.*scale it"):
-            decode_image(tmp_path / name, 2)
-    Image.fromarray(np.array([[0, 4000]], np.uint16)).save(tmp_path / "12.tif")
-    with pytest.raises(ImageError, match=r"12\.tif.*12 bits or fewer in 16, from 0 to 4000"):
-        decode_image(tmp_path / "12.tif", 2)
+    Image.fromarray(np.array([[0, 9]], np.int32)).save(tmp_path / "int.tif")
+    with pytest.raises(ImageError, match=r"int\.tif.*from 0 to 9.*scale it"):
+        decode_image(tmp_path / "int.tif", 2)
 
 
 def test_what_has_no_range_is_refused_by_name(tiffs):
@@ -105,15 +104,9 @@ def test_what_has_no_range_is_refused_by_name(tiffs):
     Image.fromarray(np.full((8, 8), 1e9, np.float32)).save(folder / "cells/nan.tif")
     with pytest.raises(InputError, match=r"nan\.tif.*of one grey"):
         load_images(folder, 8)
-    Image.fromarray(np.full((8, 8), 7, np.int32)).save(folder / "cells/nan.tif")
-    with pytest.raises(InputError, match=r"floats and .*whole numbers"):
-        load_images(folder, 8)
 
 
 def test_dark_16_bit_colours_are_refused(tmp_path):
-    import struct
-    from zlib import compress, crc32
-
     rows = b"".join(b"\0" + struct.pack(">6H", *[value] * 6) for value in (4095, 100))
     chunks = {b"IHDR": struct.pack(">2I5B", 2, 2, 16, 2, 0, 0, 0), b"IDAT": compress(rows), b"IEND": b""}
     content = b"".join(struct.pack(">I", len(o)) + k + o + struct.pack(">I", crc32(k + o)) for k, o in chunks.items())

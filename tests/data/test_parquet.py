@@ -70,12 +70,6 @@ def test_names_that_no_folder_may_have_and_suffixes_that_nobody_knows_are_read(t
     assert len(images.vocab) == 4 and images.train_y.bincount().tolist() == [4] * 4
 
 
-def test_a_file_that_is_missing_of_several_is_said(tmp_path):
-    write(tmp_path / "hub/train-00000-of-00002.parquet", [(0, 0), (1, 1)])
-    with pytest.raises(InputError, match="has 1 of 2 parquet files of train: fetch the others"):
-        load_images(tmp_path / "hub")
-
-
 def damaged(path):
     path.write_bytes(b"PAR1" + bytes(50))
 
@@ -92,16 +86,11 @@ def with_an_empty_label(path):
     of_labels(path, ["a", ""], pa.string())
 
 
-def with_a_label_too_many(path):
-    write(path, [(0, 0), (1, 7)])
-
-
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (damaged, "cannot be read"),
         (without_images, "the columns text, label"),
-        (with_a_label_too_many, "the label 7"),
         (with_several_labels, r"several labels \(\[0, 1\]\)"),
         (with_an_empty_label, "no image or no label"),
     ],
@@ -112,15 +101,6 @@ def test_what_is_wrong_is_one_line(tmp_path, spoil, said):
     with pytest.raises(InputError, match=said) as error:
         load_images(tmp_path / "hub")
     assert "\n" not in str(error.value) and "train-0.parquet" in str(error.value)
-
-
-def test_a_single_file_and_files_of_no_split_are_told_apart(tmp_path):
-    write(tmp_path / "hub/train-0.parquet", [(0, 0)])
-    with pytest.raises(InputError, match="one split: give the folder"):
-        load_images(tmp_path / "hub/train-0.parquet")
-    write(tmp_path / "hub/0000.parquet", [(0, 0)])
-    with pytest.raises(InputError, match="says no split"):
-        load_images(tmp_path / "hub")
 
 
 @pytest.mark.parametrize("label", [-1, None])

@@ -9,12 +9,14 @@ from fastai.interpret import ClassificationInterpretation
 from fastai.learner import load_learner
 
 import cifar_fast.deploy.export  # noqa: F401 - patches the Learner
+from bench.speedrun import RecordRuns
 from cifar_fast.analysis.charts import plot_curves
 from cifar_fast.data.loaders import fast_bs, image_dls
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
 from cifar_fast.records.callbacks import TestTimeViews
-from cifar_fast.records.recipes import RECIPES, record_learner
+from cifar_fast.records.recipes import record_learner
+from cifar_fast.training.learner import custom_learner
 
 TINY = dict(widths=(8, 16, 16), precision="fp32")
 
@@ -39,8 +41,7 @@ def trained(digits_dls, tmp_path):
     "A small Learner after two epochs, with what it watched."
     recipe = dict(epochs=2, whitening_share=0.5, sizes=(16,), **TINY)
     learn = record_learner(digits_dls, 94, path=tmp_path, cbs=Watch(), **recipe)
-    with learn.no_bar(), learn.no_logging():
-        learn.fit_record()
+    learn.fit_record()
     return learn
 
 
@@ -52,8 +53,7 @@ def test_it_learns_by_its_recipe(trained):
     assert (
         lrs[0].tolist() == [1.0] * 4 and lrs[n, 0] == 0 and torch.allclose(lrs[n, 1:], torch.full((3,), 0.5).double())
     )
-    with trained.no_bar(), trained.no_logging():
-        assert trained.validate(cbs=TestTimeViews(6))[1] > 0.8
+    assert trained.validate(cbs=TestTimeViews(6))[1] > 0.8
 
 
 def test_curves_show_the_filters_rate(trained):
@@ -62,9 +62,8 @@ def test_curves_show_the_filters_rate(trained):
 
 
 def test_a_shorter_fit_still_ends_with_whole_images_and_an_earlier_one_leaves_nothing_behind(trained):
-    with trained.no_bar(), trained.no_logging():
-        trained.fit_one_cycle(1, 0.5)  # whose momentum is another
-        trained.fit_record(1)
+    trained.fit_one_cycle(1, 0.5)  # whose momentum is another
+    trained.fit_record(1)
     watch, n = trained.watch, len(trained.dls.train)
     half = -(-n // 2)
     assert watch.sizes == [16] * half + [32] * (n - half) and watch.trained == [True] * half + [False] * (n - half)
@@ -79,7 +78,7 @@ def test_a_failed_fit_leaves_the_bias_trainable(trained):
             assert not self.model.whitening.bias.requires_grad
             raise ZeroDivisionError("on purpose")
 
-    with pytest.raises(ZeroDivisionError), trained.no_bar(), trained.no_logging():
+    with pytest.raises(ZeroDivisionError):
         trained.fit_record(1, cbs=Fails())
     assert trained.model.whitening.bias.requires_grad
 
@@ -91,16 +90,14 @@ def test_what_is_frozen_stays_so_and_trains_again_when_unfrozen(trained, tmp_pat
     body, norms = (lambda name: not name.startswith("head")), (lambda name: "norm" in name and name.endswith("bias"))
     trained.freeze()
     before = weights(body)
-    with trained.no_bar(), trained.no_logging():
-        trained.fit_record(1)
-        trained.get_preds()
+    trained.fit_record(1)
+    trained.get_preds()
     assert torch.equal(weights(body), before) and not trained.model.whitening.bias.requires_grad
     trained.export("frozen.pkl")
     assert len(trained.dls.train_ds) == 1437 and load_learner(tmp_path / "frozen.pkl").recipe == trained.recipe
     trained.unfreeze()
     before = weights(norms)
-    with trained.no_bar(), trained.no_logging():
-        trained.fit_record(1)
+    trained.fit_record(1)
     assert not torch.equal(weights(norms), before)
 
 
@@ -120,40 +117,34 @@ def test_a_learner_without_images_asks_for_some(trained):
 def test_a_rate_of_0_leaves_its_parameters(digits_dls):
     learn = record_learner(digits_dls, 94, head_lr=0.0, **TINY)
     before, filters = learn.model.head.weight.clone(), [o.clone() for o in learn.model.groups.parameters()]
-    with learn.no_bar(), learn.no_logging():
-        learn.fit_record(1)
+    learn.fit_record(1)
     assert torch.equal(learn.model.head.weight, before)
     assert not any(torch.equal(*pair) for pair in zip(learn.model.groups.parameters(), filters) if pair[1].ndim == 4)
 
 
 def test_no_epochs_are_none(trained):
     before = trained.model.head.weight.clone()
-    with trained.no_bar(), trained.no_logging():
-        trained.fit_record(0)
+    trained.fit_record(0)
     assert torch.equal(trained.model.head.weight, before)
 
 
 def test_images_smaller_than_a_recipes_sizes_are_not_enlarged(digits):
     learn = record_learner(image_dls(digits.fewer(100, 50), size=20, device="cpu"), 90, cbs=Watch(), epochs=4, **TINY)
-    with learn.no_bar(), learn.no_logging():
-        learn.fit_record()
+    learn.fit_record()
     assert set(learn.watch.sizes) == {16, 20}
 
 
 def test_lr_find_sees_one_kind_of_batch(trained):
-    with trained.no_bar(), trained.no_logging():
-        trained.lr_find(num_it=2 * len(trained.dls.train), show_plot=False)
+    trained.lr_find(num_it=2 * len(trained.dls.train), show_plot=False)
     assert set(trained.watch.sizes) == {16} and set(trained.watch.trained) == {True}
 
 
 def test_whitening_sees_images_of_all_classes(digits, monkeypatch):
-    from cifar_fast.records import recipes as record
-
     order = digits.train_y.argsort()  # as a folder of images has them
     images = replace(digits, train_x=digits.train_x[order], train_y=digits.train_y[order])
-    monkeypatch.setattr(record, "N_WHITENING", 100)
+    monkeypatch.setattr("cifar_fast.records.recipes.N_WHITENING", 100)
     seen = []
-    monkeypatch.setattr(record.RecordNet, "whiten", lambda self, images: seen.append(images))
+    monkeypatch.setattr("cifar_fast.records.recipes.RecordNet.whiten", lambda self, images: seen.append(images))
     learn = record_learner(image_dls(images, device="cpu"), 94, **TINY)
     assert len(seen[0]) <= 100
     all_images = torch.cat([xb for xb, _ in learn.dls.valid.new(dataset=learn.dls.train_ds, shuffle=False)])
@@ -176,18 +167,16 @@ def test_validation_batches_are_sized_by_the_pixels_that_are_fed(digits):
 
 
 def test_what_works_on_a_learner_works_on_it(trained, tmp_path):
-    with trained.no_bar(), trained.no_logging():
-        interp = ClassificationInterpretation.from_learner(trained)
-        assert interp.confusion_matrix().sum() == len(trained.dls.valid_ds)
-        trained.lr_find(num_it=5, show_plot=False)
-        trained.fit_one_cycle(1, 0.5)
-        preds = trained.get_preds()[0]
+    interp = ClassificationInterpretation.from_learner(trained)
+    assert interp.confusion_matrix().sum() == len(trained.dls.valid_ds)
+    trained.lr_find(num_it=5, show_plot=False)
+    trained.fit_one_cycle(1, 0.5)
+    preds = trained.get_preds()[0]
     trained.export("record.pkl")
     again = load_learner(tmp_path / "record.pkl")
     with pytest.raises(InputError, match="has none"):
         again.whiten()
-    with again.no_bar():
-        assert torch.allclose(again.get_preds(dl=trained.dls.valid)[0], preds, atol=1e-5)
+    assert torch.allclose(again.get_preds(dl=trained.dls.valid)[0], preds, atol=1e-5)
     predictor = Predictor(trained.export_safe("model"))
     image = trained.dls.valid_ds.x[0].permute(1, 2, 0).numpy()
     assert abs(predictor(image).probabilities[predictor(image).label] - preds[0].max()) < 1e-4
@@ -221,19 +210,11 @@ def test_cutout_is_bounded_by_what_the_network_sees(digits):
 
 
 def test_other_learners_have_no_recipe(digits_dls):
-    from cifar_fast.training.learner import custom_learner
-
     with pytest.raises(InputError, match="fit_decay"):
         custom_learner(digits_dls, width=4).fit_record()
 
 
-def test_recipes_are_data():
-    assert set(RECIPES) == {90, 94, 96} and RECIPES[96].depth == 3
-
-
 def test_the_same_seed_gives_the_same_weights(digits):
-    from bench.speedrun import RecordRuns
-
     def weights(runs, seed):
         runs.run(seed)
         return torch.cat([p.detach().flatten() for p in runs.learn.model.parameters()])

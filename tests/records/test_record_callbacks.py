@@ -37,8 +37,7 @@ def learn(digits, tmp_path):
     "A small Learner whose last two epochs of four are to take the harder half of the images."
     dls = image_dls(digits.fewer(300, 100), device="cpu")
     res = record_learner(dls, 94, path=tmp_path, cbs=Trained(), epochs=4, hard=(1, 0.5), **TINY)
-    with res.no_bar(), res.no_logging():
-        yield res
+    yield res
 
 
 def n_of_a_pass(learn):
@@ -146,6 +145,6 @@ def test_views_are_the_weighted_mean_of_flips_and_shifts(digits_dls):
         one, mirrored = learn.model(x), learn.model(x.flip(-1))
         shifted = [learn.model(o) for o in (down, down.flip(-1), up, up.flip(-1))]
     for views, wanted in ((1, one), (2, (one + mirrored) / 2), (6, (one + mirrored) / 4 + sum(shifted) / 8)):
-        with learn.no_bar(), learn.added_cbs(TestTimeViews(views)):
+        with learn.added_cbs(TestTimeViews(views)):
             logits = learn.get_preds(dl=learn.dls.valid, act=torch.nn.Identity())[0][:8]
         assert torch.allclose(logits, wanted, atol=1e-4)

@@ -7,7 +7,6 @@ from fastai.torch_core import set_seed
 import cifar_fast.deploy.export
 import cifar_fast.training.schedules  # noqa: F401 - fit_decay
 from cifar_fast.analysis.featuremaps import layer_outputs
-from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.deploy.safemodel import load_safe
 from cifar_fast.errors import InputError
@@ -35,10 +34,7 @@ FAMILIES = [
 @pytest.fixture(scope="module")
 def eighty_digits(digits):
     "64 training and 16 test images."
-    return ImageSet(
-        "digits", digits.vocab, digits.train_x[:64], digits.train_y[:64], digits.test_x[:16], digits.test_y[:16],
-        digits.mean, digits.std,
-    )  # fmt: skip
+    return digits.fewer(64, 16)
 
 
 def made(images, arch, size, **kwargs):
@@ -49,8 +45,7 @@ def made(images, arch, size, **kwargs):
 
 def fit(learn):
     set_seed(4)
-    with learn.no_logging(), learn.no_bar():
-        learn.fit_decay(2, 3e-2, 1e-2)
+    learn.fit_decay(2, 3e-2, 1e-2)
     return {k: o.clone() for k, o in learn.model.state_dict().items()}
 
 
@@ -70,8 +65,7 @@ def test_a_frozen_body_stays_as_it_is_cached_or_not_and_comes_back_by_name(eight
         torch.testing.assert_close(model(xb), cached.model.eval()(xb))
 
     cached.unfreeze()
-    with cached.no_logging(), cached.no_bar():
-        cached.fit_one_cycle(1, slice(1e-4, 1e-2))
+    cached.fit_one_cycle(1, slice(1e-4, 1e-2))
     first = next(iter(before))
     assert not torch.equal(cached.model[0].state_dict()[first], before[first])
 

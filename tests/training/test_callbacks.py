@@ -9,11 +9,13 @@ import torch
 from fastai.callback.core import Callback, CancelBatchException, CancelFitException
 from fastai.callback.progress import ShowGraphCallback
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
-from fastai.learner import load_learner
-from fastai.torch_core import TensorImage
+from fastai.learner import AvgSmoothLoss, load_learner
+from fastai.torch_core import TensorImage, set_seed
 from torch import nn
 
+from cifar_fast import progress
 from cifar_fast.data.augment import TrainTransform
+from cifar_fast.data.feeding import copy_dls
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.errors import InputError, RunError
 from cifar_fast.training.callbacks.clip import AdaptiveGradientClip, unit_norm
@@ -29,8 +31,7 @@ def small(dls, **kwargs):
 
 
 def fit(learn, n_epoch=1, cbs=()):
-    with learn.no_logging():
-        learn.fit(n_epoch, 1e-3, cbs=list(cbs))
+    learn.fit(n_epoch, 1e-3, cbs=list(cbs))
     return learn
 
 
@@ -336,38 +337,24 @@ def test_rows_are_plain_text_where_no_terminal_looks_on(digits_dls, capsys):
 
 
 def test_losses_can_be_plotted_after_a_fit(digits_dls):
-    from matplotlib import pyplot as plt
-
     learn = fit(small(digits_dls), 2)
     assert len(learn.recorder.losses) == 46 and learn.recorder.losses[-1] < learn.recorder.losses[0]
     assert len(learn.recorder.plot_loss().lines) == 2
-    plt.close("all")
 
 
 def test_the_smoothed_loss_is_fastais(digits_dls):
-    from fastai.learner import AvgSmoothLoss
-    from fastai.torch_core import set_seed
-
     curves = []
     for stock in (False, True):
         set_seed(0)
-        learn = small(image_dls_again(digits_dls))
+        learn = small(copy_dls(digits_dls))
         if stock:
             learn.recorder.smooth_loss = AvgSmoothLoss()
         curves.append(torch.stack([o.cpu() for o in fit(learn).recorder.losses]))
     torch.testing.assert_close(*curves)
 
 
-def image_dls_again(dls):
-    from cifar_fast.data.feeding import copy_dls
-
-    return copy_dls(dls)
-
-
 @pytest.mark.parametrize(("name", "bars"), [("JPY_SESSION_NAME", True), ("VSCODE_PID", False)])
 def test_notebooks_have_bars_but_in_vs_code_plain_lines(name, bars, monkeypatch):
-    from cifar_fast import progress
-
     for other in ("VSCODE_PID", "VSCODE_CWD"):
         monkeypatch.delenv(other, raising=False)
     monkeypatch.setattr(progress, "IN_NOTEBOOK", True)

@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from bench.soak import outcome
+from cifar_fast.data.loaders import image_dls
 from cifar_fast.runs.results import FinishedRun
 from processes import launched
 
@@ -21,8 +23,6 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("n, world", [(10, 2), (11, 2), (11, 3)])
 def test_shares_of_training_are_even_and_disjoint_and_change_what_they_leave_out(digits, n, world):
-    from cifar_fast.data.loaders import image_dls
-
     dls = image_dls(digits.fewer(100, 50), bs=4, device="cpu")
     whole = dls.train.new(dataset=dls.train_ds.subset(torch.arange(n)), shuffle=True)
     seen = []
@@ -43,8 +43,6 @@ def test_shares_of_training_are_even_and_disjoint_and_change_what_they_leave_out
 
 @pytest.mark.parametrize("n, world", [(10, 2), (11, 2), (11, 3)])
 def test_shares_of_validation_cover_every_image_once(digits, n, world):
-    from cifar_fast.data.loaders import image_dls
-
     valid = image_dls(digits.fewer(100, 50), bs=4, device="cpu").valid
     valid = valid.new(dataset=valid.dataset.subset(torch.arange(n)), bs=4)
     seen = []
@@ -62,6 +60,13 @@ def test_norms_that_train_are_synchronised_with_their_own_parameters():
     found = sync_norms(model)
     assert found == [(model[1], "0", trained)] and model[0] is frozen
     assert isinstance(model[1][0], torch.nn.SyncBatchNorm) and model[1][0].weight is trained.weight
+
+
+def output(process):
+    "What a process that ends well prints."
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
 
 
 CHECK = """
@@ -97,10 +102,7 @@ if not rank_distrib():
 @pytest.mark.long
 def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
     (tmp_path / "check.py").write_text(CHECK)
-    process = launched(tmp_path / "check.py")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    result = json.loads(out.splitlines()[-1])
+    result = json.loads(output(launched(tmp_path / "check.py")).splitlines()[-1])
     assert result["agree"] and result["whole"] == 1
     assert len(result["shared"]) == 3 and result["shared"] == pytest.approx(result["alone"], abs=1e-6)
 
@@ -127,8 +129,7 @@ if not rank_distrib():
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_batches_of_twice_the_size(tmp_path):
     (tmp_path / "step.py").write_text(STEP)
-    two = launched(tmp_path / "step.py", tmp_path / "two.pt")
-    assert two.wait(timeout=300) == 0, two.stderr.read()
+    output(launched(tmp_path / "step.py", tmp_path / "two.pt"))
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, tmp_path / "step.py", tmp_path / "one.pt"], env=env, check=True)
     found, wanted = (torch.load(tmp_path / o, weights_only=True) for o in ("two.pt", "one.pt"))
@@ -140,13 +141,10 @@ def test_two_processes_learn_what_one_learns_from_batches_of_twice_the_size(tmp_
 def test_a_script_trains_in_two_processes_and_writes_one_folder(tmp_path, script):
     args = ["--data", "digits", "--epochs", "2", "--device", "cpu", "--images", "300", "--test-images", "60",
             "--precision", "fp32", "--run", tmp_path / "run"]  # fmt: skip
-    process = launched(ROOT / f"experiments/{script}.py", *args, *(["--weights", "none"] * (script == "transfer")))
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert (
-        out.count("test accuracy") == out.count("train_loss") == 1
-        and "2 processes: 64 images a batch each, 128 a step" in out
-    )
+    more = ["--weights", "none"] * (script == "transfer")
+    out = output(launched(ROOT / f"experiments/{script}.py", *args, *more))
+    assert out.count("test accuracy") == out.count("train_loss") == 1
+    assert "2 processes: 64 images a batch each, 128 a step" in out
     run = FinishedRun.read(tmp_path / "run")
     assert run.metrics["processes"] == 2 and len(run.history.epochs) == 2 and (tmp_path / "run/report.html").exists()
 
@@ -157,17 +155,14 @@ def test_the_first_of_two_processes_finds_the_learning_rate_for_both_and_for_eac
             "--lr", "auto", "--early-stop", "2", "--run", tmp_path / "run"]  # fmt: skip
     process = launched(ROOT / "experiments/custom.py", *args)
     try:
-        out, err = process.communicate(timeout=300)
+        out = output(process)
     finally:
         process.terminate()
-    assert process.returncode == 0, err
     assert out.count("Learning rate found") == 2 and out.count("test accuracy") == 1
 
 
 def long_training(tmp_path):
     "A launcher and its two processes, in a training that has written its first checkpoint."
-    import psutil
-
     args = ["--data", "digits", "--epochs", "1000", "--device", "cpu", "--run", tmp_path / "run"]
     process = launched(ROOT / "experiments/custom.py", *args)
     while not (tmp_path / "run/checkpoint.pt").exists():
@@ -179,24 +174,19 @@ def long_training(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_that_were_killed_go_on_as_if_nothing_had_happened(tmp_path):
-    from psutil import Process
-
     # no dropout: its numbers are not kept for the second process
     args = ["--data", "digits", "--epochs", "8", "--width", "8", "--dropout", "0", "--logit-dropout", "0",
             "--images", "600", "--device", "cpu", "--run"]  # fmt: skip
-    whole = launched(ROOT / "experiments/custom.py", *args, tmp_path / "whole")
-    assert whole.wait(timeout=300) == 0, whole.stderr.read()
+    output(launched(ROOT / "experiments/custom.py", *args, tmp_path / "whole"))
     process = launched(ROOT / "experiments/custom.py", *args, tmp_path / "run")
     while not (tmp_path / "run/checkpoint.pt").exists():
         assert process.poll() is None
         time.sleep(0.1)
-    for o in [*Process(process.pid).children(recursive=True), process]:
+    for o in [*psutil.Process(process.pid).children(recursive=True), process]:
         o.kill()
     process.wait()
     assert not (tmp_path / "run/metrics.json").exists()
-    second = launched(ROOT / "experiments/custom.py", "--resume", tmp_path / "run")
-    out, err = second.communicate(timeout=300)
-    assert second.returncode == 0 and "Going on after" in out, err
+    assert "Going on after" in output(launched(ROOT / "experiments/custom.py", "--resume", tmp_path / "run"))
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 

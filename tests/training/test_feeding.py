@@ -32,8 +32,7 @@ def dls(few):
 
 
 def fit(learn, n=1, **kwargs):
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(n, **kwargs)
+    learn.fit(n, **kwargs)
     return learn
 
 
@@ -51,10 +50,9 @@ def transfer_at_16(dls):
 @pytest.mark.parametrize("make", [custom_at_16, transfer_at_16])
 def test_the_callers_own_loaders_are_fed_as_the_model_needs_it(dls, make):
     learn = fit(make(dls))
-    with learn.no_bar():
-        wanted, preds = list(learn.validate()), learn.get_preds()[0]
-        assert list(learn.validate(dl=dls.valid)) == pytest.approx(wanted)
-        assert torch.allclose(learn.get_preds(dl=dls.test_dl(dls.valid_ds, with_labels=True))[0], preds, atol=1e-5)
+    wanted, preds = list(learn.validate()), learn.get_preds()[0]
+    assert list(learn.validate(dl=dls.valid)) == pytest.approx(wanted)
+    assert torch.allclose(learn.get_preds(dl=dls.test_dl(dls.valid_ds, with_labels=True))[0], preds, atol=1e-5)
 
 
 def test_the_callers_loaders_of_fastai_are_fed_so_too(image_folder):

@@ -1,5 +1,6 @@
 """The cached fit is the uncached fit; features never stand in where they would not be exact."""
 
+import psutil
 import pytest
 import torch
 from fastai.callback.core import Callback
@@ -12,7 +13,6 @@ from fasttransform import Transform
 
 import cifar_fast.training.schedules  # noqa: F401 - fit_decay
 from cifar_fast.data.augment import Erase
-from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.training.callbacks.averages import StochasticAverage
 from cifar_fast.training.callbacks.measure import TrainAccuracy
@@ -37,10 +37,7 @@ class BatchSpy(Callback):
 @pytest.fixture(scope="module")
 def few_digits(digits):
     "320 training and 96 test images."
-    return ImageSet(
-        "digits", digits.vocab, digits.train_x[:320], digits.train_y[:320], digits.test_x[:96], digits.test_y[:96],
-        digits.mean, digits.std,
-    )  # fmt: skip
+    return digits.fewer(320, 96)
 
 
 @pytest.fixture
@@ -58,8 +55,7 @@ def make(few_digits, resnet18_file):
 def fit(learn, n_epoch=2, **kwargs):
     spy = BatchSpy()
     set_seed(4)
-    with learn.no_logging():
-        learn.fit_decay(n_epoch, 3e-2, 1e-2, cbs=[spy, *kwargs.pop("cbs", [])], **kwargs)
+    learn.fit_decay(n_epoch, 3e-2, 1e-2, cbs=[spy, *kwargs.pop("cbs", [])], **kwargs)
     return spy
 
 
@@ -148,7 +144,7 @@ def test_an_exception_in_the_fit_leaves_the_learner_on_images(make):
             raise ZeroDivisionError
 
     learn = make()
-    with pytest.raises(IndexError), learn.no_logging():  # fastai indexes the empty message
+    with pytest.raises(IndexError):  # fastai indexes the empty message
         learn.fit(1, cbs=Fails())
     assert learn.dls.one_batch()[0].shape[1:] == (3, 32, 32)
     assert learn.validate()[0] > 0 and not learn.cached_body.active
@@ -277,19 +273,22 @@ def test_train_accuracy_and_lr_find_work_on_features(make):
     preds, targs = learn.get_preds(ds_idx=0)
     assert measured == pytest.approx((preds.argmax(1) == targs).float().mean().item(), abs=0.004)
     before = head(learn)
-    with learn.no_logging():
-        assert learn.lr_find(num_it=10, show_plot=False).valley > 0
+    assert learn.lr_find(num_it=10, show_plot=False).valley > 0
     assert torch.equal(before, head(learn))
 
 
-def test_features_on_disk_are_read_by_another_learner(make, capsys):
-    first = make(cache_on_disk=True)
+def test_features_on_disk_are_read_by_others_and_made_anew_where_damaged(make, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CIFAR_FAST_CACHE", str(tmp_path))
+    first, second, third = (make(cache_on_disk=True) for _ in range(3))
     fit(first, 1)
-    second = make(cache_on_disk=True)
     capsys.readouterr()
     fit(second, 1)
     assert capsys.readouterr().out.count("read from") == 2
-    assert torch.equal(head(first), head(second))
+    for path in tmp_path.glob("features-*"):
+        path.write_bytes(path.read_bytes()[:100])
+    fit(third, 1)
+    assert "read from" not in capsys.readouterr().out
+    assert torch.equal(head(first), head(second)) and torch.equal(head(first), head(third))
 
 
 def test_a_disk_that_takes_no_features_ends_no_training(make, tmp_path, capsys, monkeypatch):
@@ -313,21 +312,7 @@ def test_fine_tuning_leaves_the_features_that_learners_share(make, capsys):
         assert trained_on_features(fit(again, 1)) and "Features of" not in capsys.readouterr().out
 
 
-def test_damaged_features_on_disk_are_made_anew(make, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("CIFAR_FAST_CACHE", str(tmp_path))
-    first = make(cache_on_disk=True)
-    fit(first, 1)
-    for path in tmp_path.glob("features-*"):
-        path.write_bytes(path.read_bytes()[:100])
-    second = make(cache_on_disk=True)
-    fit(second, 1)
-    assert "read from" not in capsys.readouterr().out
-    assert torch.equal(head(first), head(second))
-
-
 def test_features_too_large_for_memory_are_mapped(make, monkeypatch, tmp_path, capsys):
-    import psutil
-
     plain = make()
     fit(plain, 1)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
@@ -359,8 +344,7 @@ def test_heads_that_pool_otherwise_do_not_take_each_others_features(digits, resn
     dls, shared = image_dls(digits.fewer(100, 50), device="cpu"), {}
     for head, n_features in (("linear", 512), ("fastai", 1024), ("linear", 512)):
         learn = transfer_learner(dls, weights=resnet18_file, head=head, cache=shared, cache_on_disk=True)
-        with learn.no_bar(), learn.no_logging():
-            learn.fit_decay(1, 1e-3)
+        learn.fit_decay(1, 1e-3)
         assert {o.shape[1] for o in shared.values()} == {n_features}
 
 

@@ -38,14 +38,19 @@ def few(digits):
     return digits.fewer(150, 40)
 
 
+@pytest.fixture
+def dls(few):
+    "9 training batches of 16 images, and one of 6."
+    return image_dls(few, bs=16, device="cpu")
+
+
 def fitted(learn, graphs, cbs=(), how="fit_decay", seed=0, epochs=2):
     "`learn`, fitted with or without graphs."
     torch.manual_seed(seed)
     learn.remove_cb(BatchGraphs)
     if graphs:
         learn.add_cb(BatchGraphs(HostGraph))
-    with learn.no_bar(), learn.no_logging():
-        getattr(learn, how)(epochs, 1e-3, cbs=list(cbs))
+    getattr(learn, how)(epochs, 1e-3, cbs=list(cbs))
     return learn
 
 
@@ -88,8 +93,7 @@ def count_graphs(learn, cbs=None):
     "How many batches of two epochs run as graphs."
     learn.remove_cb(BatchGraphs).add_cb(BatchGraphs(CountingGraph))
     CountingGraph.n = 0
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(2, cbs=cbs)
+    learn.fit(2, cbs=cbs)
     assert learn.batch_graphs.reason == ""
     return CountingGraph.n
 
@@ -102,8 +106,7 @@ def count_graphs(learn, cbs=None):
         lambda dls: transfer_learner(dls, weights="none"),
     ],
 )
-def test_all_batches_but_the_first_and_those_of_another_size_run_as_graphs(few, make):
-    dls = image_dls(few, bs=16, device="cpu")  # 9 of 16 images, 1 of 6
+def test_all_batches_but_the_first_and_those_of_another_size_run_as_graphs(dls, make):
     assert count_graphs(make(dls)) == 2 * 9 - 3
 
 
@@ -132,7 +135,7 @@ def test_what_a_callback_changes_between_epochs_is_captured_anew(few, change):
     assert count_graphs(learn, Changes()) == 2 * (9 - 3)
 
 
-def test_what_a_graph_was_captured_with_lives_as_long_as_the_graph(few):
+def test_what_a_graph_was_captured_with_lives_as_long_as_the_graph(dls):
     class Weighing(Callback):
         def before_epoch(self):
             weight = torch.rand(10)
@@ -143,20 +146,19 @@ def test_what_a_graph_was_captured_with_lives_as_long_as_the_graph(few):
             alive.append([o() is not None for o in found])
 
     found, alive = [], []
-    learn = custom_learner(image_dls(few, bs=16, device="cpu"), **SMALL)
+    learn = custom_learner(dls, **SMALL)
     count_graphs(learn, Weighing())
     assert alive[-1] == [True] * 2
 
 
-def test_an_optimizer_that_is_not_fused_steps_outside_the_graph(few):
-    learn = custom_learner(image_dls(few, bs=16, device="cpu"), opt="nadam", **SMALL)
+def test_an_optimizer_that_is_not_fused_steps_outside_the_graph(dls):
+    learn = custom_learner(dls, opt="nadam", **SMALL)
     learn.create_opt()
     assert not learn.batch_graphs.can_step()  # its counts of steps lie on the CPU
 
 
 @pytest.mark.parametrize("cb", [lambda: GradientClip(0.1), lambda: AdaptiveGradientClip(0.05)])
-def test_clipping_is_a_part_of_the_graph(few, cb):
-    dls = image_dls(few, bs=16, device="cpu")
+def test_clipping_is_a_part_of_the_graph(dls, cb):
     plain, captured, learn = both(lambda: custom_learner(dls, cbs=cb(), **SMALL))
     assert learn.batch_graphs.reason == "" and torch.allclose(plain, captured, atol=1e-6)
 
@@ -177,8 +179,7 @@ class Doubling(Callback):
             self.learn.xb = (self.xb[0] * 2,)
 
 
-def test_what_a_callback_makes_of_the_batch_is_what_the_graph_is_given(few):
-    dls = image_dls(few, bs=16, device="cpu")
+def test_what_a_callback_makes_of_the_batch_is_what_the_graph_is_given(dls):
     plain, captured, learn = both(lambda: custom_learner(dls, cbs=Doubling(), **SMALL))
     assert learn.batch_graphs.reason == "" and torch.allclose(plain, captured, atol=1e-6)
 
@@ -193,9 +194,7 @@ class Shrinking(Callback):
             self.learn.xb = (self.xb[0][..., ::2, ::2],)
 
 
-def test_batches_of_another_kind_get_another_graph(few):
-    dls = image_dls(few, bs=16, device="cpu")
-
+def test_batches_of_another_kind_get_another_graph(dls):
     def make():
         model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
         return fast_learner(dls, model, cbs=Shrinking())
@@ -215,8 +214,7 @@ class Collecting(Callback):
             self.seen.append((self.iter, self.loss, self.pred, self.y))
 
 
-def test_a_callback_may_keep_losses_and_predictions(few):
-    dls = image_dls(few, bs=16, device="cpu")
+def test_a_callback_may_keep_losses_and_predictions(dls):
     seen = [Collecting(), Collecting()]
     for graphs, cb in enumerate(seen):
         torch.manual_seed(0)
@@ -254,12 +252,10 @@ class OnceOnly(HostGraph):
 
 
 @pytest.mark.parametrize("layer", [Drawing, Counting])
-def test_a_model_with_a_state_in_python_is_not_captured(few, layer, capsys):
-    dls = image_dls(few, bs=16, device="cpu")
+def test_a_model_with_a_state_in_python_is_not_captured(dls, layer, capsys):
     learn = fast_learner(dls, nn.Sequential(nn.Flatten(), layer(3 * 32 * 32, 10)))
     learn.remove_cb(BatchGraphs).add_cb(BatchGraphs(OnceOnly))
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(1)
+    learn.fit(1)
     assert "in Python" in learn.batch_graphs.reason
     assert capsys.readouterr().out.count("Batches run from the host") == 1
 
@@ -271,23 +267,21 @@ def test_a_model_with_a_state_in_python_is_not_captured(few, layer, capsys):
         (dict(cbs=MixUp()), "the loss is a callback's"),
     ],
 )
-def test_what_no_graph_can_hold_runs_as_ever_and_says_why(few, change, reason, capsys):
-    dls = image_dls(few, bs=16, device="cpu")
+def test_what_no_graph_can_hold_runs_as_ever_and_says_why(dls, change, reason, capsys):
     learn = fitted(custom_learner(dls, **change, **SMALL), True)
     assert reason in learn.batch_graphs.reason and len(learn.recorder.losses) == 2 * len(dls.train)
     assert capsys.readouterr().out.count(f"Batches run from the host: {learn.batch_graphs.reason}") == 1
 
 
-def test_patched_batches_run_from_the_host(few, monkeypatch):
+def test_patched_batches_run_from_the_host(dls, monkeypatch):
     seen, plain = [], Learner.one_batch
     monkeypatch.setattr(Learner, "one_batch", lambda self, i, b: (seen.append(i), plain(self, i, b)))
-    learn = fitted(custom_learner(image_dls(few, bs=16, device="cpu"), **SMALL), True)
+    learn = fitted(custom_learner(dls, **SMALL), True)
     assert learn.batch_graphs.reason == "one_batch is patched"
     assert len(seen) == 2 * (len(learn.dls.train) + len(learn.dls.valid))
 
 
-def test_the_optimizer_and_the_learner_are_afterwards_as_without_graphs(few, tmp_path):
-    dls = image_dls(few, bs=16, device="cpu")
+def test_the_optimizer_and_the_learner_are_afterwards_as_without_graphs(dls, tmp_path):
     learn = fitted(custom_learner(dls, path=tmp_path, **SMALL), True, how="fit_one_cycle")
     assert all(isinstance(o, float) for o in (learn.opt.hypers[0]["lr"], learn.opt.hypers[0]["mom"]))
     assert learn.opt.hypers[0]["fused"] and not learn.batch_graphs.graphs

@@ -51,8 +51,7 @@ def options_of(name):
 def fitted(few, options):
     torch.manual_seed(0)
     learn = learner_from_options(MADE, options, few, "test", torch.device("cpu"))
-    with learn.no_bar(), learn.no_logging():
-        learn.fit_decay(2, 1e-2, 1e-3, warmup=options.warmup)
+    learn.fit_decay(2, 1e-2, 1e-3, warmup=options.warmup)
     return torch.cat([p.detach().flatten() for p in learn.model.parameters()]), learn
 
 
@@ -87,14 +86,12 @@ def test_ideas_go_on_bit_for_bit(asked, tmp_path):
 
 
 def test_the_average_is_validated_and_kept(few):
-    seen = []
     options = MADE.options(ema=0.99, epochs=2)
     torch.manual_seed(0)
     learn = MADE.learner(image_dls(few, bs=20, device="cpu"), options)
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(2, 1e-2)
-        seen = learn.recorder.values[-1][1:]
-        assert list(learn.validate()) == pytest.approx(seen[-2:], abs=1e-6)
+    learn.fit(2, 1e-2)
+    seen = learn.recorder.values[-1][-2:]
+    assert list(learn.validate()) == pytest.approx(seen, abs=1e-6)
 
 
 def test_predictions_within_a_fit_leave_the_average_as_it_is(few):
@@ -109,8 +106,7 @@ def test_predictions_within_a_fit_leave_the_average_as_it_is(few):
         set_seed(0)
         learn = MADE.learner(image_dls(few, bs=20, device="cpu"), MADE.options(ema=0.9, epochs=2))
         before = {name: o.clone() for name, o in learn.model.state_dict().items()}
-        with learn.no_bar(), learn.no_logging():
-            learn.fit(2, 1e-2, cbs=cbs)
+        learn.fit(2, 1e-2, cbs=cbs)
         return learn.model.state_dict(), before
 
     (whole, _), (looked, before) = averaged(), averaged(AfterEpoch())
@@ -126,8 +122,7 @@ def test_an_average_is_of_steps_where_batches_are_added_up(few):
             self.n += 1
 
     learn = MADE.learner(image_dls(few, bs=20, device="cpu"), MADE.options(ema=0.9, accumulate=3, bs=20))
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(2, 1e-2, cbs=(steps := Steps()))
+    learn.fit(2, 1e-2, cbs=(steps := Steps()))
     assert 0 < learn.weight_average.n == steps.n < learn.train_iter
 
 
@@ -147,13 +142,12 @@ def test_the_mean_of_the_last_steps_is_kept_with_batch_norms_of_its_own(few):
 
     made = Experiment(normed)
     learn = made.learner(image_dls(few, bs=20, device="cpu"), made.options(swa=0.5, epochs=2))
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(2, 1e-2, cbs=(steps := Steps()))
-        last = torch.stack(steps.weights[len(steps.weights) // 2 :])
-        assert len(last) == len(learn.dls.train)
-        torch.testing.assert_close(learn.model[1].weight.detach(), last.mean(0))
-        seen = learn.recorder.values[-1][1:]
-        assert list(learn.validate()) == pytest.approx(seen, abs=1e-6)
+    learn.fit(2, 1e-2, cbs=(steps := Steps()))
+    last = torch.stack(steps.weights[len(steps.weights) // 2 :])
+    assert len(last) == len(learn.dls.train)
+    torch.testing.assert_close(learn.model[1].weight.detach(), last.mean(0))
+    seen = learn.recorder.values[-1][1:]
+    assert list(learn.validate()) == pytest.approx(seen, abs=1e-6)
     hidden = learn.model[:2](torch.cat([o[0].as_subclass(torch.Tensor) for o in learn.dls.train]))
     torch.testing.assert_close(learn.model[2].running_mean, hidden.mean(0).detach(), rtol=0.05, atol=0.02)
 
@@ -171,8 +165,7 @@ def test_balanced_batches_draw_a_rare_class_as_often(few):
 def test_every_optimizer_learns(digits, opt):
     lr = {"sgd": 0.1, "lion": 3e-4}.get(opt, 1e-2)
     learn = linear_of(digits, opt)
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(2, lr)
+    learn.fit(2, lr)
     assert learn.recorder.values[-1][-1] > 0.8
 
 
@@ -219,7 +212,7 @@ def test_an_idea_that_does_not_fit_is_named(few, made, asked, message):
 
 def test_an_average_and_a_saved_model_are_not_both_kept(few):
     learn = MADE.learner(image_dls(few, bs=20, device="cpu"), MADE.options(ema=0.9))
-    with pytest.raises(InputError, match="SaveModelCallback"), learn.no_bar():
+    with pytest.raises(InputError, match="SaveModelCallback"):
         learn.fit(1, cbs=SaveModelCallback(monitor="train_loss"))
 
 

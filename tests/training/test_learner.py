@@ -9,12 +9,14 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ShowGraphCallback
-from fastai.data.transforms import Normalize
+from fastai.data.core import Datasets
+from fastai.data.transforms import Categorize, IntToFloatTensor, Normalize
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.torch_core import set_seed
+from fastai.torch_core import TensorImage, set_seed
 from fastai.vision.learner import vision_learner  # noqa: F401 - its dispatch for show_results
 from torch import nn
+from torchvision.models import resnet34
 
 import cifar_fast.records.recipes
 import cifar_fast.training.schedules  # noqa: F401 - fit_decay
@@ -33,9 +35,8 @@ def trained(digits, epochs=1, find=False, **kwargs):
     "A small Learner after a fit from seed 0, and what lr_find said before it where asked."
     set_seed(0)
     learn = custom_learner(image_dls(digits.fewer(200, 40), flip="random", device="cpu", **kwargs), **SMALL)
-    with learn.no_logging(), learn.no_bar():
-        found = learn.lr_find(show_plot=False, num_it=30).valley if find else None
-        learn.fit(epochs, 1e-3)
+    found = learn.lr_find(show_plot=False, num_it=30).valley if find else None
+    learn.fit(epochs, 1e-3)
     return learn, found
 
 
@@ -43,18 +44,16 @@ def test_lr_find_leaves_the_fit_as_it_was_and_says_the_same_again(digits):
     (without, _), (one, first), (_, second) = (trained(digits, find=o) for o in (False, True, True))
     assert first == second
     assert all(torch.equal(a, b) for a, b in zip(without.model.parameters(), one.model.parameters()))
-    with one.no_logging(), one.no_bar():
-        assert one.lr_find(show_plot=False, num_it=30) == one.lr_find(show_plot=False, num_it=30)
+    assert one.lr_find(show_plot=False, num_it=30) == one.lr_find(show_plot=False, num_it=30)
 
 
 def test_lr_find_that_is_too_short_for_a_suggestion_tries_all_rates_or_is_one_line(digits, capsys):
     learn, _ = trained(digits)
     rising = {"show_plot": False, "start_lr": 10, "end_lr": 1e4}  # the loss rises at once, as after a long fit
-    with learn.no_logging(), learn.no_bar():
-        assert 10 <= learn.lr_find(**rising).valley <= 1e4
-        assert "all rates are tried" in capsys.readouterr().out.splitlines()[-1]
-        with pytest.raises(InputError, match="no rate can be suggested") as error:
-            learn.lr_find(**rising, stop_div=True)
+    assert 10 <= learn.lr_find(**rising).valley <= 1e4
+    assert "all rates are tried" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no rate can be suggested") as error:
+        learn.lr_find(**rising, stop_div=True)
     assert "\n" not in str(error.value)
 
 
@@ -102,8 +101,7 @@ def test_a_new_transfer_learner_is_frozen_but_for_its_head(digits_dls, resnet18_
 def test_fine_tune_trains_the_body_with_smaller_rates(digits, resnet18_file):
     learn = transfer_learner(image_dls(digits.fewer(128, 20), device="cpu"), weights=resnet18_file, precision="fp32")
     before = learn.model[0][0].weight.clone()
-    with learn.no_logging():
-        learn.fine_tune(1, 1e-3)
+    learn.fine_tune(1, 1e-3)
     assert not torch.equal(before, learn.model[0][0].weight)
     assert learn.opt.hypers[0]["lr"] < learn.opt.hypers[-1]["lr"]
 
@@ -132,8 +130,6 @@ def test_options_that_do_not_exist_are_named(digits_dls, make, options, named):
 
 
 def test_a_resnet_may_be_named_by_its_function_as_in_vision_learner(digits_dls):
-    from torchvision.models import resnet34
-
     assert transfer_learner(digits_dls, resnet34, weights="none").arch == "resnet34"
 
 
@@ -155,8 +151,7 @@ def test_one_step_is_torchs_own_optimizer_with_its_defaults(digits_dls, opt):
 
 def test_a_custom_learner_learns_digits(digits):
     learn = custom_learner(image_dls(digits, device="cpu"), precision="fp32", width=8, dense_width=64)
-    with learn.no_logging():
-        learn.fit_one_cycle(2, 3e-3)
+    learn.fit_one_cycle(2, 3e-3)
     assert learn.validate()[1] > 0.8
 
 
@@ -183,21 +178,20 @@ def test_a_network_may_have_attributes_of_any_name(digits_dls):
     learn = as_lean(Learner(digits_dls, Named(), loss_func=CrossEntropyLossFlat(), cbs=Interruptible()), "fp32")
     assert (learn.arch, learn.weights, learn.precision) == ("Named", None, "fp32")
     learn.remove_cb(learn.progress)
-    with learn.no_bar(), learn.no_logging():
+    with learn.no_bar():
         learn.fit(1, cbs=TrainAccuracy(n=50))
-        with pytest.raises(InputError, match="record_learner"):
-            learn.fit_record()
+    with pytest.raises(InputError, match="record_learner"):
+        learn.fit_record()
 
 
 def test_one_precision_replaces_another(digits_dls):
     learn = custom_learner(digits_dls, precision="bf16", **SMALL)
     assert learn.precision == "bf16" and learn.to_fp16().precision == "fp16" and learn.to_fp32().precision == "fp32"
-    with learn.no_logging(), learn.no_bar():
-        learn.to_bf16().fit(1)
-        assert not torch.is_autocast_enabled("cpu")
-        learn.add_cb(MixedPrecision("bf16"))
-        with pytest.raises(InputError, match="two precisions"):
-            learn.fit(1)
+    learn.to_bf16().fit(1)
+    assert not torch.is_autocast_enabled("cpu")
+    learn.add_cb(MixedPrecision("bf16"))
+    with pytest.raises(InputError, match="two precisions"):
+        learn.fit(1)
     assert not torch.is_autocast_enabled("cpu")
 
 
@@ -230,26 +224,20 @@ def test_the_same_seed_gives_the_same_weights(digits):
     def weights():
         set_seed(5)
         learn = custom_learner(image_dls(digits, flip="random", translate=2, cutout=4, device="cpu"), **SMALL)
-        with learn.no_logging():
-            learn.fit_decay(1, 1e-3, 1e-4)
+        learn.fit_decay(1, 1e-3, 1e-4)
         return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
 
     assert torch.equal(weights(), weights())
 
 
 def test_fastai_dataloaders_of_other_kinds_work(digits):
-    from fastai.data.core import Datasets
-    from fastai.data.transforms import Categorize, IntToFloatTensor
-    from fastai.torch_core import TensorImage
-
     pairs = [(TensorImage(x), str(int(y))) for x, y in zip(digits.train_x[:96], digits.train_y[:96])]
     dsets = Datasets(
         range(96), [[lambda i: pairs[i][0]], [lambda i: pairs[i][1], Categorize()]], splits=[range(64), range(64, 96)]
     )
     dls = dsets.dataloaders(bs=32, num_workers=0, after_batch=IntToFloatTensor(), device="cpu")
     learn = transfer_learner(dls, weights="none", precision="fp32")
-    with learn.no_logging():
-        learn.fit(1)
+    learn.fit(1)
     assert isinstance(learn, Learner) and learn.model[1][2].out_features == 10
 
 
@@ -257,12 +245,11 @@ def test_a_precision_that_nobody_asked_for_gives_way_to_one_added_by_hand(digits
     monkeypatch.setattr("cifar_fast.training.precision.has_fast_bf16", lambda device: True)
     learn, types = custom_learner(digits_dls, **SMALL), []
     look = Callback(after_pred=lambda self: types.append(self.pred.dtype))
-    with learn.no_logging(), learn.no_bar():
-        learn.fit(1, cbs=[look, DeviceMixedPrecision("fp16")])
-        assert set(types) == {torch.float16} and learn.precision == "bf16"
-        types.clear()
-        learn.fit(1, cbs=[look])
-        assert set(types) == {torch.bfloat16} and learn.mixed_precision.learn is learn
-        learn.add_cb(MixedPrecision("fp16"))
-        learn.fit(1)
+    learn.fit(1, cbs=[look, DeviceMixedPrecision("fp16")])
+    assert set(types) == {torch.float16} and learn.precision == "bf16"
+    types.clear()
+    learn.fit(1, cbs=[look])
+    assert set(types) == {torch.bfloat16} and learn.mixed_precision.learn is learn
+    learn.add_cb(MixedPrecision("fp16"))
+    learn.fit(1)
     assert learn.precision == "fp16" and not torch.is_autocast_enabled("cpu")

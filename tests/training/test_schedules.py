@@ -5,7 +5,6 @@ import pytest
 from fastai.callback.core import Callback
 
 import cifar_fast.training.schedules  # noqa: F401 - fit_decay
-from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.training.learner import custom_learner, transfer_learner
 from cifar_fast.training.schedules import DECAYS, LRDecay, SchedStep
@@ -14,16 +13,11 @@ from cifar_fast.training.schedules import DECAYS, LRDecay, SchedStep
 @pytest.fixture(scope="module")
 def dls(digits):
     "Four training batches of 16."
-    few = ImageSet(
-        "digits", digits.vocab, digits.train_x[:64], digits.train_y[:64], digits.test_x[:16], digits.test_y[:16],
-        digits.mean, digits.std,
-    )  # fmt: skip
-    return image_dls(few, bs=16, device="cpu")
+    return image_dls(digits.fewer(64, 16), bs=16, device="cpu")
 
 
 def rates(learn, *args, **kwargs):
-    with learn.no_logging():
-        learn.fit_decay(*args, **kwargs)
+    learn.fit_decay(*args, **kwargs)
     return np.array(learn.recorder.hps["lr"])
 
 
@@ -75,8 +69,7 @@ def test_slices_spread_over_layer_groups(dls):
 
 
 def test_a_fit_of_one_batch_takes_the_first_rate(digits):
-    few = ImageSet("d", digits.vocab, *(o[:16] for o in (digits.train_x, digits.train_y) * 2), digits.mean, digits.std)
-    assert rates(small(image_dls(few, bs=16, device="cpu")), 1, 1e-3, 8e-5).tolist() == [1e-3]
+    assert rates(small(image_dls(digits.fewer(16, 16), bs=16, device="cpu")), 1, 1e-3, 8e-5).tolist() == [1e-3]
 
 
 @pytest.mark.parametrize("args", [(1e-3, 0.0), (-1.0, 1e-3), (1e-3, 1e-4, "spiral")])

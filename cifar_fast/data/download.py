@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import requests
+from urllib3.exceptions import ReadTimeoutError
 
 from cifar_fast.errors import InputError
 from cifar_fast.files import share_as_usual
@@ -66,7 +67,7 @@ def _fetch(url: str, out, algorithm: str) -> str:
 
 
 def _reason(error: requests.RequestException) -> str:
-    if isinstance(error, requests.Timeout):
+    if any(isinstance(o, (requests.Timeout, ReadTimeoutError)) for o in (error, *error.args)):  # the latter: halfway
         return "no answer in time"
     if isinstance(error, requests.HTTPError):
         return f"the server says {error.response.status_code}"

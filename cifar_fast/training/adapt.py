@@ -28,6 +28,8 @@ def as_lean(
     if not isinstance(learn, LeanLearner):
         if type(learn) is not Learner:
             raise InputError(f"{given}: return a plain fastai Learner, or fast_learner's")
+        if "recorder" not in vars(learn):
+            raise InputError(f"{given} without a Recorder, which keeps its curves: leave default_cbs=False out")
         _make_lean(learn, precision)
     if "accuracy" not in [getattr(o, "name", None) or type(o).__name__ for o in learn.metrics]:
         learn.metrics = [AvgMetric(accuracy), *learn.metrics]

@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import socket
+import threading
 
 import pytest
 import requests
@@ -51,6 +53,22 @@ def test_a_body_that_stops_early_leaves_the_old_file(tmp_path):
     with serving({"a.bin": BODY}, cut=1000) as url, pytest.raises(DownloadError):
         download(f"{url}/a.bin", tmp_path / "a.bin")
     assert [(o.name, o.read_bytes()) for o in tmp_path.iterdir()] == [("a.bin", b"old")]
+
+
+def test_a_server_that_falls_silent_halfway_is_said_to_be_late(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "READ_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def send_half():
+            client = server.accept()[0]
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
+            client.recv(10_000)  # the request
+            client.recv(1)  # until it has hung up
+
+        threading.Thread(target=send_half, daemon=True).start()
+        with pytest.raises(DownloadError, match="no answer in time"):
+            download(f"http://127.0.0.1:{server.getsockname()[1]}/a.bin", tmp_path / "a.bin")
+    assert not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_leaves_nothing(tmp_path, monkeypatch):

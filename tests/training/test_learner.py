@@ -184,6 +184,11 @@ def test_a_network_may_have_attributes_of_any_name(digits_dls):
         learn.fit_record()
 
 
+def test_a_learner_that_keeps_no_curves_is_refused(digits_dls):
+    with pytest.raises(InputError, match="default_cbs=False"):
+        as_lean(Learner(digits_dls, nn.Linear(2, 2), loss_func=CrossEntropyLossFlat(), default_cbs=False))
+
+
 def test_one_precision_replaces_another(digits_dls):
     learn = custom_learner(digits_dls, precision="bf16", **SMALL)
     assert learn.precision == "bf16" and learn.to_fp16().precision == "fp16" and learn.to_fp32().precision == "fp32"

@@ -11,11 +11,11 @@ from cifar_fast.commands import compare as command
 from cifar_fast.errors import InputError
 from cifar_fast.runs.compare import (
     compare,
-    differing_settings,
     evidence_note,
     evidence_table,
     read_methods,
     result_rows,
+    settings_rows,
     verdict_rows,
     write_comparison,
 )
@@ -36,7 +36,7 @@ def test_two_trained_models_are_compared_image_by_image(two_runs):
 
 
 def test_only_settings_that_differ_are_listed(two_runs):
-    rows = differing_settings(two_runs)
+    rows = settings_rows(two_runs)
     assert ["schedule", "decay", "constant"] in rows
     assert not {"bs", "seed", "run"} & {row[0] for row in rows}
 
@@ -141,7 +141,7 @@ def test_copies_of_seed_folders_are_passed_over(digits_run, tmp_path):
 def test_a_run_without_an_epoch_has_no_training_accuracy(two_runs):
     first = two_runs[0].first
     none = Runs("none", [dataclasses.replace(first, metrics={**first.metrics, "train_accuracy": None})], first.folder)
-    assert result_rows([none])[0][3] == "-"
+    assert result_rows([none])[0]["train accuracy"] == "-"
 
 
 def test_few_parameters_are_counted_and_many_are_millions(two_runs):

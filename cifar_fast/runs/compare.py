@@ -18,8 +18,6 @@ from cifar_fast.runs.report import warnings_of
 from cifar_fast.runs.results import NO_METHOD, FinishedRun, Runs, duration, known, percent
 from cifar_fast.text import counted
 
-HALF_A_POINT = 0.005
-
 
 def read_methods(folders: list[str | Path]) -> list[Runs]:
     "A method a folder, called by the folder's name, or by its path where two have the same name."
@@ -100,7 +98,7 @@ def seeds_line(found: Comparison) -> str:
         return "More seeds, or more test images, would show how far chance goes."
     if found.deviation is None:
         return "Two trained models: whether the ways of training differ, several seeds of each would say (--seeds 5)."
-    asked = {"this difference": abs(found.difference), "half a point": HALF_A_POINT}
+    asked = {"this difference": abs(found.difference), "half a point": 0.005}
     needed = {what: seeds_needed(o, found.deviation) for what, o in asked.items()}
     said = [f"{what}, {f'{n:,} seeds' if n else 'more than 1,000 seeds'}" for what, n in needed.items()]
     return f"To see it with 80 % probability, each side needs: for {'; for '.join(said)}."

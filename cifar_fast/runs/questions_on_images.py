@@ -144,5 +144,5 @@ def _looks(subject: Subject, idxs: Tensor, text: str) -> Picture:
     if subject.model is None:
         raise InputError(f"{subject.run.folder} has its network as an ONNX graph only: ask the Learner, by plot_looks")
     images, tested = subject.test_images[idxs.numpy()], subject.run.predictions
-    xb, said = subject.predictor.inputs(images), tested.decoded[idxs]
+    xb, said = subject.inputs(images), tested.decoded[idxs]
     return Picture.of(plot_looks(subject.model, xb, images, said, tested.targs[idxs], subject.vocab), text)

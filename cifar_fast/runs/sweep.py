@@ -227,18 +227,14 @@ class Sweep:
         res = []
         for path in sorted(self.folder.glob("*.json")):
             try:
-                res.append(self.read_trial(path))
+                trial = read_json(path)
+                given = as_named_now(trial["config"])
+                config = {o.name: given[o.name] for o in self.searched}
+                res.append({"config": config, "accuracy": float(trial["accuracy"]), "epochs": int(trial["epochs"])})
             except (ValueError, KeyError, TypeError):
                 kept = path.rename(path.with_suffix(".damaged"))
                 print(f"{path} is damaged and left out: it is now {kept.name}.", flush=True)
         return res
-
-    def read_trial(self, path: Path) -> dict:
-        "What `KeepTrials` wrote. Raises ValueError, KeyError or TypeError where it is damaged."
-        trial = read_json(path)
-        given = as_named_now(trial["config"])
-        config = {o.name: given[o.name] for o in self.searched}
-        return {"config": config, "accuracy": float(trial["accuracy"]), "epochs": int(trial["epochs"])}
 
     def check_batches(self) -> None:
         "Raises `InputError` where the search may propose batches of one image, and batch norm cannot train on them."
@@ -287,8 +283,7 @@ class Sweep:
 
     def most_epochs(self) -> int:
         "Epochs of the longest trial that the search may propose."
-        longest = {p.name: max(p.values) for p in self.searched if p.name.endswith("epochs")}
-        return self.planned_epochs(longest)
+        return self.planned_epochs({p.name: max(p.values) for p in self.searched if p.name.endswith("epochs")})
 
     def planned_epochs(self, config: dict) -> int:
         "Epochs of the trial that has `config`, where it is not ended early."

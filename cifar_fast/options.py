@@ -227,7 +227,7 @@ def check_kind(
     wanted = list if shared.repeated else str if shared.default is None else type(shared.default)
     with suppress(InputError):
         wanted = type(shared.check(own.default))
-    given = own.default if own.default is None else own.check(own.default)
+    given = own.check(own.default)
     numbers = type(given) is int and wanted is float
     if given is not None and type(given) is not wanted and not numbers and not isinstance(given, Path):
         kind = shared.kind.__name__.partition("|")[0]

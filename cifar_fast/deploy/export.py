@@ -126,12 +126,12 @@ def to_onnx(
     graph = _Graph(self.model, card).to("cpu", memory_format=torch.contiguous_format)
     side = card.stored_size
     images = torch.randint(0, 256, (5, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    options = dict(dynamo=True, dynamic_shapes={"images": {0: torch.export.Dim("n")}}, verbose=False)
     try:
         with torch.no_grad(), _silently():
             wanted = graph(images).numpy()
             program = torch.onnx.export(
-                graph, (images,), input_names=["images"], output_names=["logits"], **options
+                graph, (images,), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False,
+                dynamic_shapes={"images": {0: torch.export.Dim("n")}},
             )  # fmt: skip
     finally:
         self.model.to(device)

@@ -107,11 +107,11 @@ def options(*param, **changed):
     return sweep_options(**{"param": list(param), "data": "digits", "trials": 2, **changed})
 
 
-def finished_sweep(folder, *trials, **changed):
+def finished_sweep(folder, *trials, fixed=("images=200", "test_images=60"), **changed):
     "A sweep whose trials have all come to an end, and nothing else: its options."
     (folder / "trials").mkdir(parents=True)
-    asked = options("lr=loguniform(1e-4,1e-1)", "images=200", "test_images=60", "epochs=1", "width=4", "device=cpu",
-                    run=str(folder), **changed)  # fmt: skip
+    small = ["epochs=1", "width=4", "device=cpu", *fixed]
+    asked = options("lr=loguniform(1e-4,1e-1)", *small, run=str(folder), **changed)
     (folder / "config.json").write_text(json.dumps(vars(asked)))
     for i, (lr, accuracy) in enumerate(trials):
         add_trial(folder, i, lr, accuracy)
@@ -186,10 +186,8 @@ def test_auto_may_not_come_to_mean_other_images(tmp_path, monkeypatch):
 
 def test_a_sweep_goes_on_where_the_images_have_moved_and_not_where_they_have_changed(tmp_path, image_folder):
     root, place = image_folder({"cat": 20, "dog": 20}), tmp_path / "elsewhere"
-    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5), data=str(root))
-    asked.param = [asked.param[0], "epochs=1", "width=4", "device=cpu"]
+    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5), fixed=[], data=str(root))
     config = tmp_path / "run/config.json"
-    config.write_text(json.dumps(vars(asked)))
     assert Sweep(custom, asked).execute() == 0
     root.rename(place)
     add_trial(tmp_path / "run", 1, 1e-2, 0.9)  # a new winner, which is trained on them
@@ -209,9 +207,8 @@ def test_a_sweep_goes_on_where_the_images_have_moved_and_not_where_they_have_cha
 def test_a_sweep_goes_on_where_the_table_of_labels_has_moved(tmp_path, image_folder, as_param):
     root, place, table = image_folder({"all": 40}), tmp_path / "elsewhere", tmp_path / "t.csv"
     table.write_text("path,label\n" + "".join(f"all/{i}.png,{'ab'[i % 2]}\n" for i in range(40)))
-    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5), data=str(root), labels=None if as_param else str(table))
-    asked.param = [asked.param[0], "epochs=1", "width=4", "device=cpu", *[f"labels={table}"] * as_param]
-    (tmp_path / "run/config.json").write_text(json.dumps(vars(asked)))
+    said = dict(fixed=[f"labels={table}"]) if as_param else dict(fixed=[], labels=str(table))
+    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5), data=str(root), **said)
     assert Sweep(custom, asked).execute() == 0
     root.rename(place)
     moved = table.rename(tmp_path / "moved.csv")

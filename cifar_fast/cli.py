@@ -10,7 +10,7 @@ import sys
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from inspect import BoundArguments, signature
 from traceback import format_exception_only, format_list
@@ -105,25 +105,18 @@ class WhileRead:
 
 
 @contextmanager
-def _while_read() -> Iterator[None]:
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(WhileRead, before)
-    try:
-        yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        sys.stdout, sys.stderr = before
-
-
-@contextmanager
 def exit_codes() -> Iterator[None]:
     """Ends a script with one line: 2 for an `InputError`, 1 where a run cannot go on, 130 for Ctrl-C.
 
     Libraries' deprecations stay silent, and so does a reader of the output that has left.
     """
-    with _while_read(), _ends():
-        yield
+    with redirect_stdout(WhileRead(sys.stdout)) as out, redirect_stderr(WhileRead(sys.stderr)) as err:
+        try:
+            with _ends():
+                yield
+        finally:
+            out.flush()
+            err.flush()
 
 
 @contextmanager

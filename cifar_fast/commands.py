@@ -28,14 +28,12 @@ def sweep(
     resume: str | None = None,  # folder of a stopped sweep: go on; --data and --labels may name what has moved
 ):
     "Search options of an experiment on held-out images, and leave a table, a picture and the winner's run folder."
+    asked = {name: o for name, o in locals().items() if name not in ("experiment", "script")}
     from cifar_fast.experiment import load_experiment
     from cifar_fast.runs.sweep import Sweep, of_sweep, sweep_options
 
-    asked = dict(
-        param=param, data=data, labels=labels, trials=trials, address=address, per_gpu=per_gpu, seed=seed, run=run
-    )
     name = experiment or (of_sweep(resume) if resume else script)
-    return Sweep(load_experiment(name), sweep_options(**asked, resume=resume)).execute()
+    return Sweep(load_experiment(name), sweep_options(**asked)).execute()
 
 
 @command
@@ -144,10 +142,9 @@ def run(args: list[str]) -> None:
 def main() -> None:
     "The console command `cifar-fast`: a job, then its options."
     from cifar_fast import baselines
-    from cifar_fast.experiment import Experiment
+    from cifar_fast.experiment import experiments_of
 
-    jobs = {o.name: o for o in vars(baselines).values() if isinstance(o, Experiment)}
-    jobs |= {name: o for name, o in globals().items() if hasattr(o, "main")}
+    jobs = experiments_of(baselines) | {name: o for name, o in globals().items() if hasattr(o, "main")}
     job, args = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
     if job == "run":
         run(args)

@@ -6,6 +6,7 @@ It is light itself: torch and fastai are imported when an experiment is called.
 import ast
 import hashlib
 import inspect
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial, update_wrapper
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cifar_fast.cli import exit_codes, one_line_parser
@@ -299,6 +300,11 @@ def _run_script(file: Path) -> None:
     chosen.main(args)
 
 
+def experiments_of(module: ModuleType) -> dict[str, Experiment]:
+    "The experiments of a module, by name."
+    return {o.name: o for o in vars(module).values() if isinstance(o, Experiment)}
+
+
 _LOADED: dict[Path, tuple[str, Any]] = {}  # the text of a file when it was run, and the module that it made
 
 
@@ -324,7 +330,7 @@ def load_file(
             del sys.modules[name]
             raise
         _LOADED[file] = text, module
-    found = {o.name: o for o in vars(module).values() if isinstance(o, Experiment)}
+    found = experiments_of(module)
     if not found:
         raise InputError(f"{file} holds no experiment: decorate a function (dls, ...) -> Learner with @experiment")
     own = {name: o for name, o in found.items() if o.file == file}
@@ -337,18 +343,16 @@ def load_experiment(
     "The experiment that `name` means. Raises `InputError`."
     from cifar_fast import baselines
 
-    text = str(name)
-    if isinstance(made := getattr(baselines, text, None), Experiment):
-        return made
-    file, _, function = (text, "", "") if Path(text).is_file() else text.rpartition(":")
-    if not (file or function).endswith(".py"):
-        built_in = [k for k, o in vars(baselines).items() if isinstance(o, Experiment)]
+    text, built_in = str(name), experiments_of(baselines)
+    if text in built_in:
+        return built_in[text]
+    parts = re.fullmatch(r"(.+\.py)(?::(\w+))?", text)
+    if parts is None:
         raise InputError(f"there is no experiment {text!r}: give {', '.join(built_in)}, file.py or file.py:function")
-    found = load_file(file or function)
-    if not file or not function:
-        if len(found) > 1:
-            raise InputError(f"{text} holds several experiments: give {text}:NAME with one of {', '.join(found)}")
-        return next(iter(found.values()))
-    if function not in found:
+    file, function = parts.groups()
+    found = load_file(file)
+    if function is None and len(found) > 1:
+        raise InputError(f"{text} holds several experiments: give {text}:NAME with one of {', '.join(found)}")
+    if function not in (None, *found):
         raise InputError(f"{file} holds no experiment {function!r}, but {', '.join(found)}")
-    return found[function]
+    return found[function or next(iter(found))]

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from types import NoneType, SimpleNamespace, UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from fastcore.docments import ann_parts, docments
@@ -227,7 +227,7 @@ def check_kind(
     wanted = list if shared.repeated else str if shared.default is None else type(shared.default)
     with suppress(InputError):
         wanted = type(shared.check(own.default))
-    given = own.default if own.default is None else own.check(own.default)
+    given = own.check(own.default)
     numbers = type(given) is int and wanted is float
     if given is not None and type(given) is not wanted and not numbers and not isinstance(given, Path):
         kind = shared.kind.__name__.partition("|")[0]
@@ -244,14 +244,8 @@ def _parameters(function: Callable) -> dict:
     except NameError as error:
         raise InputError(f"an annotation cannot be looked up ({error}): import what it names") from error
     except OSError:
-        found = signature(function, eval_str=True).parameters.items()
-        return {
-            name: SimpleNamespace(
-                anno=type(o.default) if o.annotation is Parameter.empty else o.annotation,
-                default=o.default, kind=o.kind, docment=None,
-            )
-            for name, o in found
-        }  # fmt: skip
+        parameters = list(signature(function, eval_str=True).parameters.values())
+        return docments(as_function(parameters, function.__name__, ""), full=True, returns=False)
 
 
 SHARED = options_of(shared_options)
@@ -269,6 +263,5 @@ def as_function(parameters: list[Parameter], name: str, doc: str) -> Callable:
 
 def with_choices(function: Callable) -> Callable:
     "A function with a script's parameters for fastcore's parser, which does not know Literals."
-    found = docments(function, full=True, returns=False, eval_str=True).items()
-    parameters = [Option.of(name, o).parameter.replace(kind=o.kind) for name, o in found]
+    parameters = [Option.of(name, o).parameter.replace(kind=o.kind) for name, o in _parameters(function).items()]
     return as_function(parameters, function.__name__, function.__doc__)

@@ -23,6 +23,13 @@ class Killed(BaseException):
     "As near to SIGKILL as a process can come and tell of it."
 
 
+class Bomb:
+    "Makes a file when it is unpickled."
+
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
 class Dying(Callback):
     "Ends the process, as far as a test can, at a training batch of the second epoch."
 

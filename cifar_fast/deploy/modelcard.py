@@ -155,18 +155,12 @@ def _are_numbers(o, n: int, most: float = 1e3) -> bool:
 
 
 _FITS = {
-    "architecture": lambda o: isinstance(o, dict),
+    **dict.fromkeys(("architecture", "metrics", "versions"), lambda o: isinstance(o, dict)),
+    **dict.fromkeys(("data", "weights", "sha256", "onnx_sha256"), lambda o: isinstance(o, str)),
+    **dict.fromkeys(("stored_size", "size"), lambda o: _fits(o, int, 1, 4096)),
     "vocab": lambda o: isinstance(o, list) and bool(o) and all(isinstance(x, str) for x in o),
-    "stored_size": lambda o: _fits(o, int, 1, 4096),
-    "size": lambda o: _fits(o, int, 1, 4096),
     "mean": lambda o: _are_numbers(o, 3),
     "std": lambda o: _are_numbers(o, 3) and all(x > 0 for x in o),
-    "metrics": lambda o: isinstance(o, dict),
-    "data": lambda o: isinstance(o, str),
-    "weights": lambda o: isinstance(o, str),
-    "versions": lambda o: isinstance(o, dict),
-    "sha256": lambda o: isinstance(o, str),
-    "onnx_sha256": lambda o: isinstance(o, str),
     "levels": lambda o: _are_numbers(o, 2, 1e30) and o[0] < o[1],
 }
 

@@ -119,25 +119,22 @@ class Checkpoint(Callback):
 
     def after_epoch(self):
         "Write."
-        recorder, opt = self.recorder, self.opt
+        recorder, watch = self.recorder, vars(self.learn).get("stopwatch")
         state = {
             "stage": self.stage,
             "epoch": self.epoch,
             "extra": self.extra,
             "model": self.model.state_dict(),
-            "opt": opt.state_dict(),
+            "opt": self.opt.state_dict(),
             "scaler": self.learn.scaler.state_dict() if "scaler" in vars(self.learn) else {},
-            "recorder": {
-                "values": list(map(list, recorder.values)),
-                "iters": [int(o) for o in recorder.iters],
-            },
+            "recorder": {"values": list(map(list, recorder.values)), "iters": [int(o) for o in recorder.iters]},
             "smooth_loss": (recorder.smooth_loss.val, recorder.smooth_loss.count),
             "trackers": [(float(cb.best), getattr(cb, "wait", 0)) for cb in self._trackers()],
             "callbacks": [cb.state_dict() for cb in self._stateful()],
             "random": self._random(),
             "history": self.folder_run.history,
             "batches": self.folder_run.batches,
-            "watch": self._watch(),
+            "watch": (watch.seconds, watch.images) if watch else (0.0, 0),
         }
         if not isinstance(self.folder_run, SilentRun):
             write_checkpoint(self.folder_run.folder / NAME, state)
@@ -147,10 +144,6 @@ class Checkpoint(Callback):
 
     def _stateful(self) -> list[Callback]:
         return [cb for cb in self.learn.cbs if hasattr(type(cb), "state_dict") and hasattr(type(cb), "load_state_dict")]
-
-    def _watch(self) -> tuple[float, int]:
-        watch = vars(self.learn).get("stopwatch")
-        return (watch.seconds, watch.images) if watch else (0.0, 0)
 
     def _random(self) -> dict:
         name, keys, *rest = np.random.get_state()

@@ -18,8 +18,6 @@ from cifar_fast.runs.report import warnings_of
 from cifar_fast.runs.results import NO_METHOD, FinishedRun, Runs, duration, known, percent
 from cifar_fast.text import counted
 
-HALF_A_POINT = 0.005
-
 
 def read_methods(folders: list[str | Path]) -> list[Runs]:
     "A method a folder, called by the folder's name, or by its path where two have the same name."
@@ -57,35 +55,22 @@ def _same_labels(one: FinishedRun, other: FinishedRun) -> bool:
     return same_classes and torch.equal(one.predictions.targs, other.predictions.targs)
 
 
-def result_rows(methods: list[Runs]) -> list[list[str]]:
-    "A row a method, under `RESULT_HEADER`."
+def result_rows(methods: list[Runs]) -> list[dict[str, str]]:
+    "A dict a method: each column's name and cell."
     return [
-        [
-            o.name,
-            o.accuracy_text,
-            str(len(o.runs)),
-            percent(o.mean("train_accuracy")),
-            duration(o.mean("train_seconds")),
-            known(o.mean("images_per_second"), "{:,.0f}"),
-            counted(o.metrics["params"]),
-            counted(o.metrics["macs"]),
-            f"{o.mean('peak_memory_mb'):,.0f} MB",
-        ]
+        {
+            "run": o.name,
+            "test accuracy": o.accuracy_text,
+            "seeds": str(len(o.runs)),
+            "train accuracy": percent(o.mean("train_accuracy")),
+            "training": duration(o.mean("train_seconds")),
+            "images/s": known(o.mean("images_per_second"), "{:,.0f}"),
+            "parameters": counted(o.metrics["params"]),
+            "MACs": counted(o.metrics["macs"]),
+            "memory": f"{o.mean('peak_memory_mb'):,.0f} MB",
+        }
         for o in methods
     ]
-
-
-RESULT_HEADER = [
-    "run",
-    "test accuracy",
-    "seeds",
-    "train accuracy",
-    "training",
-    "images/s",
-    "parameters",
-    "MACs",
-    "memory",
-]
 
 
 def verdict_rows(
@@ -113,7 +98,7 @@ def seeds_line(found: Comparison) -> str:
         return "More seeds, or more test images, would show how far chance goes."
     if found.deviation is None:
         return "Two trained models: whether the ways of training differ, several seeds of each would say (--seeds 5)."
-    asked = {"this difference": abs(found.difference), "half a point": HALF_A_POINT}
+    asked = {"this difference": abs(found.difference), "half a point": 0.005}
     needed = {what: seeds_needed(o, found.deviation) for what, o in asked.items()}
     said = [f"{what}, {f'{n:,} seeds' if n else 'more than 1,000 seeds'}" for what, n in needed.items()]
     return f"To see it with 80 % probability, each side needs: for {'; for '.join(said)}."
@@ -182,32 +167,28 @@ def correction_line(n_pairs: int) -> str:
     return f"p and verdicts are corrected for {n_pairs} comparisons (Holm 1979); intervals are not."
 
 
-def differing_settings(methods: list[Runs]) -> list[list[str]]:
-    "A row an option that is not the same everywhere: its name, then each method's value."
+def settings_rows(methods: list[Runs]) -> list[list[str]]:
+    "A row an option: its name, then each method's value. Of several methods those options that differ."
     configs = [o.first.config for o in methods]
     names = [name for name in dict.fromkeys(name for o in configs for name in o) if name not in NO_METHOD]
     rows = [[name, *(known(o.get(name)) for o in configs)] for name in names]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    return [row for row in rows if len(methods) == 1 or len(set(row[1:])) > 1]
 
 
-def all_settings(method: Runs) -> list[list[str]]:
-    "A row an option that says something about the method."
-    return [[name, str(value)] for name, value in method.first.config.items() if name not in NO_METHOD]
-
-
-SEED_HEADER = ["run", "seed", "test accuracy", "train accuracy", "training"]
-
-
-def seed_rows(methods: list[Runs]) -> list[list[str]]:
-    "A row a run of the methods that have several, under `SEED_HEADER`."
-    runs = [(method, o.metrics) for method in methods if len(method.runs) > 1 for o in method.runs]
+def seed_rows(methods: list[Runs]) -> list[dict[str, str]]:
+    "A dict a run of the methods that have several: each column's name and cell."
     return [
-        [
-            method.name, str(o["seed"]), percent(o["accuracy"], 2), percent(o.get("train_accuracy")),
-            duration(o.get("train_seconds")),
-        ]
-        for method, o in runs
-    ]  # fmt: skip
+        {
+            "run": method.name,
+            "seed": str(o.metrics["seed"]),
+            "test accuracy": percent(o.accuracy, 2),
+            "train accuracy": percent(o.metrics.get("train_accuracy")),
+            "training": duration(o.metrics.get("train_seconds")),
+        }
+        for method in methods
+        for o in method.runs
+        if len(method.runs) > 1
+    ]
 
 
 def comparison_figures(methods: list[Runs]) -> list[Picture]:
@@ -245,18 +226,16 @@ def write_comparison(
         "comparison.html",
         heading,
         warnings=list(dict.fromkeys(w for o in methods for w in warnings_of(o.first.metrics))),
-        result_header=RESULT_HEADER,
         results=result_rows(methods),
         verdicts=(verdicts := verdict_rows(combinations(methods, 2))),
         correction=correction_line(len(verdicts)),
         evidence_header=evidence_header,
         evidence=evidence if len(evidence_header) > 1 else [],
         evidence_note=evidence_note(evidence_header),
-        seed_header=SEED_HEADER,
         seeds=seed_rows(methods),
         settings_title="Settings that differ" if len(methods) > 1 else "Settings",
         settings_header=["option", *(o.name for o in methods)],
-        settings=differing_settings(methods) if len(methods) > 1 else all_settings(methods[0]),
+        settings=settings_rows(methods),
         figures=comparison_figures(methods),
     )
 
@@ -264,8 +243,9 @@ def write_comparison(
 def comparison_text(methods: list[Runs]) -> str:
     "What the page's tables say, for the terminal."
     verdicts, (header, evidence) = verdict_rows(combinations(methods, 2)), evidence_table(methods)
+    results = result_rows(methods)
     said = [
-        markdown_table(RESULT_HEADER, result_rows(methods)),
+        markdown_table(list(results[0]), [list(o.values()) for o in results]),
         "± and ranges are 95 % intervals, over seeds where there are several, else over test images.",
         *("{pair}: {difference} ({interval}), p = {p}: {verdict}. {test}. {seeds}".format(**row) for row in verdicts),
         *([markdown_table(header, evidence), evidence_note(header)] if len(header) > 1 else []),

@@ -56,38 +56,7 @@ from cifar_fast.versions import versions
 LOCK = ".lock"
 
 
-class EpochRows:
-    "The history of a run's fits, kept."
-
-    def __init__(self):
-        self.history: list[dict] = []
-        self.batches: list[tuple] = []
-        self.memory_before = memory_after_imports()
-
-    def add_epoch(
-        self,
-        row: dict,  # of fastai's table, and `stage`
-        batches: list[tuple[float, float]] = (),  # learning rate and smoothed loss of each training batch
-    ) -> None:
-        "Append an epoch to the history."
-        self.history.append({**row, "epoch": len(self.history)})
-        self.batches += [(len(self.batches) + i, row["stage"], *o) for i, o in enumerate(batches)]
-
-
-class SilentRun(EpochRows):
-    "The run as processes other than the first see it: they keep the history, and write nothing."
-
-    def __init__(self, folder: str | Path | None, name: str = "run", resume: bool = False):
-        super().__init__()
-        self.folder, self.resumed = Path(folder or name), resume
-
-    def nothing(self, *args) -> None:
-        "What the first process does, this one leaves."
-
-    discard = release = write_json = write_figure = nothing
-
-
-class Run(EpochRows):
+class Run:
     """A folder that one training fills. A folder that holds anything is refused, never overwritten.
 
     One process at a time: the folder is locked until the run is finished, or its process is gone.
@@ -112,7 +81,8 @@ class Run(EpochRows):
         except OSError as error:
             raise InputError(f"{self.folder} cannot be made ({error.strerror}): give --run another folder") from error
         remove_leftovers(self.folder)
-        super().__init__()
+        self.history, self.batches = [], []
+        self.memory_before = memory_after_imports()
 
     def discard(self) -> None:
         """Remove what the run has written, where unusable input ends it before anything was learnt.
@@ -146,9 +116,18 @@ class Run(EpochRows):
         "Save `figure` as `name`."
         write_atomically(self.folder / name, lambda tmp: save_figure(figure, tmp))
 
-    def add_epoch(self, row: dict, batches: list[tuple[float, float]] = ()) -> None:
-        "As of `EpochRows`, and write history.csv and batches.csv anew."
-        super().add_epoch(row, batches)
+    def add_epoch(
+        self,
+        row: dict,  # of fastai's table, and `stage`
+        batches: list[tuple[float, float]] = (),  # learning rate and smoothed loss of each training batch
+    ) -> None:
+        "Append an epoch to the history."
+        self.history.append({**row, "epoch": len(self.history)})
+        self.batches += [(len(self.batches) + i, row["stage"], *o) for i, o in enumerate(batches)]
+        self.write_history()
+
+    def write_history(self) -> None:
+        "Write history.csv and batches.csv anew."
         names = list(dict.fromkeys(name for o in self.history for name in o))  # a later stage may have more
         rows = [[o.get(name, "") for name in names] for o in self.history]
         write_csv(self.folder / "history.csv", names, rows)
@@ -231,6 +210,18 @@ class Run(EpochRows):
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated(device) / 2**20
         return peak_memory_mb() - self.memory_before
+
+
+class SilentRun(Run):
+    "The run as processes other than the first see it: they keep the history, and write nothing."
+
+    def __init__(self, folder: str | Path | None, name: str = "run", resume: bool = False):
+        self.folder, self.resumed, self.history, self.batches = Path(folder or name), resume, [], []
+
+    def nothing(self, *args) -> None:
+        "What the first process does, this one leaves."
+
+    discard = release = write_json = write_figure = write_history = nothing
 
 
 def also_tested(learn: Learner, interp: TestInterpretation, tests: Sequence[SecondTest]) -> dict[str, dict]:

@@ -119,16 +119,15 @@ def find_runs(folder: Path) -> list[Path]:
 def read_row(folder: Path) -> Row:
     "What is known of the run in `folder`."
     try:
-        config = read_json(folder / "config.json")
-        runs = single_runs(folder)
-        metrics = [read_json(o / "metrics.json") for o in runs if (o / "metrics.json").exists()]
-        return _row(folder, config, runs, metrics)
+        return _row(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = re.sub(r"\s+", " ", str(error))[:60]
         return Row(folder, _changed(folder), folder.name, {}, {}, "-", [], None, None, f"damaged: {why}")
 
 
-def _row(folder: Path, config: dict, runs: list[Path], metrics: list[dict]) -> Row:
+def _row(folder: Path) -> Row:
+    config, runs = read_json(folder / "config.json"), single_runs(folder)
+    metrics = [read_json(o / "metrics.json") for o in runs if (o / "metrics.json").exists()]
     asked, defaults = config.get("asked", {}), config.get("defaults", {})
     accuracies = [float(o["accuracy"]) for o in metrics]
     are_folds = bool(metrics) and is_fold(metrics[0]["data"])
@@ -138,20 +137,12 @@ def _row(folder: Path, config: dict, runs: list[Path], metrics: list[dict]) -> R
     if stopped := [o["epochs"] for o in metrics if o["interrupted"]]:
         state = f"interrupted after {stopped[0]} epochs"
     settings = {k: o for k, o in asked.items() if k in defaults and o != defaults[k] and k not in {*NO_METHOD, "data"}}
-    name = (config.get("experiment") or {}).get("name") or _guess(config, folder)
+    name = (config.get("experiment") or {}).get("name") or folder.name  # which version 0.1 called by the experiment
     data = whole(metrics[0]["data"]) if metrics else str(config.get("data", "-"))
     options = {k: o for k, o in config.items() if k not in NO_SETTINGS}
     return Row(folder, _changed(folder), name, settings, options, data, accuracies,
                 tuple(interval) if interval else None, sum(seconds) if seconds else None, state,
                 [float(o["accuracy"]) for o in read_rows(runs[0] / "history.csv")])  # fmt: skip
-
-
-def _guess(config: dict, folder: Path) -> str:
-    "The experiment's name, for runs of versions that did not write it."
-    for option, name in (("convs", "custom"), ("arch", "transfer"), ("target", "speedrun")):
-        if option in config:
-            return name
-    return re.sub(r"-\d{8}-\d{6}$", "", folder.name)
 
 
 def _changed(folder: Path) -> datetime:

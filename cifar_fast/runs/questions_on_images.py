@@ -1,11 +1,10 @@
 """Questions about single images: which are twice there, what lies near what, whose labels are wrong, where it looks."""
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -118,16 +117,14 @@ def ask_labels(
         "predicted by a model trained without it. Many of them are hard images, not wrong labels: look first.",
         f"{LABELS_FILE} lists them, the worst first; --drop-labels FILE trains without the images that a file lists.",
     ]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    known = subject.files[0]
-    writer.writerow([o.name for o in fields(Suspect)] + ["file"] * bool(known))
-    writer.writerows([*astuple(o), *([known[o.index]] if known else [])] for o in suspects)
+    table, known = pd.DataFrame(suspects, columns=[o.name for o in fields(Suspect)]), subject.files[0]
+    if known:
+        table["file"] = [known[o.index] for o in suspects]
     picture = Picture.of(plot_suspects(suspects, subject.train_images, files=known),
                          "The worst: label, and what is suggested.")  # fmt: skip
-    numbers, files = {"suspects": len(suspects), "share": share}, {LABELS_FILE: text.getvalue()}
+    files = {LABELS_FILE: table.to_csv(index=False, lineterminator="\n")}
     return Answer("labels", "Which labels look wrong?", lines, pictures=[picture] if suspects else [],
-                  numbers=numbers, files=files)  # fmt: skip
+                  numbers={"suspects": len(suspects), "share": share}, files=files)  # fmt: skip
 
 
 def ask_looks(subject: Subject) -> Answer:
@@ -147,5 +144,5 @@ def _looks(subject: Subject, idxs: Tensor, text: str) -> Picture:
     if subject.model is None:
         raise InputError(f"{subject.run.folder} has its network as an ONNX graph only: ask the Learner, by plot_looks")
     images, tested = subject.test_images[idxs.numpy()], subject.run.predictions
-    xb, said = subject.predictor.inputs(images), tested.decoded[idxs]
+    xb, said = subject.inputs(images), tested.decoded[idxs]
     return Picture.of(plot_looks(subject.model, xb, images, said, tested.targs[idxs], subject.vocab), text)

@@ -80,9 +80,8 @@ def facts_of(metrics: dict) -> list[tuple[str, str]]:
     "The numbers beside the headline."
     macs, at_once = metrics["macs"], metrics.get("at_once", 1)
     share, together = (f", its share of {at_once} at once", f" of {at_once} at once") if at_once > 1 else ("", "")
-    return [
+    facts = [
         ("training images right", percent(metrics.get("train_accuracy"))),
-        *chosen_facts(metrics.get("choice")),
         (f"loss on {metrics.get('tested_on', 'test images')}", f"{metrics['loss']:.3f}"),
         ("calibration error", percent(metrics["calibration_error"])),
         ("training time", duration(metrics.get("train_seconds")) + share),
@@ -91,13 +90,7 @@ def facts_of(metrics: dict) -> list[tuple[str, str]]:
         ("parameters", f"{metrics['params']:,}"),
         ("multiply-accumulates", known(macs and macs / 1e6, "{:,.1f} M an image")),
     ]
-
-
-def chosen_facts(choice: dict | None) -> list[tuple[str, str]]:
-    "What was chosen on held-out images, where anything was."
-    if not choice:
-        return []
-    chosen = choice["chosen"]
-    found = percent(chosen["held_out_accuracy"])
-    what = ", ".join(filter(None, [chosen["opt"], f"{chosen['epochs']} epochs"]))
-    return [("chosen on held-out images", f"{what} ({found})")]
+    if chosen := (metrics.get("choice") or {}).get("chosen"):
+        what = ", ".join(filter(None, [chosen["opt"], f"{chosen['epochs']} epochs"]))
+        facts.insert(1, ("chosen on held-out images", f"{what} ({percent(chosen['held_out_accuracy'])})"))
+    return facts

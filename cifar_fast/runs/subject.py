@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_fast.analysis.asking import logits_of
 from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.sources import STORED_SIZE
 from cifar_fast.deploy.predictor import Predictor
@@ -23,7 +22,7 @@ from cifar_fast.runs.results import Runs
 BS = 500  # images a batch: they fill two cores
 
 
-class Subject:
+class Subject(Predictor):
     "A finished run that is asked: its saved model, and the images that it was trained and tested on."
 
     def __init__(
@@ -34,8 +33,8 @@ class Subject:
     ):
         self.runs = Runs.read(folder)
         self.run, self.data, self.device = self.runs.first, data, parse_device(device)
-        self.predictor = Predictor(self.run.folder / "model", str(self.device), BS)
-        if list(self.predictor.card.vocab) != list(self.vocab):
+        super().__init__(self.run.folder / "model", str(self.device), BS)
+        if list(self.card.vocab) != list(self.vocab):
             raise InputError(f"{self.run.folder / 'model'} knows other classes than the run: it is not its model")
 
     @property
@@ -74,21 +73,11 @@ class Subject:
         "uint8 (N, H, W, 3)."
         return self.images.train_x.permute(0, 2, 3, 1).numpy()
 
-    @property
-    def model(self):
-        "The network; None for an ONNX graph."
-        return self.predictor.model
-
-    def logits(self, images: np.ndarray | Tensor) -> Tensor:
+    def logits(self, images: np.ndarray) -> Tensor:
         "What the model says of uint8 images (N, H, W, 3): float32 (N, classes), computed as the run was tested."
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.run.config.get("precision"))
         with torch.autocast(self.device.type, half, enabled=half is not None):
-            return logits_of(self.predictor, images)
-
-    @property
-    def card(self):
-        "The saved model's; with it a Subject is asked as a Predictor is."
-        return self.predictor.card
+            return torch.from_numpy(super().logits(images))
 
 
 def moved(

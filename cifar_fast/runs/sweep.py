@@ -195,7 +195,7 @@ class Sweep:
             if len(done) < o.trials:
                 self.check_batches()
                 self.search(done)
-            trials = self.ranked(self.finished())
+            trials = sorted(self.finished(), key=self.rank, reverse=True)
             if not trials:
                 raise InputError("no trial came to an end: look at what they printed above")
             self.write(trials)
@@ -227,18 +227,14 @@ class Sweep:
         res = []
         for path in sorted(self.folder.glob("*.json")):
             try:
-                res.append(self.read_trial(path))
+                trial = read_json(path)
+                given = as_named_now(trial["config"])
+                config = {o.name: given[o.name] for o in self.searched}
+                res.append({"config": config, "accuracy": float(trial["accuracy"]), "epochs": int(trial["epochs"])})
             except (ValueError, KeyError, TypeError):
                 kept = path.rename(path.with_suffix(".damaged"))
                 print(f"{path} is damaged and left out: it is now {kept.name}.", flush=True)
         return res
-
-    def read_trial(self, path: Path) -> dict:
-        "What `KeepTrials` wrote. Raises ValueError, KeyError or TypeError where it is damaged."
-        trial = read_json(path)
-        given = as_named_now(trial["config"])
-        config = {o.name: given[o.name] for o in self.searched}
-        return {"config": config, "accuracy": float(trial["accuracy"]), "epochs": int(trial["epochs"])}
 
     def check_batches(self) -> None:
         "Raises `InputError` where the search may propose batches of one image, and batch norm cannot train on them."
@@ -287,8 +283,7 @@ class Sweep:
 
     def most_epochs(self) -> int:
         "Epochs of the longest trial that the search may propose."
-        longest = {p.name: max(p.values) for p in self.searched if p.name.endswith("epochs")}
-        return self.planned_epochs(longest)
+        return self.planned_epochs({p.name: max(p.values) for p in self.searched if p.name.endswith("epochs")})
 
     def planned_epochs(self, config: dict) -> int:
         "Epochs of the trial that has `config`, where it is not ended early."
@@ -302,9 +297,9 @@ class Sweep:
         "Whether ASHA has let the trial come to its end: one that it ended early says little about a whole training."
         return trial["epochs"] >= self.planned_epochs(trial["config"])
 
-    def ranked(self, trials: list[dict]) -> list[dict]:
-        "Best first, and what ASHA ended early last."
-        return sorted(trials, key=lambda trial: (not self.ran_in_full(trial), -trial["accuracy"]))
+    def rank(self, trial: dict) -> tuple[bool, float]:
+        "More is better: what ASHA ended early is behind all others."
+        return self.ran_in_full(trial), trial["accuracy"]
 
     def write(self, trials: list[dict]) -> None:
         "sweep.csv, sweep.png, and the table on the screen."
@@ -319,10 +314,9 @@ class Sweep:
             print("  ".join(f"{f'{o:.4g}' if isinstance(o, float) else o!s:<16}" for o in row), flush=True)
 
     def winner(self, trials: list[dict]) -> dict:
-        "The best of `trials`, sorted; among equals the one that `winner/` has been trained for."
-        first = (self.ran_in_full(trials[0]), trials[0]["accuracy"])
-        best = [trial for trial in trials if (self.ran_in_full(trial), trial["accuracy"]) == first]
-        return next((trial for trial in best if was_asked(self.run.folder / "winner", trial["config"])), best[0])
+        "The best of `trials`; among equals the one that `winner/` has been trained for, or the first."
+        folder = self.run.folder / "winner"
+        return max(trials, key=lambda trial: (*self.rank(trial), was_asked(folder, trial["config"])))
 
     def train_winner(self, winner: dict) -> int:
         "On all training images, tested once; another trial's training stays until this one is done."

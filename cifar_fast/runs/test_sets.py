@@ -39,13 +39,13 @@ def read_second_tests(
     paths = list(dict.fromkeys(map(str, paths)))
     names = [Path(o).name for o in paths]
     names = [path if names.count(name) > 1 else name for name, path in zip(names, paths)]
-    return [_read(name, Path(path), vocab, size, labels, levels) for name, path in zip(names, paths)]
-
-
-def _read(name: str, path: Path, vocab: Sequence[str], size: int, labels: Tensor, levels: Levels | None) -> SecondTest:
-    if path.name.startswith("cifar10h") and path.suffix == ".npy":
-        return SecondTest(name, [], read_soft_labels(path, labels, len(vocab)))
-    return SecondTest(name, read_labelled_sets(path, vocab, size, levels))
+    tests = []
+    for name, path in zip(names, map(Path, paths)):
+        if path.name.startswith("cifar10h") and path.suffix == ".npy":
+            tests.append(SecondTest(name, [], read_soft_labels(path, labels, len(vocab))))
+        else:
+            tests.append(SecondTest(name, read_labelled_sets(path, vocab, size, levels)))
+    return tests
 
 
 def ask_second_test(
@@ -56,11 +56,8 @@ def ask_second_test(
     "The numbers: of each set by its name, or of what people said."
     if test.people is not None:
         return _of_people(test.people, tested)
-    return {_name(o): _of_set(o, ask(o.x, o.y), tested) for o in test.sets}
-
-
-def _name(own: LabelledSet) -> str:
-    return f"{own.name}, severity {own.severity}" if own.severity else own.name
+    names = [f"{o.name}, severity {o.severity}" if o.severity else o.name for o in test.sets]
+    return {name: _of_set(o, ask(o.x, o.y), tested) for name, o in zip(names, test.sets)}
 
 
 def _of_set(own: LabelledSet, preds: Predictions, tested: Predictions) -> dict:

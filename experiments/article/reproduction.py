@@ -18,7 +18,7 @@ from cifar_fast.errors import InputError
 from cifar_fast.experiment import load_experiment
 from cifar_fast.files import read_json, write_json
 from cifar_fast.progress import say
-from cifar_fast.runs.compare import RESULT_HEADER, correction_line, result_rows, verdict_rows
+from cifar_fast.runs.compare import correction_line, result_rows, verdict_rows
 from cifar_fast.runs.facts import images_hash
 from cifar_fast.runs.folder import check_begun
 from cifar_fast.runs.launch import is_finished
@@ -129,11 +129,10 @@ class Reproduction:
             about=f"{metrics[0]['title']}; {metrics[-1]['title']}. {self.options.epochs} epochs, batches of "
             f"{metrics[0]['bs']}, {metrics[0]['precision']}. One training a row: another seed gives other numbers.",
             claims=claims.all(),
-            result_header=RESULT_HEADER,
             article=result_rows(list(main.values())),
             figures=self.figures(main, claims),
-            study_header=RESULT_HEADER[:-1],  # the memory of trainings in one process says little
-            study=[row[:-1] for row in result_rows(list(study.values()))],
+            # the memory of trainings in one process says little
+            study=[{k: o for k, o in row.items() if k != "memory"} for row in result_rows(list(study.values()))],
             study_about=self.about("one seed; intervals are over test images"),
             explanation=explanation(study) if study else [],
             next=next_rows(list(steps.values())),

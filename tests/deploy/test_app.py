@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytest.importorskip("gradio")
+from cifar_fast.deploy.app import Visit, build_app, serve
+from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
 
 KEPT = Path(__file__).parents[1] / "kept/digits-format-1"
-pytest.importorskip("gradio")
 
 
 @pytest.fixture
@@ -26,9 +28,6 @@ def model(tmp_path, digits):
 
 @pytest.fixture
 def visit():
-    from cifar_fast.deploy.app import Visit
-    from cifar_fast.deploy.predictor import Predictor
-
     return Visit(Predictor(KEPT))
 
 
@@ -72,8 +71,6 @@ def test_where_a_look_is_not_possible_a_line_says_so(visit, monkeypatch):
 
 
 def test_examples_that_are_not_there_are_one_line(tmp_path):
-    from cifar_fast.deploy.app import build_app
-
     with pytest.raises(InputError, match="nowhere"):
         build_app(KEPT, tmp_path / "nowhere")
 
@@ -87,8 +84,6 @@ def test_a_missing_gradio_names_the_extra(monkeypatch):
 
 @pytest.fixture
 def served(model):
-    from cifar_fast.deploy.app import build_app, serve
-
     app = build_app(model)
     yield serve(app, port=7897, block=False)[1]
     app.close()

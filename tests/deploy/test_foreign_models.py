@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 import cifar_fast.deploy.export  # noqa: F401 - patches export_safe onto Learner
+from cifar_fast.data.image_set import ImageSet
+from cifar_fast.data.loaders import image_dls
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.deploy.safemodel import load_safe
 from cifar_fast.errors import InputError
@@ -50,8 +52,6 @@ class Undecided(nn.Module):
 @pytest.fixture(scope="module")
 def mixer(tmp_path_factory, digits):
     "A Learner of a Mixer, not trained, and its saved model."
-    from cifar_fast.data.loaders import image_dls
-
     pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     learn = fast_learner(
@@ -92,6 +92,13 @@ def test_weights_go_back_into_the_users_own_network(mixer, digits):
     for wrong in (3, lambda: 3):
         with pytest.raises(InputError, match="give a function that makes the network"):
             load_safe(folder, build=wrong)
+
+
+def test_a_large_networks_graph_has_its_weights(mixer, tmp_path, monkeypatch):
+    limit = "torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD"  # beyond it torch writes two files
+    monkeypatch.setattr(limit, 0, raising=False)
+    mixer[0].to_onnx(tmp_path / "model.onnx")
+    assert Predictor(tmp_path / "model.onnx")(np.zeros((8, 8), np.uint8)).label in mixer[0].dls.vocab
 
 
 def test_another_graph_in_its_place_is_refused(mixer, tmp_path):
@@ -153,9 +160,6 @@ def test_a_record_network_of_two_groups_is_read_back(digits_dls, tmp_path):
 
 
 def test_thousands_of_long_class_names_are_read_back(digits, tmp_path):
-    from cifar_fast.data.image_set import ImageSet
-    from cifar_fast.data.loaders import image_dls
-
     names = [f"class {i:04} " + "x" * 300 for i in range(4000)]
     x, y = digits.train_x[:64], torch.arange(64)
     dls = image_dls(ImageSet.from_splits("many", names, (x, y), (x, y)), device="cpu")

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifar_fast.data.loaders import image_dls
 from cifar_fast.deploy import export  # noqa: F401 - to_onnx
 from cifar_fast.deploy.predictor import Prediction, Predictor, find_images
+from cifar_fast.deploy.safemodel import load_safe
 from cifar_fast.errors import ImageError, InputError
 from cifar_fast.training.learner import custom_learner, transfer_learner
 
@@ -23,16 +25,12 @@ KEPT = ROOT / "tests/kept/digits-format-1"
 
 
 @pytest.fixture(scope="module")
-def onnx_file(tmp_path_factory):
+def onnx_file(tmp_path_factory, digits):
     "The kept model as ONNX."
     pytest.importorskip("onnxruntime")
-    from cifar_fast.data.loaders import image_dls
-    from cifar_fast.data.sources import load_images
-    from cifar_fast.deploy.safemodel import load_safe
-
     loaded = load_safe(KEPT)
     options = {k: v for k, v in loaded.card.architecture.items() if k not in ("name", "n_out", "size", "n_in")}
-    learn = custom_learner(image_dls(load_images("digits"), device="cpu"), precision="fp32", **options)
+    learn = custom_learner(image_dls(digits, device="cpu"), precision="fp32", **options)
     learn.model.load_state_dict(loaded.model.state_dict())
     learn.path = tmp_path_factory.mktemp("onnx")
     assert learn.to_onnx("model.onnx") < 1e-4

@@ -16,18 +16,14 @@ from safetensors.torch import load_file, save_file
 from cifar_fast.data.loaders import image_dls
 from cifar_fast.deploy import export
 from cifar_fast.deploy.modelcard import ModelCard
-from cifar_fast.deploy.safemodel import load_safe
+from cifar_fast.deploy.safemodel import load_safe, normalise
 from cifar_fast.errors import InputError
 from cifar_fast.models.networks import build_model
 from cifar_fast.models.transfer import transfer_model
 from cifar_fast.training.learner import custom_learner, transfer_learner
+from processes import Bomb
 
 KEPT = Path(__file__).parents[1] / "kept/digits-format-1"
-
-
-class Bomb:
-    def __reduce__(self):
-        return Path.touch, (Path("exploded"),)
 
 
 @pytest.fixture
@@ -195,7 +191,5 @@ def test_sizes_other_than_stored_are_resized_as_in_training(digits):
     dls = image_dls(digits, device="cpu", size=20)
     learn = custom_learner(dls, width=4, dense_width=8, precision="fp32")
     card = export.model_card(learn)
-    from cifar_fast.deploy.safemodel import normalise
-
     xb = learn.dls.valid.one_batch()[0].as_subclass(torch.Tensor)[:4]
     assert torch.allclose(normalise(digits.test_x[:4].permute(0, 2, 3, 1), card), xb, atol=1e-5)

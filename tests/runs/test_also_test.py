@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cifar_fast.runs.by_hand import write_run
 from cifar_fast.runs.results import FinishedRun
 from cifar_fast.training.learner import custom_learner
 from conftest import make_run
+from processes import Bomb
 
 SMALL = ["--data", "digits", "--epochs", "1", "--width", "4", "--precision", "fp32", "--device", "cpu", "--quiet"]
 
@@ -50,16 +52,6 @@ def test_the_command_line_takes_several_and_a_run_without_says_nothing(published
     assert "<details" not in (digits_run / "report.html").read_text()
 
 
-class Trap:
-    "Writes a file when it is unpickled."
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
 def unusable(published, folder, image_folder):
     "Paths that cannot be tested on, and what is said of each."
     images, labels = published[0], folder / "new_labels.npy"
@@ -68,7 +60,7 @@ def unusable(published, folder, image_folder):
         shutil.copy(labels, folder / f"{name}_labels.npy")
     np.save(folder / "short_labels.npy", np.zeros(3, np.int64))
     (folder / "cut_data.npy").write_bytes(images.read_bytes()[:-100])
-    (folder / "pickled_data.npy").write_bytes(pickle.dumps(Trap(folder / "sprung")))
+    (folder / "pickled_data.npy").write_bytes(pickle.dumps(Bomb()))
     (folder / "empty").mkdir()
     return {
         folder / "short_data.npy": "3 labels for 200 images", folder / "cut_data.npy": "cannot be read",
@@ -85,7 +77,7 @@ def test_what_cannot_be_used_ends_it_before_anything_is_trained(published, tmp_p
                 custom.main([*SMALL, *extra, "--also-test", str(path), "--run", str(tmp_path / "run")])
             said = capsys.readouterr().err
             assert end.value.code == 2 and said.count("\n") == 1 and message in said
-            assert not (tmp_path / "run").exists() and not (tmp_path / "sprung").exists()
+            assert not (tmp_path / "run").exists() and not Path("exploded").exists()
 
 
 def test_two_sets_of_the_same_name_are_both_told(published, tmp_path, no_pictures):

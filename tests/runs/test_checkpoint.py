@@ -27,14 +27,11 @@ from cifar_fast.runs.launch import is_finished
 from cifar_fast.runs.launch import train as launch
 from cifar_fast.training.learner import custom_learner
 from conftest import with_cbs
+from processes import Bomb, Killed
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 ROOT = Path(__file__).parents[2]
 SMALL = {"data": "digits", "epochs": 3, "precision": "fp32", "device": "cpu", "images": 300, "test_images": 60}
-
-
-class Killed(BaseException):
-    "As near to SIGKILL as a process can come and tell of it."
 
 
 class Kill(Callback):
@@ -203,11 +200,6 @@ def test_a_damaged_checkpoint_is_one_line_and_nothing_is_lost(tmp_path):
             train("custom", tmp_path / "run", resume=True)
     path.write_bytes(content)
     assert train("custom", tmp_path / "run", resume=True)
-
-
-class Bomb:
-    def __reduce__(self):
-        return Path.touch, (Path("exploded"),)
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):

@@ -11,11 +11,11 @@ from cifar_fast.commands import compare as command
 from cifar_fast.errors import InputError
 from cifar_fast.runs.compare import (
     compare,
-    differing_settings,
     evidence_note,
     evidence_table,
     read_methods,
     result_rows,
+    settings_rows,
     verdict_rows,
     write_comparison,
 )
@@ -36,7 +36,7 @@ def test_two_trained_models_are_compared_image_by_image(two_runs):
 
 
 def test_only_settings_that_differ_are_listed(two_runs):
-    rows = differing_settings(two_runs)
+    rows = settings_rows(two_runs)
     assert ["schedule", "decay", "constant"] in rows
     assert not {"bs", "seed", "run"} & {row[0] for row in rows}
 
@@ -47,14 +47,19 @@ def test_the_page_has_curves_and_the_confusion_difference(two_runs, tmp_path):
     assert two_runs[0].name in page and "not CIFAR-10" in page
 
 
-def test_several_seeds_are_compared_as_methods(digits_run, other_digits_run, tmp_path):
+@pytest.fixture
+def methods(digits_run, other_digits_run, tmp_path):
+    "Two of two seeds each."
     for name, run in (("a", digits_run), ("b", other_digits_run)):
         for seed in range(2):
-            folder = shutil.copytree(run, tmp_path / name / f"seed-{seed}")
-            metrics = json.loads((folder / "metrics.json").read_text())
-            metrics["accuracy"] = {"a": 0.5, "b": 0.7}[name] + seed / 1000
-            (folder / "metrics.json").write_text(json.dumps(metrics))
-    methods = [Runs.read(tmp_path / o) for o in "ab"]
+            shutil.copytree(run, tmp_path / name / f"seed-{seed}")
+    return [Runs.read(tmp_path / o) for o in "ab"]
+
+
+def test_several_seeds_are_compared_as_methods(methods, tmp_path):
+    for method, accuracy in zip(methods, (0.5, 0.7)):
+        for seed, run in enumerate(method.runs):
+            run.metrics["accuracy"] = accuracy + seed / 1000
     found = compare(*methods)
     assert "Welch" in found.test and found.verdict == "better" and found.difference == pytest.approx(0.2)
     assert methods[0].accuracy_text.startswith("50.05 % ±")
@@ -68,13 +73,7 @@ def test_several_seeds_are_compared_as_methods(digits_run, other_digits_run, tmp
     assert page.index("<h2>Pictures") < page.index("<h2>Settings") and "What accuracy costs" not in page
 
 
-def test_runs_with_other_classes_on_the_same_images_are_compared_without_a_confusion_difference(
-    digits_run, other_digits_run, tmp_path
-):
-    for name, run in (("a", digits_run), ("b", other_digits_run)):
-        for seed in range(2):
-            shutil.copytree(run, tmp_path / name / f"seed-{seed}")
-    methods = [Runs.read(tmp_path / o) for o in "ab"]
+def test_runs_with_other_classes_on_the_same_images_are_compared_without_a_confusion_difference(methods, tmp_path):
     predictions = methods[1].first.predictions
     predictions.vocab, predictions.preds = ["even", "odd"], predictions.preds[:, :2]
     predictions.targs = predictions.targs % 2
@@ -141,7 +140,7 @@ def test_copies_of_seed_folders_are_passed_over(digits_run, tmp_path):
 def test_a_run_without_an_epoch_has_no_training_accuracy(two_runs):
     first = two_runs[0].first
     none = Runs("none", [dataclasses.replace(first, metrics={**first.metrics, "train_accuracy": None})], first.folder)
-    assert result_rows([none])[0][3] == "-"
+    assert result_rows([none])[0]["train accuracy"] == "-"
 
 
 def test_few_parameters_are_counted_and_many_are_millions(two_runs):

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_fast.baselines import custom
 from cifar_fast.commands import evaluate
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.errors import InputError
@@ -23,7 +22,7 @@ from cifar_fast.runs.compare import compare
 from cifar_fast.runs.evidence import ANSWERS, PAGE
 from cifar_fast.runs.folds import OUT_OF_FOLD
 from cifar_fast.runs.results import EVIDENCE, FinishedRun, Runs
-from conftest import make_run
+from conftest import make_run, without_pictures
 
 
 @pytest.fixture
@@ -47,12 +46,8 @@ def changed_digits(digits, tmp_path):
 @pytest.fixture(scope="module")
 def folds(tmp_path_factory):
     "The folder of the same training as `digits_run`, in three folds, to be read only."
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cifar_fast.runs.folder.Run.write_figures", lambda *args: None)
-        folder = tmp_path_factory.mktemp("runs") / "folds"
-        small = {"data": "digits", "epochs": 2, "width": 8, "precision": "fp32", "device": "cpu"}
-        custom.run(**small, folds=3, run=str(folder))
-    return folder
+    with without_pictures():
+        return make_run(tmp_path_factory.mktemp("runs") / "folds", folds=3)
 
 
 @pytest.fixture

@@ -5,17 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from cifar_fast.errors import InputError
 from cifar_fast.runs.folder import Run, count_macs
 from cifar_fast.runs.results import FinishedRun, read_rows
 from cifar_fast.training.learner import fast_learner
-
-
-class Bomb:
-    def __reduce__(self):
-        return Path.touch, (Path("exploded"),)
+from processes import Bomb
 
 
 def test_what_was_written_is_read_back(digits_run, digits):
@@ -63,12 +60,6 @@ def test_what_a_later_stage_measures_more_is_kept(tmp_path):
 
 
 def test_operations_of_attention_are_counted(digits_dls):
-    import torch
-    from torch import nn
-
-    from cifar_fast.runs.folder import count_macs
-    from cifar_fast.training.learner import fast_learner
-
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()

@@ -8,9 +8,11 @@ import threading
 from typing import Literal
 
 import pytest
+import torch
 from fastai.callback.core import Callback
 from fastai.learner import load_learner
 
+from bench.soak import outcome
 from cifar_fast import baselines
 from cifar_fast.baselines import custom, fine_tuned, transfer
 from cifar_fast.device import parse_device
@@ -21,6 +23,7 @@ from cifar_fast.runs.folder import Run
 from cifar_fast.runs.launch import train
 from cifar_fast.runs.one_seed import OneSeed
 from cifar_fast.training.learner import custom_learner, transfer_learner
+from conftest import make_run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 METRICS = set(
@@ -143,8 +146,6 @@ def test_early_stopping_chooses_the_first_epochs_of_the_schedule_that_was_valida
 
 
 def test_unfreezing_adds_epochs_that_change_the_body(tmp_path, resnet18_file):
-    import torch
-
     def make(dls, opt):
         return transfer_learner(dls, weights=resnet18_file, opt=opt, precision="fp32")
 
@@ -169,14 +170,20 @@ def test_other_schedules(tmp_path, schedule):
     assert metrics["schedule"] == schedule
 
 
-def test_ctrl_c_keeps_what_has_been_learnt(tmp_path, monkeypatch, capsys):
-    class PressCtrlC(Callback):
-        def after_batch(self):
-            if self.training and self.epoch == 1 and self.iter == 2:
-                os.kill(os.getpid(), signal.SIGINT)
+class PressCtrlC(Callback):
+    "At the third batch of an epoch."
 
+    def __init__(self, epoch):
+        self.at = epoch
+
+    def after_batch(self):
+        if self.training and (self.epoch, self.iter) == (self.at, 2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_keeps_what_has_been_learnt(tmp_path, monkeypatch, capsys):
     def make(dls, opt):
-        return small_cnn(dls, opt).add_cb(PressCtrlC())
+        return small_cnn(dls, opt).add_cb(PressCtrlC(epoch=1))
 
     before = signal.getsignal(signal.SIGINT)
     code, metrics, history, folder = run(tmp_path, make, epochs=5)
@@ -187,17 +194,10 @@ def test_ctrl_c_keeps_what_has_been_learnt(tmp_path, monkeypatch, capsys):
 
 
 def test_ctrl_c_while_choosing_keeps_what_has_been_learnt(tmp_path):
-    import torch
-
     learners = []
 
-    class PressCtrlC(Callback):
-        def after_batch(self):
-            if self.training and self.iter == 5:
-                os.kill(os.getpid(), signal.SIGINT)
-
     def make(dls, opt):
-        learners.append(small_cnn(dls, opt).add_cb(PressCtrlC()))
+        learners.append(small_cnn(dls, opt).add_cb(PressCtrlC(epoch=0)))
         return learners[-1]
 
     code, metrics, history, folder = run(tmp_path, make, opt="both")
@@ -206,10 +206,13 @@ def test_ctrl_c_while_choosing_keeps_what_has_been_learnt(tmp_path):
     assert torch.equal(weight, learners[0].model.conv1.weight)
 
 
-@pytest.mark.parametrize("bad", [{"data": "nowhere"}, {"opt": "adagrad"}])
-def test_unusable_input_leaves_no_folder(tmp_path, bad):
+@pytest.mark.parametrize(
+    "bad, said",
+    [({"data": "nowhere"}, "does not exist"), ({"opt": "adagrad"}, "adagrad"), ({"images": 2000}, "ask for fewer")],
+)
+def test_unusable_input_leaves_no_folder(tmp_path, bad, said):
     made = experiment_of(small_cnn)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=said):
         OneSeed(made, options(tmp_path, made, **bad)).execute()
     assert not (tmp_path / "run").exists()
 
@@ -244,17 +247,15 @@ def test_seeds_give_a_folder_each_and_their_mean(tmp_path, capsys):
 
 
 def test_seeds_with_unusable_input_leave_no_folder(tmp_path):
-    asked = custom.options(data="digits", seeds=2, images=10**6, device="cpu", run=str(tmp_path / "run"))
     with pytest.raises(InputError, match="ask for fewer"):
-        train(custom, asked)
+        train(custom, options(tmp_path, custom, seeds=2, images=10**6))
     assert not (tmp_path / "run").exists()
 
 
 def test_seeds_share_the_features_of_a_frozen_body(tmp_path, resnet18_file, capsys, monkeypatch):
     monkeypatch.setattr(baselines, "FEATURES", {})
-    changed = {"data": "digits", "weights": str(resnet18_file), "epochs": 1, "seeds": 2, "precision": "fp32"}
-    few = {"images": 200, "test_images": 60}
-    train(transfer, transfer.options(**changed, **few, device="cpu", run=str(tmp_path / "run")))
+    changed = {"weights": str(resnet18_file), "epochs": 1, "seeds": 2, "images": 200, "test_images": 60}
+    train(transfer, options(tmp_path, transfer, precision="fp32", **changed))
     assert capsys.readouterr().out.count("Features of 200 training images") == 1
 
 
@@ -264,24 +265,16 @@ def test_fewer_images_keep_all_classes_and_are_called_a_part(tmp_path, capsys):
     assert not any(o != o for o in metrics["per_class_accuracy"].values())
 
 
-def test_more_images_than_there_are_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="ask for fewer"):
-        run(tmp_path, images=2000)
-
-
 def test_deterministic_asks_torch_for_it_and_learns_the_same_on_a_cpu(digits_run, tmp_path):
-    import torch
-
-    from bench.soak import outcome
-
-    options = custom.options(data="digits", epochs=2, width=8, precision="fp32", device="cpu", deterministic=True,
-                             run=str(tmp_path / "run"))  # fmt: skip
     try:
-        assert train(custom, options)[0] == 0
+        make_run(tmp_path / "run", deterministic=True)
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
     assert outcome(tmp_path / "run") == outcome(digits_run)
+
+
+ONE_BY_ONE = {"images": 20, "test_images": 10, "epochs": 1, "bs": 1}
 
 
 @pytest.mark.parametrize(
@@ -294,13 +287,9 @@ def test_deterministic_asks_torch_for_it_and_learns_the_same_on_a_cpu(digits_run
     ids=["custom", "choosing", "transfer"],
 )
 def test_batches_of_one_image_are_refused_before_training_where_batch_norm_is(tmp_path, made, changed, capsys):
-    folder = tmp_path / "run"
-    asked = made.options(
-        data="digits", images=20, test_images=10, epochs=1, bs=1, device="cpu", run=str(folder), **changed
-    )
     with pytest.raises(InputError, match=r"batches of one image: give --bs 2"):
-        train(made, asked)
-    assert not folder.exists() and "train_accuracy" not in capsys.readouterr().out
+        train(made, options(tmp_path, made, **ONE_BY_ONE, **changed))
+    assert not (tmp_path / "run").exists() and "train_accuracy" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -309,12 +298,8 @@ def test_batches_of_one_image_are_refused_before_training_where_batch_norm_is(tm
     ids=["custom", "frozen"],
 )
 def test_batches_of_one_image_train_without_batch_norm(tmp_path, made, changed):
-    folder = tmp_path / "run"
-    asked = made.options(
-        data="digits", images=20, test_images=10, epochs=1, bs=1, device="cpu", run=str(folder), **changed
-    )
-    assert train(made, asked)[0] == 0
-    assert len(list(csv.DictReader((folder / "batches.csv").open()))) == 20
+    assert train(made, options(tmp_path, made, **ONE_BY_ONE, **changed))[0] == 0
+    assert len(list(csv.DictReader((tmp_path / "run/batches.csv").open()))) == 20
 
 
 def test_compiling_without_a_compiler_is_one_line(tmp_path, monkeypatch):

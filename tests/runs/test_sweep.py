@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -24,7 +23,7 @@ from cifar_fast.errors import InputError
 from cifar_fast.experiment import load_experiment
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.results import FinishedRun
-from cifar_fast.runs.sweep import Param, Sweep, of_sweep, train_trial
+from cifar_fast.runs.sweep import Param, Sweep, of_sweep, sweep_options, train_trial
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 ROOT = Path(__file__).parents[2]
@@ -105,15 +104,14 @@ def test_a_sweep_killed_halfway_loses_no_finished_trial(tmp_path):
 
 
 def options(*param, **changed):
-    base = dict(data="digits", labels=None, trials=2, address=None, per_gpu=None, seed=None, run=None, resume=None)
-    return SimpleNamespace(**{**base, "param": list(param), **changed})
+    return sweep_options(**{"param": list(param), "data": "digits", "trials": 2, **changed})
 
 
-def finished_sweep(folder, *trials, **changed):
+def finished_sweep(folder, *trials, fixed=("images=200", "test_images=60"), **changed):
     "A sweep whose trials have all come to an end, and nothing else: its options."
     (folder / "trials").mkdir(parents=True)
-    asked = options("lr=loguniform(1e-4,1e-1)", "images=200", "test_images=60", "epochs=1", "width=4", "device=cpu",
-                    run=str(folder), **changed)  # fmt: skip
+    small = ["epochs=1", "width=4", "device=cpu", *fixed]
+    asked = options("lr=loguniform(1e-4,1e-1)", *small, run=str(folder), **changed)
     (folder / "config.json").write_text(json.dumps(vars(asked)))
     for i, (lr, accuracy) in enumerate(trials):
         add_trial(folder, i, lr, accuracy)
@@ -188,15 +186,12 @@ def test_auto_may_not_come_to_mean_other_images(tmp_path, monkeypatch):
 
 def test_a_sweep_goes_on_where_the_images_have_moved_and_not_where_they_have_changed(tmp_path, image_folder):
     root, place = image_folder({"cat": 20, "dog": 20}), tmp_path / "elsewhere"
-    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5), data=str(root))
-    asked.param = [asked.param[0], "epochs=1", "width=4", "device=cpu"]
+    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5), fixed=[], data=str(root))
     config = tmp_path / "run/config.json"
-    config.write_text(json.dumps(vars(asked)))
     assert Sweep(custom, asked).execute() == 0
     root.rename(place)
     add_trial(tmp_path / "run", 1, 1e-2, 0.9)  # a new winner, which is trained on them
-    alone = options(resume=str(tmp_path / "run"), trials=None, data=str(place))
-    alone.param = None
+    alone = sweep_options(resume=str(tmp_path / "run"), data=str(place))
     assert Sweep(custom, alone).execute() == 0
     assert FinishedRun.read(tmp_path / "run/winner").config["asked"]["data"] == str(place)
     assert json.loads(config.read_text())["data"] == str(place)
@@ -212,15 +207,13 @@ def test_a_sweep_goes_on_where_the_images_have_moved_and_not_where_they_have_cha
 def test_a_sweep_goes_on_where_the_table_of_labels_has_moved(tmp_path, image_folder, as_param):
     root, place, table = image_folder({"all": 40}), tmp_path / "elsewhere", tmp_path / "t.csv"
     table.write_text("path,label\n" + "".join(f"all/{i}.png,{'ab'[i % 2]}\n" for i in range(40)))
-    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5), data=str(root), labels=None if as_param else str(table))
-    asked.param = [asked.param[0], "epochs=1", "width=4", "device=cpu", *[f"labels={table}"] * as_param]
-    (tmp_path / "run/config.json").write_text(json.dumps(vars(asked)))
+    said = dict(fixed=[f"labels={table}"]) if as_param else dict(fixed=[], labels=str(table))
+    asked = finished_sweep(tmp_path / "run", (1e-3, 0.5), data=str(root), **said)
     assert Sweep(custom, asked).execute() == 0
     root.rename(place)
     moved = table.rename(tmp_path / "moved.csv")
     add_trial(tmp_path / "run", 1, 1e-2, 0.9)  # a new winner, which is trained on them
-    alone = options(resume=str(tmp_path / "run"), trials=None, data=str(place), labels=str(moved))
-    alone.param = None
+    alone = sweep_options(resume=str(tmp_path / "run"), data=str(place), labels=str(moved))
     assert Sweep(custom, alone).execute() == 0
     assert FinishedRun.read(tmp_path / "run/winner").config["asked"]["labels"] == str(moved)
     moved.write_text(moved.read_text().replace("all/0.png,a", "all/0.png,b"))
@@ -259,7 +252,7 @@ def test_a_trial_that_was_ended_early_wins_only_where_none_came_to_its_end(tmp_p
         {"config": {"epochs": 8, "lr": lr}, "accuracy": a, "epochs": n} for lr, a, n in ((1e-2, 0.9, 2), (1e-3, 0.8, 8))
     )
     sweep = Sweep(custom, asked)
-    assert sweep.ranked([early, whole]) == [whole, early] and sweep.ranked([early]) == [early]
+    assert max([early, whole], key=sweep.rank) == whole
 
 
 def test_the_longest_trial_is_what_the_search_may_propose():
@@ -285,12 +278,11 @@ def test_trials_fine_tune_where_they_are_asked_to(resnet18_file, monkeypatch):
 def test_a_sweep_goes_on_with_the_options_it_was_begun_with(tmp_path):
     asked, path = finished_sweep(tmp_path / "run", (1e-3, 0.5)), tmp_path / "run/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 3, "per_gpu": 2}))
-    given = options(*asked.param, resume=str(tmp_path / "run"), data="auto", trials=None)
-    alone = SimpleNamespace(**vars(given) | {"param": None})
-    for asked in (given, alone):
-        found = Sweep(custom, asked)
+    alone = sweep_options(resume=str(tmp_path / "run"))
+    for param in (asked.param, None):
+        found = Sweep(custom, sweep_options(resume=str(tmp_path / "run"), param=param))
         assert vars(found.options) | {"data": "digits", "trials": 2, "seed": 3, "per_gpu": 2} == vars(found.options)
-    again = Sweep(custom, SimpleNamespace(**vars(alone) | {"per_gpu": 1, "seed": 0})).options
+    again = Sweep(custom, sweep_options(resume=str(tmp_path / "run"), per_gpu=1, seed=0)).options
     assert (again.per_gpu, again.seed) == (1, 0)
     with pytest.raises(InputError, match="leave --run out"):
         Sweep(custom, options(resume=str(tmp_path / "run"), run="elsewhere"))
@@ -306,9 +298,7 @@ def test_a_sweep_goes_on_with_the_options_it_was_begun_with(tmp_path):
 def test_a_sweep_of_version_0_1_goes_on(tmp_path, capsys):
     folder = shutil.copytree(ROOT / "tests/kept/sweep-0.1.0", tmp_path / "run")
     kept = {o.name: o.read_text() for o in (folder / "trials").iterdir()}
-    alone = options(resume=str(folder), trials=None)
-    alone.param = None
-    assert Sweep(load_experiment(of_sweep(str(folder))), alone).execute() == 0
+    assert Sweep(load_experiment(of_sweep(str(folder))), sweep_options(resume=str(folder))).execute() == 0
     assert "Finished already: 2 of 2 trials" in capsys.readouterr().out
     assert {o.name: o.read_text() for o in (folder / "trials").iterdir()} == kept
     winner = FinishedRun.read(folder / "winner").config

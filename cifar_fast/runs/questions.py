@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cifar_fast.analysis.asking import predictions_of
+from cifar_fast.analysis.asking import logits_of, predictions_of
 from cifar_fast.analysis.confidence import (
     fit_temperature,
     ood_auroc,
@@ -118,9 +118,8 @@ def ask_ood(subject: Subject, data: str | Path) -> Answer:
     images = read_unlabelled(data, subject.card.stored_size, subject.card.levels)
     if own := len(exact_duplicates(torch.tensor(images).permute(0, 3, 1, 2), subject.images.test_x)):
         raise InputError(f"{own:,} of the run's own test images are among {data}: give --ood images of no class")
-    known = subject.logits(subject.test_images)
-    ood, name = subject.logits(images), Path(data).name
-    auroc, sure = ood_auroc(known, ood), ood.softmax(1).max(1).values.mean().item()
+    known, ood = logits_of(subject, subject.test_images), logits_of(subject, images)
+    name, auroc, sure = Path(data).name, ood_auroc(known, ood), ood.softmax(1).max(1).values.mean().item()
     line = (
         f"{len(images):,} images of {name}: their energy is higher than a test image's in {percent(auroc)} of all "
         f"pairs (AUROC; 50 % is chance). The model is {percent(sure)} sure of its answer to them, on average."

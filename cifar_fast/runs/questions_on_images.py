@@ -77,21 +77,26 @@ def ask_neighbours(subject: Subject) -> Answer:
     labels = images.train_y[idxs]
     agree = (labels[:, 0] == images.test_y).double().mean().item()
     wrong = (~tested.right).nonzero().flatten()
-    misled = (labels[wrong, 0] == tested.decoded[wrong]).double().mean().item()
-    surest = wrong[tested.preds[wrong].max(1).values.argsort(descending=True)][:SHOWN].tolist()
-    lines = [
+    line = (
         f"In the features of the last layer, the training image most like a test image has its class in "
-        f"{percent(agree)} of all cases. Of {len(wrong):,} mistakes, {percent(misled)} are nearest to a training image "
-        "of the class that they were taken for.",
-    ]
-    pictures = [
-        Picture.of(_plot_mistakes(subject, surest, idxs[surest].tolist()),
-                   "The surest mistakes, left, and the training images most like them, with their labels."),
-        Picture.of(plot_map(own, images.test_y, subject.vocab, subject.test_images), "Test images by class."),
-    ]  # fmt: skip
-    numbers = {"nearest_has_its_class": agree, "mistakes": len(wrong), "mistakes_nearest_to_what_was_said": misled}
-    return Answer("neighbours", "What lies near what?", lines, pictures=pictures if surest else pictures[1:],
-                  numbers=numbers)  # fmt: skip
+        f"{percent(agree)} of all cases."
+    )
+    numbers, pictures = {"nearest_has_its_class": agree, "mistakes": len(wrong)}, []
+    if len(wrong):
+        misled = (labels[wrong, 0] == tested.decoded[wrong]).double().mean().item()
+        numbers["mistakes_nearest_to_what_was_said"] = misled
+        line += (
+            f" Of {len(wrong):,} mistakes, {percent(misled)} are nearest to a training image of the class that they "
+            "were taken for."
+        )
+        surest = wrong[tested.preds[wrong].max(1).values.argsort(descending=True)][:SHOWN].tolist()
+        pictures.append(Picture.of(_plot_mistakes(subject, surest, idxs[surest].tolist()),
+                                   "The surest mistakes, left, and the training images most like them, with their "
+                                   "labels."))  # fmt: skip
+    if len(own) > 1:  # one image alone has no place on a map
+        pictures.append(Picture.of(plot_map(own, images.test_y, subject.vocab, subject.test_images),
+                                   "Test images by class."))  # fmt: skip
+    return Answer("neighbours", "What lies near what?", [line], pictures=pictures, numbers=numbers)
 
 
 def _plot_mistakes(subject: Subject, idxs: Sequence[int], neighbours: Sequence[Sequence[int]]):

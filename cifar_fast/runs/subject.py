@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.sources import STORED_SIZE
@@ -73,11 +72,11 @@ class Subject(Predictor):
         "uint8 (N, H, W, 3)."
         return self.images.train_x.permute(0, 2, 3, 1).numpy()
 
-    def logits(self, images: np.ndarray) -> Tensor:
-        "What the model says of uint8 images (N, H, W, 3): float32 (N, classes), computed as the run was tested."
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        "As of `Predictor`, computed as the run was tested."
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.run.config.get("precision"))
         with torch.autocast(self.device.type, half, enabled=half is not None):
-            return torch.from_numpy(super().logits(images))
+            return super().logits(images)
 
 
 def moved(

@@ -231,6 +231,17 @@ def test_mistakes_and_what_lies_near_them(run):
     assert (run / PAGE).read_text().count("data:image/png;base64,") == 2
 
 
+def test_a_run_without_mistakes_on_one_image_has_nothing_to_show_of_them(tmp_path, no_pictures):
+    pixels, labels = np.zeros((40, 8, 8, 3), np.uint8), np.repeat([0, 1], 20)
+    pixels[20:] = 255
+    np.savez(tmp_path / "a.npz", x_train=pixels, y_train=labels, x_test=pixels[-1:], y_test=labels[-1:])
+    run = make_run(tmp_path / "run", data=str(tmp_path / "a.npz"), bs=8, epochs=3, seed=0)
+    assert FinishedRun.read(run).accuracy == 1
+    found = evaluate(run, neighbours=True)
+    assert found["neighbours"] == {"nearest_has_its_class": 1, "mistakes": 0}
+    assert "data:image/png;base64," not in (run / PAGE).read_text()
+
+
 def test_labels_that_look_wrong_are_listed_for_a_training_without_them(run, folds, tmp_path, no_pictures):
     pytest.importorskip("cleanlab")
     found = evaluate(run, labels=True, held_out=folds)["labels"]

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from cifar_fast.analysis.names import above, file_line, in_figure, picture_grid, short
 from cifar_fast.analysis.predictions import Predictions
-from cifar_fast.analysis.stats import share_interval
 
 MANY = 20  # classes, from which on cells and rows are too small for numbers
 MOST = 120  # classes, from which on a figure shows MANY of them only
@@ -68,17 +67,6 @@ class TestInterpretation(Predictions, ClassificationInterpretation):
     def loss(self) -> float:
         "Mean loss."
         return self.losses.double().mean().item()
-
-    def metrics(self) -> dict:
-        "What a run's metrics.json says of these predictions."
-        return {
-            "accuracy": self.accuracy,
-            "accuracy_interval": share_interval(int(self.right.sum()), len(self.right)),
-            "loss": self.loss,
-            "calibration_error": self.reliability().expected_error,
-            "per_class_accuracy": self.per_class_accuracy(),
-            "taken_for": {true: said for true, said, _ in reversed(self.most_confused())},
-        }
 
     def image(self, i: int) -> np.ndarray:
         "Image `i` as stored: uint8 (H, W, 3)."

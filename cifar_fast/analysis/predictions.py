@@ -11,6 +11,7 @@ from fastai.interpret import ClassificationInterpretation
 from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 
+from cifar_fast.analysis.stats import share_interval
 from cifar_fast.files import read_tensors, write_tensors
 
 
@@ -42,6 +43,22 @@ class Predictions:
     def cross_entropy(self) -> Tensor:
         "(N,) loss of each image."
         return -self.preds[torch.arange(len(self.targs)), self.targs].clamp_min(1e-12).log()
+
+    @property
+    def loss(self) -> float:
+        "Mean cross-entropy."
+        return self.cross_entropy().double().mean().item()
+
+    def metrics(self) -> dict:
+        "What a run's metrics.json says of these predictions."
+        return {
+            "accuracy": self.accuracy,
+            "accuracy_interval": share_interval(int(self.right.sum()), len(self.right)),
+            "loss": self.loss,
+            "calibration_error": self.reliability().expected_error,
+            "per_class_accuracy": self.per_class_accuracy(),
+            "taken_for": {true: said for true, said, _ in reversed(self.most_confused())},
+        }
 
     def confusion_matrix(self) -> np.ndarray:
         "int64 (classes, classes): images of the row's class that were taken for the column's."

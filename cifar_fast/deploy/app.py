@@ -45,7 +45,7 @@ class Visit:
             found = self.predictor(path)
         except ImageError as error:
             return None, f"**This file cannot be used:** {literal(str(error).replace(path, Path(path).name))}"
-        other = self.card.metrics.get("taken_for", {}).get(found.label)
+        other = (self.card.metrics.get("taken_for") or {}).get(found.label)
         confused = f" Test images of this class were most often mistaken for **{literal(other)}**." if other else ""
         return found.probabilities, f"**{literal(found.label)}**, {found.probability:.0%} sure.{confused}"
 

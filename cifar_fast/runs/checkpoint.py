@@ -16,6 +16,7 @@ from fastcore.foundation import L
 from cifar_fast.errors import InputError
 from cifar_fast.files import write_atomically
 from cifar_fast.runs.folder import Run, SilentRun
+from cifar_fast.training.callbacks.guards import is_own
 from cifar_fast.training.learner import orders_of, set_orders
 
 NAME = "checkpoint.pt"
@@ -48,6 +49,19 @@ def _plain(value):
     return value.detach().as_subclass(torch.Tensor) if isinstance(value, torch.Tensor) else value
 
 
+def _plain_values(cb: Callback) -> dict:
+    "What a callback holds of numbers, texts, tensors, and lists and dicts of them."
+    return {k: o for k, o in vars(cb).items() if k != "run" and _is_plain(o)}  # fastai itself sets `run`
+
+
+def _is_plain(value) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(k, (str, int)) and _is_plain(o) for k, o in value.items())
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, torch.Tensor))
+
+
 def read_checkpoint(path: Path) -> dict | None:
     "The state in `path`, None where it is missing. Runs nothing from it. Raises `InputError` where it is damaged."
     try:
@@ -69,7 +83,8 @@ class Checkpoint(Callback):
     """Writes the run's checkpoint after each epoch, and at the beginning of a fit goes on from one.
 
     It holds model, optimizer, scaler, recorder, callbacks that choose or that have `state_dict` and `load_state_dict`,
-    random states, the loaders' order, the run's history and what the experiment wants kept.
+    the plain values of a user's other callbacks, random states, the loaders' order, the run's history and what the
+    experiment wants kept.
     """
 
     order = 65  # after the history's row and early stopping
@@ -82,12 +97,19 @@ class Checkpoint(Callback):
         extra: dict | None = None,  # plain values to keep beside it
     ):
         self.folder_run, self.stage, self.state, self.extra = run, stage, state, extra or {}
+        self.n_fits = 0  # that the stage has begun
         self.pending = None  # random states to set when the first batch is about to be drawn
 
     def before_fit(self):
         "Take model, optimizer and counters from the state."
         self.run = "lr_finder" not in vars(self.learn)
-        if not self.run or self.state is None:
+        if not self.run:
+            return
+        self.n_fits += 1
+        if self.state is None:
+            return
+        if self.n_fits < self.state.get("fits", 1):  # of a stage that fits more than once: this fit is over
+            self.learn.first_epoch = self.n_epoch
             return
         state, self.state = self.state, None
         self.model.load_state_dict(state["model"])
@@ -101,6 +123,9 @@ class Checkpoint(Callback):
             cb.best, cb.wait = kept
         for cb, kept in zip(self._stateful(), state.get("callbacks", [])):
             cb.load_state_dict(kept)
+        for cb, (name, kept) in zip(self._others(), state.get("others", [])):
+            if type(cb).__name__ == name:
+                vars(cb).update(kept)
         self.learn.first_epoch, self.learn.train_iter = state["epoch"] + 1, self.recorder.iters[-1]
         self.pending = state["random"]
 
@@ -122,6 +147,7 @@ class Checkpoint(Callback):
         recorder, watch = self.recorder, vars(self.learn).get("stopwatch")
         state = {
             "stage": self.stage,
+            "fits": self.n_fits,
             "epoch": self.epoch,
             "extra": self.extra,
             "model": self.model.state_dict(),
@@ -131,6 +157,7 @@ class Checkpoint(Callback):
             "smooth_loss": (recorder.smooth_loss.val, recorder.smooth_loss.count),
             "trackers": [(float(cb.best), getattr(cb, "wait", 0)) for cb in self._trackers()],
             "callbacks": [cb.state_dict() for cb in self._stateful()],
+            "others": [(type(cb).__name__, _plain_values(cb)) for cb in self._others()],
             "random": self._random(),
             "history": self.folder_run.history,
             "batches": self.folder_run.batches,
@@ -144,6 +171,10 @@ class Checkpoint(Callback):
 
     def _stateful(self) -> list[Callback]:
         return [cb for cb in self.learn.cbs if hasattr(type(cb), "state_dict") and hasattr(type(cb), "load_state_dict")]
+
+    def _others(self) -> list[Callback]:
+        "A user's own callbacks that do not say what of them is to be kept."
+        return [cb for cb in self.learn.cbs if is_own(cb) and cb not in self._stateful()]
 
     def _random(self) -> dict:
         name, keys, *rest = np.random.get_state()

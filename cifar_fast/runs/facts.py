@@ -6,10 +6,15 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import Tensor
 
+from cifar_fast.analysis.asking import predictions_of
+from cifar_fast.analysis.predictions import Predictions
 from cifar_fast.data.image_set import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, is_fold, origin
 from cifar_fast.training.adapt import arch_and_weights
+from cifar_fast.training.graphs import listens
 from cifar_fast.training.precision import precision_of
 
+OF_TESTS = ("before_validate", "before_batch", "after_pred")  # events at which a callback can change predictions
+OF_EVERY_LEARNER = ("fastai.", "cifar_fast.training.")  # whose callbacks leave predictions as the network makes them
 FROM_SCRATCH = ("CustomCNN", "RecordNet")  # networks that nobody has pretrained weights of
 
 
@@ -75,9 +80,36 @@ def weights_line(arch: str, weights: str | None) -> str:
     return " with random weights" if weights == "none" else f" with {weights} weights"
 
 
+def model_alone(
+    learn: Learner,  # trained
+    tested: Predictions,  # of the test images, by the Learner
+) -> dict:
+    """What the network alone says of the test images, where that is something else: model/ has no callbacks.
+
+    `without`, the callbacks; `accuracy` and the like, None where the network needs what a callback makes. Else empty.
+    """
+    acting = [cb for cb in learn.cbs if cb.run_valid and any(listens(cb, o) for o in OF_TESTS)]
+    own = [cb for cb in acting if not type(cb).__module__.startswith(OF_EVERY_LEARNER)]
+    if not own:
+        return {}
+    try:
+        with learn.removed_cbs(own), learn.no_bar():
+            images = learn.dls.valid_ds.x.permute(0, 2, 3, 1).cpu()
+            found = predictions_of(learn, images, tested.targs, tested.vocab)
+    except Exception:  # of a network's own code
+        said = dict.fromkeys(("accuracy", "loss", "per_class_accuracy", "taken_for"))
+    else:
+        if found.decoded.equal(tested.decoded):
+            return {}
+        said = found.metrics()
+    return {"without": [type(cb).__name__ for cb in own], **said}
+
+
 def model_metrics(metrics: dict) -> dict:
     "What a saved model carries of a run's metrics.json."
     names = "title data_is_cifar10 accuracy train_accuracy loss per_class_accuracy taken_for epochs seed".split()
+    if alone := metrics.get("model_alone"):
+        metrics = {**metrics, "train_accuracy": None, **alone}
     return {name: metrics.get(name) for name in names}
 
 

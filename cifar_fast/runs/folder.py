@@ -47,8 +47,8 @@ from cifar_fast.files import (
 )
 from cifar_fast.options import is_choosing
 from cifar_fast.progress import progress, say
-from cifar_fast.runs.facts import model_metrics
-from cifar_fast.runs.report import CHANNELS, write_report
+from cifar_fast.runs.facts import model_alone, model_metrics
+from cifar_fast.runs.report import CHANNELS, alone_line, write_report
 from cifar_fast.runs.test_sets import SecondTest, ask_second_test
 from cifar_fast.training.portable import PORTABLE
 from cifar_fast.versions import versions
@@ -138,7 +138,6 @@ class Run:
         learn: Learner,  # trained
         facts: dict,  # entries of metrics.json that are known: those of `run_facts`, and how it was trained
         second_tests: Sequence[SecondTest] = (),  # of `read_second_tests`, to ask too
-        of_model: dict | None = None,  # metrics of the saved model, where it predicts otherwise than the Learner
     ) -> dict:  # the metrics
         "Export the Learner, test it, and write predictions, figures, metrics.json, model/ and, last of all, the page."
         learn.path = self.folder
@@ -154,10 +153,13 @@ class Run:
             "peak_memory_mb": self.peak_memory_mb(learn.dls.device),
             "versions": versions(),
         }
+        if alone := model_alone(learn, interp):
+            metrics["model_alone"] = alone
+            say(alone_line(alone))
         if second_tests:
             metrics["also_tested"] = also_tested(learn, interp, second_tests)
         self.write_json("metrics.json", metrics)
-        model = learn.export_safe("model", model_metrics(metrics | (of_model or {})))
+        model = learn.export_safe("model", model_metrics(metrics))
         self.write_examples(model / "examples", learn)
         write_report(self.folder)
         return metrics
@@ -200,7 +202,11 @@ class Run:
         self.write_figure("confused.png", plot_confused(interp, title=title))
         self.write_figure("calibration.png", plot_calibration(interp, title=title))
         image = interp.dl.dataset.x[0]
-        most = max(map(len, feature_maps(learn, image).values()), default=0)
+        try:
+            most = max(map(len, feature_maps(learn, image).values()), default=0)
+        except Exception as error:  # of a network's own code, whose input a callback makes
+            say(f"Its feature maps are left out ({type(error).__name__}).")
+            most = 0
         for channel in (o for o in CHANNELS if o < most):
             about = f"{title}: channel {channel} after each layer"
             self.write_figure(f"channel{channel}.png", plot_channel(learn, image, channel, about))

@@ -6,9 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import torch
-from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.schedule import SuggestionMethod
-from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.learner import Learner
 from fastai.torch_core import distrib_barrier, num_distrib, rank_distrib, set_seed
 from fastcore.foundation import L
@@ -34,6 +32,7 @@ from cifar_fast.runs.test_sets import SecondTest, read_second_tests
 from cifar_fast.runs.trackers import TrackedFit, find_trackers, numbers
 from cifar_fast.training.callbacks.guards import Interruptible, StopOnNaN
 from cifar_fast.training.callbacks.measure import Stopwatch, TrainAccuracy
+from cifar_fast.training.callbacks.stops import FirstBatchOnly, StopAfter, StopEarly
 from cifar_fast.training.turns import TakesTurns, Turns
 
 if TYPE_CHECKING:
@@ -112,28 +111,6 @@ def fit_stage(
         learn.fit_decay(stage.epochs, lr, options.lr_end, kind, cbs=cbs, warmup=options.warmup)
 
 
-class StopAfter(Callback):
-    "Ends a fit after so many of its epochs, each of which was as in the whole fit."
-
-    order = -100
-
-    def __init__(self, n: int):
-        self.n = n
-
-    def before_epoch(self):
-        "End where they are over, in a fit that goes on from a checkpoint too."
-        if self.epoch >= self.n:
-            raise CancelFitException
-
-
-class FirstBatchOnly(Callback):
-    "Ends a fit after its first batch."
-
-    def after_batch(self):
-        "End."
-        raise CancelFitException
-
-
 class OneSeed:
     "One training, as its options describe it: `choose` what is open on held-out images, train each stage, and test."
 
@@ -182,7 +159,8 @@ class OneSeed:
         if self.state:
             self.carried = self.state["extra"]
             self.run.history, self.run.batches = self.state["history"], [tuple(o) for o in self.state["batches"]]
-            say(f"Going on after {self.state['epoch'] + 1} epochs of the stage {self.state['stage']!r}.")
+            done = sum(row["stage"] == self.state["stage"] for row in self.run.history)
+            say(f"Going on after {done} epochs of the stage {self.state['stage']!r}.")
 
     def _execute(self) -> int:
         o = self.options
@@ -234,32 +212,31 @@ class OneSeed:
         return learn
 
     def choose(self) -> Learner | None:
-        """Train on nine tenths of the training images; the last tenth picks the optimizer and the number of epochs.
+        """Train on nine tenths of the training images; the last tenth picks the optimizer, and the last stage's epochs.
 
         Gives the Learner that Ctrl-C has interrupted, else None.
         """
-        results, stage = self.carried["results"], self.experiment.stages(self.options)[0]
+        results, patience = self.carried["results"], self.options.early_stop
+        *before, stage = self.experiment.stages(self.options)
         for opt in ("adam", "sgd") if self.options.opt == "both" else (self.options.opt,):
             if any(o["opt"] == opt for o in results):
                 continue
             say(f"Choosing on held-out training images{f': {opt}' if opt else ''}")
-            learn = self.learner("holdout", opt)
-            patience = self.options.early_stop
-            stop = [EarlyStoppingCallback(monitor="accuracy", patience=patience)] if patience else []
-            self.fit(learn, stage, f"{CHOOSING}-{opt or 'epochs'}", stop)
+            learn, name = self.learner("holdout", opt), f"{CHOOSING}-{opt or 'epochs'}"
+            stop = [StopEarly(monitor="accuracy", patience=patience)] if patience else []
+            self.fit_stages(learn, [*(f"{name}-{o.name}" for o in before), name], stop)
             if self.interrupted:
                 self.opt = opt
                 return learn
-            col = list(learn.recorder.metric_names).index("accuracy") - 1
-            held_out = [row[col] for row in learn.recorder.values]
+            held_out = [row["accuracy"] for row in self.run.history if row["stage"] == name]
             # without early stopping the last epoch counts: it is the one that the final training ends with
             best = max(range(len(held_out)), key=held_out.__getitem__) if stop else len(held_out) - 1
             results.append({"opt": opt, "epochs": best + 1, "held_out_accuracy": held_out[best]})
         winner = max(results, key=lambda o: o["held_out_accuracy"])
         self.opt, self.epochs = winner["opt"], winner["epochs"]
         self.choice = {"candidates": results, "chosen": winner}
-        chosen = ", ".join(filter(None, [self.opt, f"{self.epochs} of {stage.epochs} epochs"]))
-        say(f"Chosen: {chosen}. Training on all training images.")
+        epochs = f"{self.epochs} of {stage.epochs} epochs{f' of {stage.name}' if before else ''}"
+        say(f"Chosen: {', '.join(filter(None, [self.opt, epochs]))}. Training on all training images.")
         if (swa := self.options.swa) and self.epochs <= (1 - swa) * stage.epochs:
             last = f"the last {swa * 100:g} % of {stage.epochs} epochs"
             say(f"Nothing is averaged: early stopping ends before {last}, which --swa averages.")
@@ -268,15 +245,18 @@ class OneSeed:
     def train(self, learn: Learner) -> None:
         "The training that counts, stage by stage; where epochs were chosen, they are the first of the same schedule."
         self.stopwatch = Stopwatch()  # choosing does not count
-        stages = self.experiment.stages(self.options)
         if self.state:
             self.stopwatch.seconds, self.stopwatch.images = self.state["watch"]
-            names = [o.name for o in stages]
-            stages = stages[names.index(self.state["stage"]) if self.state["stage"] in names else 0 :]
-        for stage in stages:
+        names = [o.name for o in self.experiment.stages(self.options)]
+        self.fit_stages(learn, names, [StopAfter(self.epochs)] if self.epochs else [])
+
+    def fit_stages(self, learn: Learner, names: list[str], extra: list) -> None:
+        "Every stage's fit, called so in the history, from where a stopped run is; `extra` are callbacks of the last."
+        here = self.state["stage"] if self.state else None
+        stages = list(zip(self.experiment.stages(self.options), names, strict=True))
+        for stage, name in stages[names.index(here) if here in names else 0 :]:
             if not self.interrupted:
-                first = stage.name == self.experiment.stages(self.options)[0].name
-                self.fit(learn, stage, stage.name, [StopAfter(self.epochs)] if first and self.epochs else [])
+                self.fit(learn, stage, name, extra if name == names[-1] else [])
 
     def callbacks(self, stage: str, extra: list) -> L:
         "What every fit of a run carries."

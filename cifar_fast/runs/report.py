@@ -62,7 +62,9 @@ def warnings_of(metrics: dict) -> list[str]:
         warnings.append("Only a part of CIFAR-10 was used.")
     if metrics.get("tested_on", "test images") != "test images":
         warnings.append(f"Tested on {metrics['tested_on']}, not on test images.")
-    if (views := metrics.get("views", 1)) > 1:
+    if alone := metrics.get("model_alone"):
+        warnings.append(alone_line(alone))
+    elif (views := metrics.get("views", 1)) > 1:  # of a version that measured it of speedruns alone
         one = percent(metrics.get("one_view_accuracy"), 2)
         warnings.append(f"Tested with {views} views of each image. model/, which evaluate asks, has one: {one} right.")
     if metrics["model"] not in FROM_SCRATCH and metrics["weights"] == "none":
@@ -74,6 +76,16 @@ def warnings_of(metrics: dict) -> list[str]:
     if metrics["interrupted"]:
         warnings.append(f"Interrupted after {metrics['epochs']} epochs.")
     return warnings
+
+
+def alone_line(
+    alone: dict,  # of `model_alone`, not empty
+) -> str:
+    "What model/ lacks of what was tested."
+    lacks = f"Tested with {' and '.join(alone['without'])}, which model/ is without: "
+    if alone["accuracy"] is None:
+        return f"{lacks}alone the network cannot predict these images."
+    return f"{lacks}alone, as evaluate and predict ask it, it has {percent(alone['accuracy'], 2)} of them right."
 
 
 def facts_of(metrics: dict) -> list[tuple[str, str]]:

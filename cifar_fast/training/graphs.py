@@ -29,7 +29,7 @@ from cifar_fast.data.augment import (
 from cifar_fast.data.loaders import TensorDL
 from cifar_fast.errors import first_line
 from cifar_fast.progress import say
-from cifar_fast.training.callbacks.guards import only_predicts
+from cifar_fast.training.callbacks.guards import is_own, only_predicts
 from cifar_fast.training.host_state import held_by, host_state, plain_values, transforms_of
 from cifar_fast.training.precision import precision_of
 
@@ -196,7 +196,7 @@ class BatchGraphs(Callback):
         outside = [cb for cb in sorted_cbs if not _is_in_graph(cb)]
         self.before = [cb for cb in outside if listens(cb, "before_batch")]
         self.after = [cb for cb in outside if listens(cb, "after_batch")]
-        self.is_watched = any(type(cb).__module__.split(".")[0] not in ("fastai", "cifar_fast") for cb in outside)
+        self.is_watched = any(map(is_own, outside))
 
     def gathers(self, dl) -> bool:
         "Whether the graph can take the images itself: nothing on the host touches a batch before the model does."

@@ -15,7 +15,6 @@ from fastai.callback.core import Callback
 from fastai.torch_core import set_seed
 
 from bench.airbench import AirbenchScript, Outcome, PlainRecipe
-from cifar_fast.analysis.interpret import TestInterpretation
 from cifar_fast.analysis.stats import accuracy_interval
 from cifar_fast.data.image_set import ImageSet
 from cifar_fast.data.loaders import image_dls
@@ -176,16 +175,14 @@ class Speedrun:
         o, learn, last = self.options, ours.learn, self.outcomes[ours.name][-1]
         facts = run_facts(learn, f"speedrun to {o.target} %", o.seed + o.runs - 1)
         some_train = some_train_dl(learn.dls)
-        one_view = TestInterpretation.from_learner(learn).metrics()  # as whoever loads model/ will predict
-        one_view["train_accuracy"] = learn.validate(dl=some_train)[1]
         learn.add_cb(TestTimeViews(learn.recipe.views))  # what is reported and exported predicts as the record does
         self.run.finish(learn, {
             **facts, "epochs": learn.recipe.epochs, "opt": "muon", "lr": learn.recipe.filter_lr, "schedule": "linear",
-            "views": learn.recipe.views, "one_view_accuracy": one_view["accuracy"],
+            "views": learn.recipe.views,
             "train_accuracy": learn.validate(dl=some_train)[1], "record_seconds": last.seconds,
             "train_seconds": ours.watch.seconds, "images_per_second": ours.watch.images / ours.watch.seconds,
             "interrupted": False,
-        }, of_model=one_view)  # fmt: skip
+        })  # fmt: skip
         self.say_results()
 
     def say_results(self) -> None:

@@ -1,0 +1,139 @@
+"""Trainings of several stages, and stages of several fits: resumed, and cut to the epochs that were chosen."""
+
+import csv
+import json
+
+import pytest
+from fastai.callback.core import Callback
+
+from bench.soak import outcome
+from cifar_fast.experiment import Experiment, Stage, shared_stage
+from cifar_fast.options import count
+from cifar_fast.runs.launch import train
+from cifar_fast.training.callbacks.guards import only_predicts
+from cifar_fast.training.learner import fast_learner
+from conftest import with_cbs
+from processes import Killed
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+SMALL = {"data": "digits", "device": "cpu", "precision": "fp32", "images": 300, "test_images": 60, "epochs": 3}
+
+
+def twice(epochs: count, warm: count):
+    "One stage, which fits twice: fastai's fine_tune."
+    return [Stage("all", epochs + warm, lambda learn, cbs: learn.fine_tune(epochs, 1e-3, warm, cbs=cbs))]
+
+
+def warmed(epochs: count, warm: count):
+    "Two stages."
+    return [Stage("warm", warm, lambda learn, cbs: learn.fit(warm, 1e-4, cbs=cbs)), Stage("train", epochs)]
+
+
+def staged(stages):
+    def small(dls, warm: count = 2):
+        from cifar_fast.models.networks import CustomCNN
+
+        return fast_learner(dls, CustomCNN(dls.c, n_convs=2, width=4, dense_width=16))
+
+    return Experiment(small, stages)
+
+
+class KillIn(Callback):
+    "Ends the process, as far as a test can, in this epoch, counted over all fits."
+
+    order = 100
+
+    def __init__(self, epoch):
+        self.left = epoch
+
+    def after_batch(self):
+        if self.training and self.left == 0 and self.iter == 1:
+            raise Killed
+
+    def after_train(self):
+        self.left -= 1
+
+
+class Plan(Callback):
+    "Makes what each epoch is said to have reached: the accuracies of choosing, then of the training that counts."
+
+    order = 55  # after the Recorder, before what chooses
+
+    def __init__(self, *accuracies):
+        self.left = list(accuracies)
+
+    def after_epoch(self):
+        if self.left and not only_predicts(self.learn):
+            self.recorder.log[list(self.recorder.metric_names).index("accuracy")] = self.left[0]
+            self.recorder.values[-1][list(self.recorder.metric_names).index("accuracy") - 1] = self.left.pop(0)
+
+
+def history_of(folder):
+    with (folder / "history.csv").open() as file:
+        return [row["stage"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("stages", [twice, warmed])
+@pytest.mark.parametrize("killed", [1, 2, 3])
+def test_a_run_of_several_fits_goes_on_in_each(stages, killed, tmp_path, capsys):
+    made = staged(stages)
+    train(made, made.options(**SMALL, run=str(tmp_path / "whole")))
+    with pytest.raises(Killed):
+        train(with_cbs(made, KillIn(killed)), made.options(**SMALL, run=str(tmp_path / "killed")))
+    train(made, made.options(resume=str(tmp_path / "killed")))
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    if stages is twice:
+        assert f"Going on after {killed} epochs of the stage 'all'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("held_out, chosen, chose", [
+    ((0.1, 0.2, 0.5, 0.4, 0.3), 3, 4),  # the best is of the second fit, and the next is the one too many
+    ((0.3, 0.2), 1, 2),  # stopped in the first fit, the second does not begin
+])  # fmt: skip
+def test_early_stopping_counts_the_epochs_of_all_fits_of_a_stage(held_out, chosen, chose, tmp_path):
+    made = staged(twice)
+    planned = with_cbs(made, Plan(*held_out))
+    train(planned, planned.options(**SMALL, early_stop=1, run=str(tmp_path / "run")))
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert history_of(tmp_path / "run") == ["choose-epochs"] * chose + ["all"] * chosen
+    assert metrics["epochs"] == metrics["choice"]["chosen"]["epochs"] == chosen
+
+
+def test_the_last_stage_is_what_is_chosen_by_and_cut(tmp_path, capsys):
+    made = staged(warmed)
+    planned = with_cbs(made, Plan(0.9, 0.8, 0.3, 0.2))
+    train(planned, planned.options(**SMALL, early_stop=1, run=str(tmp_path / "run")))
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    choosing = ["choose-epochs-warm"] * 2 + ["choose-epochs"] * 2
+    assert history_of(tmp_path / "run") == [*choosing, "warm", "warm", "train"]
+    assert metrics["choice"]["chosen"] == {"opt": None, "epochs": 1, "held_out_accuracy": 0.3}
+    assert "Chosen: 1 of 3 epochs of train." in capsys.readouterr().out
+
+
+class Dimmer(Callback):
+    "Shows darker images from epoch to epoch, and keeps what it has seen; it says nothing of a state."
+
+    def __init__(self):
+        self.epochs, self.seen = 0, [0]
+
+    def before_batch(self):
+        if self.training:
+            self.learn.xb = (self.x / (1 + self.epochs + self.seen[-1] / 100),)
+
+    def after_train(self):
+        if not only_predicts(self.learn):
+            self.epochs += 1
+            self.seen = [*self.seen, self.epochs]
+
+
+def test_a_users_callback_without_state_dict_goes_on_where_it_was(tmp_path):
+    def made(*more):
+        return with_cbs(staged(shared_stage), Dimmer(), *more)
+
+    train(made(), made().options(**SMALL, run=str(tmp_path / "whole")))
+    with pytest.raises(Killed):
+        train(made(KillIn(2)), made().options(**SMALL, run=str(tmp_path / "killed")))
+    with pytest.raises(Killed):
+        train(made(KillIn(0)), made().options(resume=str(tmp_path / "killed")))
+    train(made(), made().options(resume=str(tmp_path / "killed")))
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.learner import Learner
+from fastai.metrics import RocAuc, skm_to_fastai
 from torch import nn
 
 from cifar_fast.baselines import custom
@@ -74,6 +76,19 @@ def test_a_mistake_is_one_line_before_training(mistake):
     with pytest.raises(InputError, match=said) as caught:
         made.run(**SMALL)
     assert "\n" not in str(caught.value) and not list(Path().iterdir())
+
+
+def test_metrics_may_ask_for_more_images_than_a_few():
+    def of_many(preds, targs):
+        if len(targs) < 30:
+            raise ValueError("too few")
+        return 0.5
+
+    @experiment
+    def made(dls):
+        return Learner(dls, dense(dls.c), metrics=[RocAuc(), skm_to_fastai(of_many)])
+
+    assert 0 < made.run(**SMALL).accuracy < 1
 
 
 class LooksAround(Callback):

@@ -1,5 +1,6 @@
 """Before a training: a few images through what will be tested, so that a mistake is said now and not at the end."""
 
+from copy import copy
 from types import TracebackType
 
 import torch
@@ -29,7 +30,7 @@ def try_out(
     valid = learn.dls.valid
     n = FEW + (learn.dls.c == FEW)  # else a loss that broadcasts images against classes would find them to fit
     few = valid.new(valid.dataset.subset(torch.arange(min(n, len(valid.dataset)), device=valid.device)))
-    states = get_random_states()
+    states, kept = get_random_states(), _kept(learn)
     learn.epoch, learn.n_epoch, learn.train_iter, learn.pct_train = 0, 1, 0, 0.0  # for callbacks that look at them
     try:
         with learn.no_bar(), learn.no_logging():
@@ -46,6 +47,18 @@ def try_out(
         raise InputError(f"{name} cannot be trained: {type(error).__name__}: {said}{_where(error)}") from error
     finally:
         set_random_states(**states)
+        for o, before in kept:
+            o.clear()
+            (o.extend if isinstance(o, list) else o.update)(before)
+
+
+def _kept(learn: Learner) -> list[tuple]:
+    "What the Learner and users' callbacks hold, and copies: one that counts epochs has counted none before a fit."
+    # callbacks of fastai and this package tell predictions from a fit
+    own = [cb for cb in learn.cbs if type(cb).__module__.split(".")[0] not in ("fastai", "cifar_fast")]
+    held = [vars(o) for o in (learn, *own)]
+    held += [v for o in held for v in o.values() if isinstance(v, (list, dict, set))]
+    return [(o, copy(o)) for o in held]
 
 
 class OneNumberAClass(Callback):

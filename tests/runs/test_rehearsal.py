@@ -98,11 +98,35 @@ class LooksAround(Callback):
         assert self.epoch < self.n_epoch and 0 <= self.pct_train <= 1
 
 
+class Counts(Callback):
+    "Changes what is learnt in the second epoch that it sees."
+
+    def __init__(self, names: list):
+        self.epochs, self.names = 0, names
+
+    def before_epoch(self):
+        self.epochs += 1
+        self.names.append("one more")
+
+    def before_batch(self):
+        if self.training and self.epochs + len(self.names) == 4:
+            self.learn.xb = (self.x.flip(-1),)
+
+
+def with_roc(learn: Learner) -> Learner:
+    "Rehearsed on all validation images, as few lack a class."
+    learn.metrics = [*learn.metrics, RocAuc()]
+    return learn
+
+
 def test_it_changes_no_result_and_takes_callbacks_that_look_at_the_epoch(monkeypatch):
-    made, small = with_cbs(custom, LooksAround()), SMALL | {"width": 2, "dense_width": 8, "precision": "fp32"}
-    with_it = made.run(**small)
+    small = SMALL | {"width": 2, "dense_width": 8, "precision": "fp32", "epochs": 2, "translate": 1, "mixup": 0.4}
+    made = with_cbs(custom, LooksAround())
+    made.learner, plain = lambda *args: with_roc(plain(*args)), made.learner
+    with_it = with_cbs(made, counts := Counts(names := [])).run(**small)
+    assert counts.names is names
     monkeypatch.setattr("cifar_fast.runs.one_seed.try_out", lambda *args: None)
-    without = made.run(**small | {"run": "without"})
+    without = with_cbs(made, Counts([])).run(**small | {"run": "without"})
     assert all(torch.equal(a, b) for a, b in zip(*(o.learn.model.state_dict().values() for o in (with_it, without))))
 
 

@@ -1,4 +1,4 @@
-"""Mistakes in an experiment of one's own: said in a line before anything is trained, and no folder is left."""
+"""Mistakes in an experiment of one's own: said in a line before anything is learnt, and no folder is left."""
 
 from pathlib import Path
 
@@ -8,10 +8,12 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.metrics import RocAuc, skm_to_fastai
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from cifar_fast.baselines import custom
 from cifar_fast.errors import InputError, RunError
 from cifar_fast.experiment import experiment
+from cifar_fast.runs.rehearsal import in_a_line
 from cifar_fast.training.learner import fast_learner
 from conftest import with_cbs
 
@@ -76,6 +78,100 @@ def test_a_mistake_is_one_line_before_training(mistake):
     with pytest.raises(InputError, match=said) as caught:
         made.run(**SMALL)
     assert "\n" not in str(caught.value) and not list(Path().iterdir())
+
+
+class OneChannel(Callback):
+    "Takes two colours away in training."
+
+    def __init__(self, first: int = 0):
+        self.first = first  # epoch
+
+    def before_batch(self):
+        if self.training and self.epoch >= self.first:
+            self.learn.xb = (self.x[:, :1],)
+
+
+class TwoTargets(Callback):
+    "For a loss that takes a tuple."
+
+    order = -5
+
+    def before_batch(self):
+        if self.training:
+            self.learn.yb = ((self.y, self.y),)
+
+
+class Silent(Callback):
+    "Refuses to train, without words: an assert of pytest's would have some."
+
+    def before_batch(self):
+        if self.training:
+            raise AssertionError
+
+
+class Auxiliary(nn.Module):
+    "Gives two outputs in training, as torchvision's GoogLeNet does, of a layer that may not fit."
+
+    def __init__(self, c: int, n: int = 3072):
+        super().__init__()
+        self.fc, self.aux = dense(c), nn.Linear(n, c)
+
+    def forward(self, x):
+        return (self.fc(x), self.aux(x.flatten(1))) if self.training else self.fc(x)
+
+
+OF_TRAINING = {
+    "a callback": (dense, {"cbs": OneChannel()}, {}, "cannot be trained: RuntimeError: mat1 .* in layer 1: Linear"),
+    "a loss": (dense, {"loss_func": lambda p, y: cross_entropy(p.detach(), y)}, {}, "in the backward pass of the loss"),
+    "a layer": (lambda c: Auxiliary(c, 7), {}, {}, r"in test_rehearsal.py, line \d+, forward, in layer aux: Linear"),
+    "outputs": (Auxiliary, {}, {}, "cannot be trained: .*, where the network gives a tuple"),
+    "--mixup": (dense, {"cbs": TwoTargets()}, {"mixup": 0.4}, "no attribute 'size', in MixUp, before_batch"),
+    "--lr auto": (dense, {"cbs": OneChannel()}, {"lr": "auto"}, "cannot be trained: RuntimeError: mat1"),
+    "--bs 1": (dense, {"cbs": OneChannel()}, {"bs": 1}, "cannot be trained: RuntimeError: mat1"),
+    "without words": (dense, {"cbs": Silent()}, {}, r"trained: AssertionError, in test_rehearsal.py, line"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", OF_TRAINING)
+def test_a_mistake_that_only_training_shows_is_one_line_at_its_first_batch(mistake):
+    network, more, options, said = OF_TRAINING[mistake]
+
+    @experiment
+    def made(dls):
+        return Learner(dls, network(dls.c), **more)
+
+    with pytest.raises(InputError, match=said) as caught:
+        made.run(**SMALL, **options)
+    assert "\n" not in str(caught.value) and not list(Path().iterdir())
+
+
+def test_a_mistake_of_a_later_epoch_is_one_line_too_and_keeps_the_users_own():
+    @experiment
+    def made(dls):
+        return Learner(dls, dense(dls.c), cbs=OneChannel(1))
+
+    with pytest.raises(RunError, match=r"made failed in epoch 1: RuntimeError: mat1 .*, in layer 1: Linear"):
+        made.run(**SMALL | {"epochs": 2})
+
+    class Late(Callback):
+        def after_train(self):
+            raise KeyError("late")
+
+    with pytest.raises(KeyError) as caught:
+        with_cbs(made, Late()).run(**SMALL | {"run": "own"})
+    assert caught.value.__notes__[0].startswith("made failed in epoch 0: KeyError: late, in test_rehearsal.py, line ")
+
+
+def test_bugs_of_the_package_and_failing_devices_stay_what_they_are(digits_dls):
+    @experiment
+    def made(dls):
+        return Learner(dls, dense(dls.c))
+
+    learn = made(digits_dls)
+    for of, error in ((custom, KeyError("a bug")), (made, RuntimeError("CUDA error: x")), (made, OSError("full"))):
+        with pytest.raises(type(error)) as caught, in_a_line(of, learn):
+            raise error
+        assert caught.value is error
 
 
 def test_metrics_may_ask_for_more_images_than_a_few():

@@ -17,7 +17,7 @@ from traceback import format_exception_only, format_list
 
 from fastcore.script import anno_parser
 
-from cifar_fast.errors import InputError, RunError, first_line, own_frames
+from cifar_fast.errors import OTHERS_ENDED, InputError, RunError, first_line, own_frames
 from cifar_fast.options import with_choices
 from cifar_fast.text import did_you_mean
 
@@ -134,7 +134,7 @@ def _ends() -> Iterator[None]:
         print(f"error: {' '.join(' '.join(lines).split()) or type(error).__name__}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except RuntimeError as error:
-        if _is_one_of_many() and re.search("connection|gloo|nccl|peer", str(error), re.IGNORECASE):
+        if _is_one_of_many() and re.search(OTHERS_ENDED, str(error), re.IGNORECASE):
             _end_with_the_others()
         if "CUDA error" not in str(error):
             _end_with_own_lines(error)

@@ -7,6 +7,7 @@ import traceback
 from numbers import Integral
 from pathlib import Path
 
+OTHERS_ENDED = "connection|gloo|nccl|peer"  # of these speak errors that the end of another process brings
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _LIBRARIES = tuple(sysconfig.get_paths()[o] + os.sep for o in ("stdlib", "purelib", "platlib"))
 

@@ -27,7 +27,7 @@ from cifar_fast.runs.checkpoint import NAME as CHECKPOINT
 from cifar_fast.runs.checkpoint import Checkpoint, read_checkpoint
 from cifar_fast.runs.facts import accuracy_on, images_hash, run_facts
 from cifar_fast.runs.folder import HistoryLogger, Run, SilentRun
-from cifar_fast.runs.rehearsal import try_out
+from cifar_fast.runs.rehearsal import in_a_line, try_out
 from cifar_fast.runs.test_sets import SecondTest, read_second_tests
 from cifar_fast.runs.trackers import TrackedFit, find_trackers, numbers
 from cifar_fast.training.callbacks.guards import Interruptible, StopOnNaN
@@ -81,9 +81,9 @@ def check_batches(
     found = {k: value for k, (choice, value) in still_open.items() if getattr(options, k) == choice}
     options = SimpleNamespace(**{**vars(options), **found})
     learn = learner_from_options(experiment, options, images, "test", device)
-    try_out(learn, experiment.name)
+    try_out(learn, experiment)
     try:
-        with learn.no_bar(), learn.no_logging():
+        with in_a_line(experiment, learn), learn.no_bar(), learn.no_logging():
             for stage in experiment.stages(options):
                 fit_stage(learn, stage, options, options.lr, [FirstBatchOnly()])
     except ValueError as error:
@@ -207,7 +207,7 @@ class OneSeed:
         learn = learner_from_options(self.experiment, options, self.images, valid, self.device)
         learn.path = self.run.folder
         if not self.tried:
-            try_out(learn, self.experiment.name)
+            try_out(learn, self.experiment)
             self.tried = True
         return learn
 
@@ -275,7 +275,7 @@ class OneSeed:
             lr = self.carried["lrs"][name] = self.carried["lrs"].get(name) or self.find_lr(learn)
             self.lr = lr
         cbs = self.callbacks(name, list(extra))
-        with self.shared(learn):
+        with in_a_line(self.experiment, learn), self.shared(learn):
             fit_stage(learn, stage, self.options, lr, cbs)
 
     def shared(self, learn: Learner) -> AbstractContextManager:
@@ -292,7 +292,8 @@ class OneSeed:
             lr = 0.0
             distrib_barrier()  # where fastai's LRFinder, of which only the first rank saves weights, waits to load them
         else:
-            lr = float(learn.lr_find(suggest_funcs=SuggestionMethod.Valley).valley)
+            with in_a_line(self.experiment, learn):
+                lr = float(learn.lr_find(suggest_funcs=SuggestionMethod.Valley).valley)
         if num_distrib() > 1:
             from cifar_fast.training.distributed import of_first_rank  # accelerate, which one process does not need
 

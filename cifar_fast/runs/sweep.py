@@ -31,7 +31,7 @@ from cifar_fast.progress import be_quiet
 from cifar_fast.runs.folder import Run, check_begun
 from cifar_fast.runs.launch import train
 from cifar_fast.runs.one_seed import check_batches, fit_stage, images_from_options, learner_from_options, run_identity
-from cifar_fast.runs.rehearsal import try_out
+from cifar_fast.runs.rehearsal import in_a_line, try_out
 from cifar_fast.training.callbacks.guards import StopOnNaN
 
 if TYPE_CHECKING:
@@ -131,9 +131,9 @@ def train_trial(
     be_quiet()
     o = experiment.options(**{**fixed, **config})
     learn = learner_from_options(experiment, o, images_from_options(o), "holdout", parse_device(o.device))
-    try_out(learn, experiment.name)
+    try_out(learn, experiment)
     cbs = [StopOnNaN(), ReportAccuracy()]
-    with learn.no_bar(), learn.no_logging():
+    with in_a_line(experiment, learn), learn.no_bar(), learn.no_logging():
         for stage in experiment.stages(o):
             fit_stage(learn, stage, o, o.lr, cbs)
 

@@ -14,6 +14,7 @@ from fastai.torch_core import get_random_states, set_random_states
 from torch import Tensor, nn
 
 from cifar_fast.errors import OTHERS_ENDED, InputError, RunError, own_frames, own_place
+from cifar_fast.training.callbacks.guards import is_own
 
 if TYPE_CHECKING:
     from cifar_fast.experiment import Experiment
@@ -56,8 +57,7 @@ def try_out(
 def _kept(learn: Learner) -> list[tuple]:
     "What the Learner and users' callbacks hold, and copies: one that counts epochs has counted none before a fit."
     # callbacks of fastai and this package tell predictions from a fit
-    own = [cb for cb in learn.cbs if type(cb).__module__.split(".")[0] not in ("fastai", "cifar_fast")]
-    held = [vars(o) for o in (learn, *own)]
+    held = [vars(o) for o in (learn, *filter(is_own, learn.cbs))]
     held += [v for o in held for v in o.values() if isinstance(v, (list, dict, set))]
     return [(o, copy(o)) for o in held]
 

@@ -133,7 +133,7 @@ class Experiment:
         for name, value in changed.items():
             stored = self.stored_name(name)
             value = self.option(stored).check(value)
-            values[stored] = value if stored == name else not value
+            values[stored] = value if stored == name or value is None else not value
         options = SimpleNamespace(**values)
         self.check_fitting(options)
         return options
@@ -155,7 +155,7 @@ class Experiment:
         "Name and value of an option given as text; `no_bn` is `bn`, negated. Raises `InputError`."
         name = name.replace("-", "_")
         value = self.option(stored := self.stored_name(name)).parse(text)
-        return stored, value if stored == name else not value
+        return stored, value if stored == name or value is None else not value
 
     def check_fitting(self, options: SimpleNamespace) -> None:
         "Raises `InputError` for an option that stages of its own would not look at."

@@ -165,3 +165,9 @@ def test_values_of_options_survive_their_file(tmp_path):
         assert repr(again) == repr(options) and stored(again) == stored(options) == read_json(tmp_path / CONFIG)
     write_json(tmp_path / "metrics.json", {"loss": float("nan"), "f1": [float("inf"), 0.5]})
     assert read_json(tmp_path / "metrics.json") == {"loss": None, "f1": [None, 0.5]}
+
+
+def test_what_pages_annotate_with_is_in_all():
+    from cifar_fast import all as names
+
+    assert names.Literal is Literal and names.Path is Path and names.count is count

@@ -88,7 +88,7 @@ def _finds(name: str, file: Path) -> bool:
 
 def _is_of(spec: ModuleSpec | None, file: Path) -> bool:
     origin = spec and spec.origin  # not of each the resolved path, which asks the disk
-    return bool(origin) and origin.endswith(file.name) and Path(origin).resolve() == file
+    return bool(origin) and str(origin).endswith(file.name) and Path(origin).resolve() == file
 
 
 def _in_annotations(text: str) -> set[str]:

@@ -1,6 +1,7 @@
 """What a notebook needs: `from cifar_fast.all import *` brings this package's names and fastai's own."""
 
 import warnings
+from typing import Literal  # an own parameter's choices
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # of libraries that fastai imports

@@ -12,13 +12,13 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, update_wrapper
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cifar_fast.cli import exit_codes, one_line_parser
 from cifar_fast.errors import InputError
+from cifar_fast.modules import module_name, module_of
 from cifar_fast.options import (
     CHOOSING,
     OF_A_START,
@@ -97,7 +97,9 @@ class Experiment:
     def __reduce__(self):
         if self.file is None:  # of a notebook: by value, where the pickler can
             return Experiment, (self.function, self.make_stages)
-        return load_experiment, (f"{self.file}:{self.name}" if self.module != BUILT_IN else self.name,)
+        if self.module == BUILT_IN:
+            return load_experiment, (self.name,)
+        return load_experiment, (f"{self.file}:{self.name}", module_name(self.file))
 
     # What it is
 
@@ -131,7 +133,7 @@ class Experiment:
         for name, value in changed.items():
             stored = self.stored_name(name)
             value = self.option(stored).check(value)
-            values[stored] = value if stored == name else not value
+            values[stored] = value if stored == name or value is None else not value
         options = SimpleNamespace(**values)
         self.check_fitting(options)
         return options
@@ -153,7 +155,7 @@ class Experiment:
         "Name and value of an option given as text; `no_bn` is `bn`, negated. Raises `InputError`."
         name = name.replace("-", "_")
         value = self.option(stored := self.stored_name(name)).parse(text)
-        return stored, value if stored == name else not value
+        return stored, value if stored == name or value is None else not value
 
     def check_fitting(self, options: SimpleNamespace) -> None:
         "Raises `InputError` for an option that stages of its own would not look at."
@@ -305,32 +307,15 @@ def experiments_of(module: ModuleType) -> dict[str, Experiment]:
     return {o.name: o for o in vars(module).values() if isinstance(o, Experiment)}
 
 
-_LOADED: dict[Path, tuple[str, Any]] = {}  # the text of a file when it was run, and the module that it made
-
-
 def load_file(
     file: str | Path,  # Python, which is run
+    module: str | None = None,  # its name as a module, where another process knows it
 ) -> dict[str, Experiment]:
     "The experiments of a file, by name. Raises `InputError` where there are none."
     file = Path(file).expanduser().resolve()
     if not file.is_file():
         raise InputError(f"{file} does not exist: give the Python file of an experiment")
-    text, (read, module) = file.read_text(), _LOADED.get(file, (None, None))
-    if text != read:
-        taken = sys.modules.get(file.stem)
-        is_other = taken is not None and Path(getattr(taken, "__file__", None) or "").resolve() != file
-        name = f"experiments_of_{file.stem}" if is_other else file.stem
-        spec = spec_from_file_location(name, file)
-        module = sys.modules[name] = module_from_spec(spec)  # fastcore's load_mod does not: classes would not pickle
-        if str(file.parent) not in sys.path:
-            sys.path.insert(0, str(file.parent))  # what it imports lies beside it
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-        _LOADED[file] = text, module
-    found = experiments_of(module)
+    found = experiments_of(module_of(file, module))
     if not found:
         raise InputError(f"{file} holds no experiment: decorate a function (dls, ...) -> Learner with @experiment")
     own = {name: o for name, o in found.items() if o.file == file}
@@ -339,6 +324,7 @@ def load_file(
 
 def load_experiment(
     name: str | Path,  # of one of the package (custom, transfer, record), a file, or file.py:function
+    module: str | None = None,  # the file's name as a module, where another process knows it
 ) -> Experiment:
     "The experiment that `name` means. Raises `InputError`."
     from cifar_fast import baselines
@@ -350,7 +336,7 @@ def load_experiment(
     if parts is None:
         raise InputError(f"there is no experiment {text!r}: give {', '.join(built_in)}, file.py or file.py:function")
     file, function = parts.groups()
-    found = load_file(file)
+    found = load_file(file, module)
     if function is None and len(found) > 1:
         raise InputError(f"{text} holds several experiments: give {text}:NAME with one of {', '.join(found)}")
     if function not in (None, *found):

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 replace = os.replace
+CONFIG = "config.json"  # of a run or a sweep: its options, which are read back
 # What systems say that offer no locks, or sync no folders: network disks, some containers.
 _NOT_OFFERED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF}
 
@@ -43,8 +44,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content) -> None:
-    "Write plain values whole, or not at all; what JSON has not is null, or its name."
-    write_text(path, json.dumps(finite(content), indent=2, default=str) + "\n")
+    "Write plain values whole, or not at all; NaN and infinities are null, but for options, other things their names."
+    content = stored(content) if path.name == CONFIG else finite(content)
+    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 def read_json(path: Path):
@@ -83,13 +85,18 @@ def warn_once(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-def finite(content):
-    "Plain values, with None for each number that JSON has not: NaN and infinities."
+def stored(options: dict) -> dict:
+    "Options as config.json has them: what JSON has not by its name, of which the option makes the same value again."
+    return json.loads(json.dumps(finite(options, str), default=str))
+
+
+def finite(content, instead: Callable = lambda number: None):
+    "Plain values, with something `instead` of each number that JSON has not, NaN and infinities: None, or its name."
     if isinstance(content, dict):
-        return {k: finite(o) for k, o in content.items()}
+        return {k: finite(o, instead) for k, o in content.items()}
     if isinstance(content, (list, tuple)):
-        return [finite(o) for o in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+        return [finite(o, instead) for o in content]
+    return instead(content) if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def filled_once(

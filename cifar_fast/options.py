@@ -13,34 +13,38 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from fastcore.docments import ann_parts, docments
+from fastcore.script import anno2str
 
 from cifar_fast.errors import InputError, check
 
 
-def _number(name: str, convert, fits, wanted: str):
-    "An argparse type that calls itself `name` in --help and says what is `wanted`."
+class Number:
+    "An argparse type that calls itself `name` in --help and says what is `wanted`; an annotation, alone or `| None`."
 
-    def parse(text: str):
+    def __init__(self, name: str, convert: Callable, fits: Callable, wanted: str):
+        self.__name__, self.convert, self.fits, self.wanted = name, convert, fits, wanted
+
+    def __call__(self, text: str):
         try:
-            value = convert(text)
+            value = self.convert(text)
         except ValueError:
             value = None
-        if value is None or not fits(value):
-            raise ArgumentTypeError(f"{text!r} is not {wanted}")
+        if value is None or not self.fits(value):
+            raise ArgumentTypeError(f"{text!r} is not {self.wanted}")
         return value
 
-    parse.__name__ = name
-    return parse
+    def __or__(self, other):
+        return Union[self, other]  # noqa: UP007 - which is `|` itself
 
 
-count = _number("count", int, lambda o: o >= 1, "a whole number of at least 1")
-amount = _number("amount", int, lambda o: o >= 0, "a whole number of at least 0")
-rate = _number("rate", float, lambda o: 0 < o < float("inf"), "a number above 0")
-nonnegative = _number("number", float, lambda o: 0 <= o < float("inf"), "a number of at least 0")
-seed_number = _number("seed", int, lambda o: 0 <= o < 2**32, "a whole number from 0 to 4,294,967,295")
-share = _number("share", float, lambda o: 0 <= o < 1, "a number of at least 0 and below 1")
+count = Number("count", int, lambda o: o >= 1, "a whole number of at least 1")
+amount = Number("amount", int, lambda o: o >= 0, "a whole number of at least 0")
+rate = Number("rate", float, lambda o: 0 < o < float("inf"), "a number above 0")
+nonnegative = Number("number", float, lambda o: 0 <= o < float("inf"), "a number of at least 0")
+seed_number = Number("seed", int, lambda o: 0 <= o < 2**32, "a whole number from 0 to 4,294,967,295")
+share = Number("share", float, lambda o: 0 <= o < 1, "a number of at least 0 and below 1")
 opt_name = Literal["adam", "sgd", "both", "adamw", "nadam", "lamb", "lion", "muon", "radam", "ranger"]
-pixels = _number("pixels", int, lambda o: 8 <= o <= 1024, "a whole number of pixels from 8 to 1024")
+pixels = Number("pixels", int, lambda o: 8 <= o <= 1024, "a whole number of pixels from 8 to 1024")
 
 
 def rate_or_auto(text: str) -> float | str:
@@ -135,18 +139,19 @@ class Option:
     default: Any
     help: str
     extra: dict = field(default_factory=dict)  # of argparse's `add_argument`, as fastcore's parser takes it
+    optional: bool = False  # whether None is one of its values, `none` on a command line
 
     @classmethod
     def of(cls, name: str, found: dict) -> "Option":
         "From what fastcore's docments found. Raises `InputError` for an annotation that makes no option."
         anno, meta = ann_parts(found.anno)
         extra = next((o for o in meta if isinstance(o, dict)), {})
-        choices = tuple(extra.get("choices", ()))
+        choices, optional = tuple(extra.get("choices", ())), False
         if get_origin(anno) in (Union, UnionType):
-            kinds = [o for o in get_args(anno) if o is not NoneType]
+            kinds, optional = [o for o in get_args(anno) if o is not NoneType], NoneType in get_args(anno)
             anno = kinds[0] if len(kinds) == 1 else None
         if get_origin(anno) is Literal:
-            choices = get_args(anno)
+            choices, optional = tuple(o for o in get_args(anno) if o is not None), optional or None in get_args(anno)
             anno = type(choices[0]) if len({type(o) for o in choices}) == 1 else None
         anno = str if anno is NoneType and found.default is None else anno
         is_other_type = isinstance(anno, type) and anno not in (bool, int, float, str, Path)
@@ -155,17 +160,24 @@ class Option:
                 f"its parameter {name!r} has an annotation that makes no option ({found.anno}): annotate it with int, "
                 "float, str, bool, Path, a Literal, or count, share, ... of cifar_fast.options"
             )
-        return cls(name, anno, choices, found.default, found.docment or "", extra)
+        return cls(name, anno, choices, found.default, found.docment or "", extra, optional and "action" not in extra)
 
     @property
     def repeated(self) -> bool:
         "Whether it may be given several times: the value is a list."
         return self.extra.get("action") == "append"
 
+    def means_none(self, text: str) -> bool:
+        "Whether `text` on a command line is None; where one of the choices is called so, it is that."
+        return self.optional and text.lower() == "none" and text not in map(str, self.choices)
+
     def parse(self, text: str) -> Any:
-        "The value that `text` means. Raises `InputError`."
+        "The value that `text` means on a command line. Raises `InputError`."
+        return None if self.means_none(text) else self._made(text)
+
+    def _made(self, text: str) -> Any:
         known = list(map(str, self.choices))
-        check(self.name, text, not known or text in known, f"one of {', '.join(known)}")
+        check(self.name, text, not known or text in known, f"one of {', '.join([*known, *['none'] * self.optional])}")
         if self.kind is bool:
             check(self.name, text, text.lower() in ("true", "false"), "true or false")
             return text.lower() == "true"
@@ -177,24 +189,44 @@ class Option:
 
     def check(self, value: Any) -> Any:
         "`value`, given from Python, as the option has it. Raises `InputError`."
-        if value is None and self.default is None:
+        if value is None and (self.optional or self.default is None):
             return None
         if self.repeated and isinstance(value, (list, tuple)):
             return [o for each in value for o in self.check(each)]
         if self.kind is bool:
             check(self.name, value, isinstance(value, bool), "True or False")
             return value
-        fits = not isinstance(value, bool) and (self.kind is not str or isinstance(value, (str, Path)))
+        fits = value is not None and not isinstance(value, bool)
+        fits = fits and (self.kind is not str or isinstance(value, (str, Path)))
         check(self.name, value, fits, f"a {self.kind.__name__}")
-        return self.parse(str(value))
+        return self._made(str(value))  # a text "none" that comes from Python is that text
 
     @property
     def parameter(self) -> Parameter:
         "As a parameter that fastcore's parser takes."
-        extra = self.extra | ({"choices": list(self.choices)} if self.choices else {})
-        text = f"without {self.help}" if self.default is True else self.help  # the flag is --no-x
-        anno = Annotated[self.kind, text, extra]
+        kind, text, choices = self.kind, self.help, list(self.choices)
+        extra = self.extra | ({"choices": choices} if choices else {})
+        if self.optional:
+            kind = self._or_none()
+            extra |= (
+                {"choices": [*choices, None], "metavar": f"{{{','.join(map(str, choices))},none}}"} if choices else {}
+            )
+            extra |= {"nargs": "?", "const": True} if self.kind is bool else {}  # a flag that may have a value
+        elif self.default is True:
+            text = f"without {text}"  # the flag is --no-x
+        anno = Annotated[kind, text, extra]
         return Parameter(self.name, Parameter.KEYWORD_ONLY, default=self.default, annotation=anno)
+
+    def _or_none(self) -> Callable:
+        "An argparse type of an option that may be None."
+
+        def parse(text: str):
+            if self.means_none(text):
+                return None
+            return self.parse(text) if self.kind is bool else self.kind(text)
+
+        parse.__name__ = f"{anno2str(self.kind)}|none"
+        return parse
 
 
 def options_of(
@@ -228,6 +260,9 @@ def check_kind(
     with suppress(InputError):
         wanted = type(shared.check(own.default))
     given = own.check(own.default)
+    if own.optional and given is not None and not shared.optional:
+        why = "has the name of an option of every experiment, which is never None"
+        raise InputError(f"its parameter {own.name!r} {why}: annotate it without None, or rename it")
     numbers = type(given) is int and wanted is float
     if given is not None and type(given) is not wanted and not numbers and not isinstance(given, Path):
         kind = shared.kind.__name__.partition("|")[0]

@@ -227,6 +227,8 @@ KINDS = [
         ("`photos.npz` whose test images are training images",
          lambda root: npz(x_test=np.load(npz()(root)["data"])["x_train"][:2], y_test=np.array([0, 1]))(root),
          "6 + 2 of 2", "2 of 2 test images are training images too"),
+        ("`photos.npz` of six channels", npz(x_train=np.zeros((6, 8, 8, 6), np.uint8)), REFUSED,
+         r"photos.npz: x_train is uint8 \(6, 8, 8, 6\)"),
         ("`photos.npz` of pickled objects", npz(x_train=np.array([{}], dtype=object)), REFUSED, "pickled objects"),
         ("`photos.npz` of other arrays", lambda root: np.savez("photos.npz", a=[1]) or {"data": "photos.npz"}, REFUSED,
          "name its arrays x_train"),

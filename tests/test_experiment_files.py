@@ -64,3 +64,20 @@ def test_a_file_of_several_experiments_wants_a_name(stopped):
                        ("nobody", "custom, transfer, record")):  # fmt: skip
         with pytest.raises(InputError, match=said):
             load_experiment(name)
+
+
+def test_a_run_with_numbers_that_json_has_not_and_with_none_goes_on(tmp_path):
+    file = tmp_path / "odd.py"
+    file.write_text(
+        "from cifar_fast.all import CustomCNN, experiment, fast_learner\n\n\n"
+        "@experiment\ndef idea(dls, top: float = float('inf'), fill: float = float('nan'), depth: int | None = 3):\n"
+        "    assert top > 9 and fill != fill and not depth\n    return fast_learner(dls, CustomCNN(dls.c, width=4))\n"
+    )
+    made = load_experiment(file)
+    with pytest.raises(Killed):
+        with_cbs(made, Dying()).run(**SMALL, depth=None, run=str(tmp_path / "run"))
+    with pytest.raises(InputError, match="begun with depth None, and now it is 3"):
+        made.run(resume=str(tmp_path / "run"), depth=3)
+    run = made.run(resume=str(tmp_path / "run"), top=float("inf"), fill=float("nan"), depth=None)
+    assert len(run.first.history.epochs) == 2
+    assert [run.first.config["asked"][o] for o in ("top", "fill", "depth")] == ["inf", "nan", None]

@@ -5,6 +5,7 @@ import sys
 import sysconfig
 from argparse import ArgumentTypeError
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -13,7 +14,9 @@ from cifar_fast.baselines import transfer
 from cifar_fast.cli import exit_codes
 from cifar_fast.commands import main
 from cifar_fast.errors import ImageError, InputError, MissingExtra, RunError, own_place
-from cifar_fast.options import check_seeds, seed_number
+from cifar_fast.experiment import Experiment
+from cifar_fast.files import CONFIG, read_json, stored, write_json
+from cifar_fast.options import check_seeds, count, seed_number
 
 
 @pytest.mark.parametrize(
@@ -91,3 +94,80 @@ def test_programs_get_a_scripts_defaults():
     assert transfer.options(cutmix=1.0).cutmix == transfer.options(mixup=1).mixup == 1  # as published
     with pytest.raises(InputError, match="no option 'width'"):
         transfer.options(width=3)
+
+
+def odd(
+    dls,
+    depth: int | None = 3,
+    act: Literal["a", None] = "a",
+    mode: str | None = "x",
+    width: count | None = 8,
+    called: Literal["none", "b"] | None = "b",
+    pool: bool | None = True,
+    floor: float = float("-inf"),
+    fill: float = float("nan"),
+    place: Path = Path("here"),
+):
+    pass
+
+
+def asked(capsys, monkeypatch, *args):
+    "The options that a command line gives."
+    found = []
+    monkeypatch.setattr("cifar_fast.runs.launch.train", lambda made, options, given: found.append(options) or (0,))
+    with pytest.raises(SystemExit) as end:
+        Experiment(odd).main(list(args))
+    return found[0] if found else (end.value.code, capsys.readouterr())
+
+
+def test_none_is_given_where_the_annotation_has_it(capsys, monkeypatch):
+    names = ("depth", "act", "mode", "width", "pool")
+    args = [o for name, value in zip(names, ("none", "None", "none", "NONE", "none")) for o in (f"--{name}", value)]
+    found = asked(capsys, monkeypatch, *args, "--called", "none")
+    assert [getattr(found, o) for o in names] == [None] * 5 and found.called == "none"
+    found = Experiment(odd).options(**dict.fromkeys(names), called=None)
+    assert [getattr(found, o) for o in (*names, "called")] == [None] * 6
+    assert Experiment(odd).options(mode="none").mode == "none" and Experiment(odd).options(no_pool=None).pool is None
+    assert Experiment(odd).parse_option("depth", "none") == ("depth", None)
+
+
+def test_help_shows_none_and_what_does_not_fit_is_one_line(capsys, monkeypatch):
+    _, said = asked(capsys, monkeypatch, "--help")
+    assert all(o in said.out for o in ("--depth (int|none)", "--act {a,none}", "--width (count|none)", "[(bool|none)]"))
+    for args, wanted in ((("--depth", "x"), "int|none"), (("--width", "0"), "at least 1"), (("--act", "b"), "choose")):
+        code, said = asked(capsys, monkeypatch, *args)
+        assert code == 2 and said.err.count("\n") == 1 and wanted in said.err
+    assert [asked(capsys, monkeypatch, *o).pool for o in ([], ["--pool"], ["--pool", "false"])] == [True, True, False]
+    with pytest.raises(InputError, match="give one of a, none"):
+        Experiment(odd).options(act="b")
+    with pytest.raises(InputError, match="place is None: give a Path"):
+        Experiment(odd).options(place=None)
+
+
+def never_none(dls, size: int | None = 32):
+    pass
+
+
+def test_an_option_of_every_experiment_is_not_made_none():
+    with pytest.raises(InputError, match=r"'size' .* never None: annotate it without None"):
+        Experiment(never_none)
+
+
+def test_values_of_options_survive_their_file(tmp_path):
+    made = Experiment(odd)
+    for changed in (
+        {},
+        {"depth": None, "floor": float("inf"), "mode": "none", "place": Path("there"), "lr": 0.1 + 0.2},
+    ):
+        options = vars(made.options(**changed))
+        write_json(tmp_path / CONFIG, options)
+        again = vars(made.options(**read_json(tmp_path / CONFIG)))
+        assert repr(again) == repr(options) and stored(again) == stored(options) == read_json(tmp_path / CONFIG)
+    write_json(tmp_path / "metrics.json", {"loss": float("nan"), "f1": [float("inf"), 0.5]})
+    assert read_json(tmp_path / "metrics.json") == {"loss": None, "f1": [None, 0.5]}
+
+
+def test_what_pages_annotate_with_is_in_all():
+    from cifar_fast import all as names
+
+    assert names.Literal is Literal and names.Path is Path and names.count is count

@@ -206,7 +206,8 @@ def _npz_split(path: Path, arrays, pair: tuple[str, str]) -> tuple[np.ndarray, n
     y = y.reshape(len(y)) if y.shape == (len(y), 1) else y
     if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[-1] not in (1, 3):
         x = x.transpose(0, 2, 3, 1)
-    if x.dtype != np.uint8 or x.ndim not in (3, 4) or y.shape != (len(x),) or not len(x):
+    are_images = x.dtype == np.uint8 and (x.ndim == 3 or (x.ndim == 4 and x.shape[-1] in (1, 3, 4))) and x.size
+    if not are_images or y.shape != (len(x),):
         raise InputError(
             f"{path}: {pair[0]} is {x.dtype} {x.shape} and {pair[1]} {y.shape}: give uint8 images (N, H, W, 3) or "
             "(N, H, W), and a label for each"

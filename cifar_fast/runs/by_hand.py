@@ -41,7 +41,8 @@ def write_run(
     if not isinstance(learn, Learner):
         raise InputError(f"write_run takes a fastai Learner, and this is a {type(learn).__name__}: give one")
     if not isinstance(learn.dls.valid, TensorDL) or not len(learn.dls.valid_ds):
-        raise InputError("write_run tests on DataLoaders of this package: make them with cifar_dls or image_dls")
+        advice = "make them with cifar_dls, or of an ImageSet of your arrays with image_dls"
+        raise InputError(f"write_run tests on DataLoaders of this package: {advice}")
     tested = learn.dls.valid_ds
     levels = getattr(tested, "levels", None)  # which an older export.pkl lacks
     tests = read_second_tests(also_test, learn.dls.vocab, tested.x.shape[-1], tested.y.cpu(), levels)

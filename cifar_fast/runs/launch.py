@@ -14,7 +14,7 @@ from cifar_fast.analysis.predictions import write_predictions
 from cifar_fast.data.image_set import ImageSet, fold_indices
 from cifar_fast.device import be_deterministic, parse_device
 from cifar_fast.errors import InputError
-from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json
+from cifar_fast.files import FOLD_FOLDER, SEED_FOLDER, numbered_folders, read_json, stored
 from cifar_fast.options import MAY_MOVE, OF_A_PLACE, OF_A_START, check_seeds
 from cifar_fast.progress import be_quiet, quiet_as_before, say, say_whose
 from cifar_fast.runs.compare import write_comparison
@@ -201,7 +201,8 @@ def resumed_options(
             f"the source of {experiment.name} has changed since {folder} was begun: undo that, or {advice}"
         )
     free = {*OF_A_START, *OF_A_PLACE, *MAY_MOVE}
-    check_begun(folder, vars(begun), {o: getattr(options, o) for o in given - free}, "leave it out")
+    asked_now = {o: getattr(options, o) for o in given - free}
+    check_begun(folder, stored(vars(begun)), stored(asked_now), "leave it out")  # so that NaN is NaN
     for name in given & ({*OF_A_PLACE, *MAY_MOVE} - {"run"}):
         setattr(begun, name, getattr(options, name))
     return begun, before

@@ -13,6 +13,7 @@ import re
 import shutil
 import uuid
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from cifar_fast.analysis.charts import plot_sweep
 from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError, MissingExtra
-from cifar_fast.files import read_json, write_csv, write_json
+from cifar_fast.files import read_json, stored, write_csv, write_json
 from cifar_fast.options import MAY_MOVE, OF_A_START
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.folder import Run, check_begun
@@ -99,7 +100,7 @@ class Param:
 
 def _check_bounds(text: str, kind: str, low, high) -> None:
     "Raises `InputError`."
-    if not all(type(o) in (int, float) for o in (low, high)) or low >= high:
+    if not all(type(o) in (int, float) for o in (low, high)) or not -inf < low < high < inf:
         raise InputError(f"{text!r}: give two numbers, the smaller first")
     if isinstance(low, int) and kind != "randint":
         raise InputError(f"{text!r}: that is a whole number; try randint or choice")
@@ -148,7 +149,7 @@ class KeepTrials(tune.Callback):
         "Write it, whole or not at all."
         result = trial.last_result
         if "accuracy" in result:
-            content = {"config": trial.config, "accuracy": result["accuracy"], "epochs": result["epoch"]}
+            content = {"config": stored(trial.config), "accuracy": result["accuracy"], "epochs": result["epoch"]}
             write_json(self.folder / f"{uuid.uuid4().hex[:12]}.json", content)
 
 
@@ -229,7 +230,7 @@ class Sweep:
             try:
                 trial = read_json(path)
                 given = as_named_now(trial["config"])
-                config = {o.name: given[o.name] for o in self.searched}
+                config = {o.name: self.experiment.option(o.name).check(given[o.name]) for o in self.searched}
                 res.append({"config": config, "accuracy": float(trial["accuracy"]), "epochs": int(trial["epochs"])})
             except (ValueError, KeyError, TypeError):
                 kept = path.rename(path.with_suffix(".damaged"))
@@ -304,7 +305,8 @@ class Sweep:
     def write(self, trials: list[dict]) -> None:
         "sweep.csv, sweep.png, and the table on the screen."
         names = [p.name for p in self.searched]
-        rows = [[*(trial["config"][name] for name in names), trial["epochs"], trial["accuracy"]] for trial in trials]
+        values = [["none" if o is None else o for o in trial["config"].values()] for trial in trials]
+        rows = [[*row, trial["epochs"], trial["accuracy"]] for row, trial in zip(values, trials)]
         header = [*names, "epochs", "held_out_accuracy"]
         write_csv(self.run.folder / "sweep.csv", header, rows)
         whole = [self.ran_in_full(trial) for trial in trials]
@@ -375,6 +377,6 @@ def was_asked(folder: Path, config: dict) -> bool:
     "Whether the run in `folder` was begun with these options."
     try:
         asked = read_json(folder / "config.json")["asked"]
-        return config.items() <= as_named_now(asked).items()
+        return stored(config).items() <= as_named_now(asked).items()
     except (OSError, ValueError, KeyError):
         return False

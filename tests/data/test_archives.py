@@ -212,6 +212,10 @@ def test_arrays_of_other_shapes_and_labels_are_named(tmp_path):
     np.savez(tmp_path / "d.npz", x_train=x, y_train=[0, 1], x_test=x, y_test=[0, 1, 0, 1])
     with pytest.raises(InputError, match=r"x_train is uint8 \(4, 8, 8\) and y_train \(2,\)"):
         load_images(tmp_path / "d.npz")
+    for other in (np.zeros((4, 8, 8, 6), np.uint8), np.zeros((4, 0, 8), np.uint8)):
+        np.savez(tmp_path / "d.npz", x_train=x, y_train=[0, 1, 0, 1], x_test=other, y_test=[0, 1, 0, 1])
+        with pytest.raises(InputError, match=r"d\.npz: x_test is uint8 \(4, .*give uint8 images"):
+            load_images(tmp_path / "d.npz")
     np.savez(tmp_path / "d.npz", x_train=x, y_train=[0, 1, 0, float("nan")], x_test=x, y_test=[0, 1, 0, 1])
     with pytest.raises(InputError, match="y_train holds labels that are no numbers"):
         load_images(tmp_path / "d.npz")

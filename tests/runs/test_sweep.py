@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -20,10 +21,10 @@ from cifar_fast.analysis.charts import plot_sweep
 from cifar_fast.baselines import custom, transfer
 from cifar_fast.data.sources import load_images
 from cifar_fast.errors import InputError
-from cifar_fast.experiment import load_experiment
+from cifar_fast.experiment import Experiment, load_experiment
 from cifar_fast.progress import be_quiet
 from cifar_fast.runs.results import FinishedRun
-from cifar_fast.runs.sweep import Param, Sweep, of_sweep, sweep_options, train_trial
+from cifar_fast.runs.sweep import KeepTrials, Param, Sweep, of_sweep, sweep_options, train_trial
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 ROOT = Path(__file__).parents[2]
@@ -303,6 +304,30 @@ def test_a_sweep_of_version_0_1_goes_on(tmp_path, capsys):
     assert {o.name: o.read_text() for o in (folder / "trials").iterdir()} == kept
     winner = FinishedRun.read(folder / "winner").config
     assert winner["bn"] and winner["lr"] == pytest.approx(1.2296e-3, abs=1e-7)
+
+
+def capped(dls, top: float = float("inf"), width: int | None = 4):
+    return custom(dls, width=width or 3)
+
+
+def test_trials_keep_values_that_json_has_not(tmp_path):
+    made, fixed = Experiment(capped), ["epochs=1", "images=200", "test_images=60", "device=cpu"]
+    params = ["top=choice(inf,9)", "width=choice(none,2)", *fixed]
+    config = {"top": float("inf"), "width": None}
+    sweep = Sweep(made, options(*params, trials=1, run=str(tmp_path / "run")))
+    assert [o.values for o in sweep.searched] == [(float("inf"), 9.0), (None, 2)]
+    (tmp_path / "run/trials").mkdir(parents=True)
+    trial = SimpleNamespace(config=config, last_result={"accuracy": 0.5, "epoch": 1})
+    KeepTrials(tmp_path / "run/trials").on_trial_complete(1, [], trial)
+    (tmp_path / "run/config.json").write_text(json.dumps({"param": params, "data": "digits", "trials": 1}))
+    again = sweep_options(resume=str(tmp_path / "run"))
+    assert Sweep(made, again).execute() == 0
+    page = tmp_path / "run/winner/report.html"
+    before = page.stat().st_mtime_ns
+    assert Sweep(made, again).execute() == 0 and page.stat().st_mtime_ns == before
+    assert (tmp_path / "run/sweep.csv").read_text().splitlines()[1].startswith("inf,none,1,")
+    with pytest.raises(InputError, match="two numbers"):
+        Param.parse("top=uniform(1,inf)", made)
 
 
 def test_nothing_to_search_and_another_search_are_refused(tmp_path):

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 
 replace = os.replace
-CONFIG = "config.json"  # of a run or a sweep: its options, which are read back
 # What systems say that offer no locks, or sync no folders: network disks, some containers.
 _NOT_OFFERED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF}
 
@@ -44,9 +43,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content) -> None:
-    "Write plain values whole, or not at all; NaN and infinities are null, but for options, other things their names."
-    content = stored(content) if path.name == CONFIG else finite(content)
-    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+    "Write plain values whole, or not at all; what JSON has not is null, or its name."
+    write_text(path, json.dumps(finite(content), indent=2, default=str) + "\n")
 
 
 def read_json(path: Path):

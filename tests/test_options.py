@@ -15,7 +15,7 @@ from cifar_fast.cli import exit_codes
 from cifar_fast.commands import main
 from cifar_fast.errors import ImageError, InputError, MissingExtra, RunError, own_place
 from cifar_fast.experiment import Experiment
-from cifar_fast.files import CONFIG, read_json, stored, write_json
+from cifar_fast.files import read_json, stored, write_json
 from cifar_fast.options import check_seeds, count, seed_number
 
 
@@ -160,9 +160,9 @@ def test_values_of_options_survive_their_file(tmp_path):
         {"depth": None, "floor": float("inf"), "mode": "none", "place": Path("there"), "lr": 0.1 + 0.2},
     ):
         options = vars(made.options(**changed))
-        write_json(tmp_path / CONFIG, options)
-        again = vars(made.options(**read_json(tmp_path / CONFIG)))
-        assert repr(again) == repr(options) and stored(again) == stored(options) == read_json(tmp_path / CONFIG)
+        write_json(tmp_path / "config.json", stored(options))
+        again = vars(made.options(**read_json(tmp_path / "config.json")))
+        assert repr(again) == repr(options) and stored(again) == stored(options) == read_json(tmp_path / "config.json")
     write_json(tmp_path / "metrics.json", {"loss": float("nan"), "f1": [float("inf"), 0.5]})
     assert read_json(tmp_path / "metrics.json") == {"loss": None, "f1": [None, 0.5]}
 

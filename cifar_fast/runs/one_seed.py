@@ -20,7 +20,7 @@ from cifar_fast.data.loaders import TensorDL, image_dls
 from cifar_fast.data.sources import load_images
 from cifar_fast.device import parse_device
 from cifar_fast.errors import InputError
-from cifar_fast.files import read_json
+from cifar_fast.files import read_json, stored
 from cifar_fast.options import CHOOSING, OF_A_START, is_choosing
 from cifar_fast.progress import be_quiet, say
 from cifar_fast.runs.checkpoint import NAME as CHECKPOINT
@@ -343,7 +343,7 @@ class OneSeed:
 def run_config(experiment: "Experiment", options: SimpleNamespace, identity: dict) -> dict:
     "What config.json holds: the options, as asked and by default, and what the run must find again to go on."
     asked = {k: v for k, v in vars(options).items() if k not in OF_A_START}
-    return {**asked, "asked": asked, "defaults": experiment.defaults(), "experiment": identity}
+    return stored({**asked, "asked": asked, "defaults": experiment.defaults(), "experiment": identity})
 
 
 def run_identity(

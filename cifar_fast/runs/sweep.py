@@ -217,11 +217,12 @@ class Sweep:
         who = {"name": self.experiment.name, "source": self.experiment.source}
         check_begun(self.run.folder, same, who, "go on with the experiment as it was")
         if not before:
-            self.run.write_json("config.json", vars(o))
+            self.run.write_json("config.json", stored(vars(o)))
         images = load_images(
             o.data, self.fixed.get("size", 32), self.fixed.get("labels"), self.fixed.get("skip_bad", False)
         )  # decoded once, not by every trial
-        self.run.write_json("config.json", {**vars(o), "experiment": run_identity(self.experiment, images, same)})
+        identity = run_identity(self.experiment, images, same)
+        self.run.write_json("config.json", stored({**vars(o), "experiment": identity}))
 
     def finished(self) -> list[dict]:
         "All trials that have come to an end. Damaged files are renamed, and other trials run in their place."

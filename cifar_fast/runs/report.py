@@ -85,7 +85,7 @@ def alone_line(
     lacks = f"Tested with {' and '.join(alone['without'])}, which model/ is without: "
     if alone["accuracy"] is None:
         return f"{lacks}alone the network cannot predict these images."
-    return f"{lacks}alone, as evaluate and predict ask it, it has {percent(alone['accuracy'], 2)} of them right."
+    return f"{lacks}alone, as evaluate and predict ask it, it has {percent(alone['accuracy'], 2)} of the images right."
 
 
 def facts_of(metrics: dict) -> list[tuple[str, str]]:

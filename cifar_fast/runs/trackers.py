@@ -29,7 +29,7 @@ class TrackedFit(Callback):
     order, needs_images = Recorder.order + 1, False
 
     def __init__(self, tracker, stage: str):
-        self.tracker, self.stage = tracker, stage
+        self.tracker, self.stage, self.epochs, self.batches = tracker, stage, 0, 0  # of the stage's earlier fits
 
     def after_batch(self):
         "Log the smoothed training loss, and what schedules move, by layer group."
@@ -42,6 +42,11 @@ class TrackedFit(Callback):
         row = numbers(dict(zip(self.recorder.metric_names, map(plain, self.recorder.log))))
         known = {"epoch", "train_loss"} if self.tracker.logs_batches else {"epoch"}
         self.tracker.log({k: v for k, v in row.items() if k not in known}, self)
+
+    def after_fit(self):
+        "Let the stage's next fit go on from here."
+        self.epochs += self.n_epoch
+        self.batches += self.n_epoch * len(self.dls.train)
 
 
 class TensorBoardTracker:
@@ -57,7 +62,7 @@ class TensorBoardTracker:
     def log(self, values: dict[str, float], fit: TrackedFit) -> None:
         "Log values at the point that the fit has reached."
         for name, value in values.items():
-            self.writer(fit.stage).add_scalar(name, value, fit.train_iter)
+            self.writer(fit.stage).add_scalar(name, value, fit.batches + fit.train_iter)
         if not fit.training:  # an epoch is over
             self.writer(fit.stage).flush()
 
@@ -82,7 +87,7 @@ class WandbTracker:
 
     def log(self, values: dict[str, float], fit: TrackedFit) -> None:
         "Log values at the point that the fit has reached."
-        self.run.log({"epoch": fit.epoch, **values})
+        self.run.log({"epoch": fit.epochs + fit.epoch, **values})
 
     def finish(self, metrics: dict[str, float], config: dict, figures: list[Path]) -> None:
         "Log the metrics and the report's figures."
@@ -110,7 +115,7 @@ class MLflowTracker:
 
     def log(self, values: dict[str, float], fit: TrackedFit) -> None:
         "Log values at the point that the fit has reached."
-        self.mlflow.log_metrics({f"{fit.stage}/{k}": v for k, v in values.items()}, step=fit.epoch)
+        self.mlflow.log_metrics({f"{fit.stage}/{k}": v for k, v in values.items()}, step=fit.epochs + fit.epoch)
 
     def finish(self, metrics: dict[str, float], config: dict, figures: list[Path]) -> None:
         "Log the metrics and the report's figures."

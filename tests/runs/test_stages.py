@@ -86,6 +86,19 @@ def test_a_run_of_several_fits_goes_on_in_each(stages, killed, tmp_path, capsys)
         assert f"Going on after {killed} epochs of the stage 'all'" in capsys.readouterr().out
 
 
+def test_tensorboard_follows_from_one_fit_of_a_stage_to_the_next(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    made = staged(twice)
+    with pytest.raises(Killed):
+        asked = made.options(**SMALL, track="tensorboard", run=str(tmp_path / "run"))
+        train(with_cbs(made, KillIn(3)), asked)
+    train(made, made.options(resume=str(tmp_path / "run")))
+    found = EventAccumulator(str(tmp_path / "run/tensorboard/all")).Reload()
+    assert [o.step for o in found.Scalars("accuracy")] == [5, 10, 15, 20, 25]  # 300 images in batches of 64
+
+
 @pytest.mark.parametrize("held_out, chosen, chose", [
     ((0.1, 0.2, 0.5, 0.4, 0.3), 3, 4),  # the best is of the second fit, and the next is the one too many
     ((0.3, 0.2), 1, 2),  # stopped in the first fit, the second does not begin

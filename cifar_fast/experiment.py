@@ -332,7 +332,7 @@ def load_experiment(
     text, built_in = str(name), experiments_of(baselines)
     if text in built_in:
         return built_in[text]
-    parts = re.fullmatch(r"(.+\.py)(?::(\w+))?", text)
+    parts = re.fullmatch(r"(.+\.py)(?::(.*))?", text)
     if parts is None:
         raise InputError(f"there is no experiment {text!r}: give {', '.join(built_in)}, file.py or file.py:function")
     file, function = parts.groups()

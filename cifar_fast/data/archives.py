@@ -1,6 +1,7 @@
 """Data sets in one file or a few: CIFAR's batch files, archives of image folders, arrays of numpy."""
 
 import io
+import lzma
 import pickle
 import tarfile
 import zipfile
@@ -20,7 +21,7 @@ from cifar_fast.errors import InputError, first_line
 
 CIFAR10_FILES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"]
 CIFAR100_FILES = ["train", "test", "meta"]
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error)
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -188,8 +189,9 @@ def read_npz(
     check_classes({role: targets.tolist() for role, (_, targets) in splits.items()}, called)
     settle_validation(splits, called)
     labels = np.unique(splits["train"][1])
-    images = [decode_image(o, size).transpose(2, 0, 1) for pixels, _ in splits.values() for o in pixels]
-    x = torch.from_numpy(np.stack(images))
+    x = torch.empty(sum(len(pixels) for pixels, _ in splits.values()), 3, size, size, dtype=torch.uint8)
+    for i, image in enumerate(o for pixels, _ in splits.values() for o in pixels):
+        x[i] = torch.from_numpy(decode_image(image, size)).permute(2, 0, 1)
     y = torch.from_numpy(np.searchsorted(labels, np.concatenate([targets for _, targets in splits.values()])))
     train, test, n_valid = split_indices([role for role, (pixels, _) in splits.items() for _ in pixels], y)
     parts = [(x[o], y[o]) for o in (train, test)]

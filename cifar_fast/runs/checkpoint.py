@@ -4,6 +4,7 @@ import hashlib
 import io
 import pickle
 import random
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from fastcore.foundation import L
 from cifar_fast.errors import InputError
 from cifar_fast.files import write_atomically
 from cifar_fast.runs.folder import Run, SilentRun
-from cifar_fast.training.callbacks.guards import is_own
+from cifar_fast.training.callbacks.guards import is_fit, is_own
 from cifar_fast.training.learner import orders_of, set_orders
 
 NAME = "checkpoint.pt"
@@ -50,16 +51,28 @@ def _plain(value):
 
 
 def _plain_values(cb: Callback) -> dict:
-    "What a callback holds of numbers, texts, tensors, and lists and dicts of them."
-    return {k: o for k, o in vars(cb).items() if k != "run" and _is_plain(o)}  # fastai itself sets `run`
+    "What a callback holds of numbers, texts, and lists and dicts of them."
+    held = {k: o.item() if isinstance(o, np.generic) else o for k, o in vars(cb).items()}
+    return {k: o for k, o in held.items() if k != "run" and _is_plain(o)}  # fastai itself sets `run`
 
 
 def _is_plain(value) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(k, (str, int)) and _is_plain(o) for k, o in value.items())
+    if type(value) is dict:
+        return all(type(k) in (str, int) and _is_plain(o) for k, o in value.items())
     if type(value) in (list, tuple):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str, torch.Tensor))
+    return type(value) in (bool, int, float, str, type(None))
+
+
+def _take_over(cb: Callback, kept: dict) -> None:
+    "Give a callback what it held; lists and dicts stay the objects that they are, which others may hold too."
+    for name, value in kept.items():
+        own = vars(cb).get(name)
+        if type(own) is type(value) and isinstance(own, (list, dict)):
+            own.clear()
+            (own.extend if isinstance(own, list) else own.update)(value)
+        else:
+            setattr(cb, name, value)
 
 
 def read_checkpoint(path: Path) -> dict | None:
@@ -102,10 +115,12 @@ class Checkpoint(Callback):
 
     def before_fit(self):
         "Take model, optimizer and counters from the state."
-        self.run = "lr_finder" not in vars(self.learn)
-        if not self.run:
+        self.run = is_fit(self.learn)
+        if not self.run:  # predictions within a fit, and lr_find
             return
         self.n_fits += 1
+        if self.folder_run.begun is None:
+            self.folder_run.begun = deepcopy([_plain_values(cb) for cb in self._others()])
         if self.state is None:
             return
         if self.n_fits < self.state.get("fits", 1):  # of a stage that fits more than once: this fit is over
@@ -123,9 +138,10 @@ class Checkpoint(Callback):
             cb.best, cb.wait = kept
         for cb, kept in zip(self._stateful(), state.get("callbacks", [])):
             cb.load_state_dict(kept)
-        for cb, (name, kept) in zip(self._others(), state.get("others", [])):
+        for cb, now, (name, before, kept) in zip(self._others(), self.folder_run.begun, state.get("others", [])):
             if type(cb).__name__ == name:
-                vars(cb).update(kept)
+                # what the run now begins with otherwise than it did is of this process, as a clock is
+                _take_over(cb, {k: o for k, o in kept.items() if now.get(k, kept) == before.get(k, kept)})
         self.learn.first_epoch, self.learn.train_iter = state["epoch"] + 1, self.recorder.iters[-1]
         self.pending = state["random"]
 
@@ -157,7 +173,10 @@ class Checkpoint(Callback):
             "smooth_loss": (recorder.smooth_loss.val, recorder.smooth_loss.count),
             "trackers": [(float(cb.best), getattr(cb, "wait", 0)) for cb in self._trackers()],
             "callbacks": [cb.state_dict() for cb in self._stateful()],
-            "others": [(type(cb).__name__, _plain_values(cb)) for cb in self._others()],
+            "others": [
+                (type(cb).__name__, before, _plain_values(cb))
+                for cb, before in zip(self._others(), self.folder_run.begun)
+            ],
             "random": self._random(),
             "history": self.folder_run.history,
             "batches": self.folder_run.batches,

@@ -50,6 +50,7 @@ from cifar_fast.progress import progress, say
 from cifar_fast.runs.facts import model_alone, model_metrics
 from cifar_fast.runs.report import CHANNELS, alone_line, write_report
 from cifar_fast.runs.test_sets import SecondTest, ask_second_test
+from cifar_fast.training.callbacks.guards import is_fit
 from cifar_fast.training.portable import PORTABLE
 from cifar_fast.versions import versions
 
@@ -81,7 +82,7 @@ class Run:
         except OSError as error:
             raise InputError(f"{self.folder} cannot be made ({error.strerror}): give --run another folder") from error
         remove_leftovers(self.folder)
-        self.history, self.batches = [], []
+        self.history, self.batches, self.begun = [], [], None  # the last: what users' callbacks held at the beginning
         self.memory_before = memory_after_imports()
 
     def discard(self) -> None:
@@ -222,7 +223,7 @@ class SilentRun(Run):
     "The run as processes other than the first see it: they keep the history, and write nothing."
 
     def __init__(self, folder: str | Path | None, name: str = "run", resume: bool = False):
-        self.folder, self.resumed, self.history, self.batches = Path(folder or name), resume, [], []
+        self.folder, self.resumed, self.history, self.batches, self.begun = Path(folder or name), resume, [], [], None
 
     def nothing(self, *args) -> None:
         "What the first process does, this one leaves."
@@ -291,7 +292,7 @@ class HistoryLogger(Callback):
 
     def before_fit(self):
         "None of this fit's batches has been written."
-        self.n_done = 0
+        self.run, self.n_done = is_fit(self.learn), 0
 
     def after_epoch(self):
         "Add the row that the Recorder has just completed."

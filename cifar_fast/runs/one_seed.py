@@ -127,7 +127,7 @@ class OneSeed:
         be_quiet(options.quiet or rank_distrib() > 0)
         self.device = parse_device(options.device)
         self.run = (SilentRun if rank_distrib() else Run)(options.run, experiment.name, bool(options.resume))
-        self.stopwatch, self.interruptible = Stopwatch(), Interruptible()
+        self.stopwatch, self.interruptible = Stopwatch(), Interruptible(for_good=True)
         self.opt, self.epochs, self.lr, self.choice = options.opt, None, options.lr, {}
         self.state: dict | None = None  # of the checkpoint that the run goes on from, until its fit takes it
         self.carried = {"results": [], "lrs": {}}  # of fits that are done: what each checkpoint carries on
@@ -229,6 +229,8 @@ class OneSeed:
                 self.opt = opt
                 return learn
             held_out = [row["accuracy"] for row in self.run.history if row["stage"] == name]
+            if not held_out:
+                raise InputError(f"the stage {stage.name!r} ends before its first epoch: nothing can be chosen by it")
             # without early stopping the last epoch counts: it is the one that the final training ends with
             best = max(range(len(held_out)), key=held_out.__getitem__) if stop else len(held_out) - 1
             results.append({"opt": opt, "epochs": best + 1, "held_out_accuracy": held_out[best]})
@@ -275,7 +277,7 @@ class OneSeed:
             lr = self.carried["lrs"][name] = self.carried["lrs"].get(name) or self.find_lr(learn)
             self.lr = lr
         cbs = self.callbacks(name, list(extra))
-        with in_a_line(self.experiment, learn), self.shared(learn):
+        with in_a_line(self.experiment, learn, self.run.history), self.shared(learn):
             fit_stage(learn, stage, self.options, lr, cbs)
 
     def shared(self, learn: Learner) -> AbstractContextManager:

@@ -1,16 +1,17 @@
 """A mistake of the user's in one line: before a training, by a few images through what will be tested, and in it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from traceback import walk_tb
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
-from fastai.torch_core import get_random_states, set_random_states
+from fastai.torch_core import get_random_states, num_distrib, set_random_states
 from torch import Tensor, nn
 
 from cifar_fast.errors import OTHERS_ENDED, InputError, RunError, own_frames, own_place
@@ -55,7 +56,7 @@ def try_out(
 
 
 def _kept(learn: Learner) -> list[tuple]:
-    "What the Learner and users' callbacks hold, and copies: one that counts epochs has counted none before a fit."
+    "What the Learner and users' callbacks hold, one level deep, and copies: none has counted epochs before a fit."
     # callbacks of fastai and this package tell predictions from a fit
     held = [vars(o) for o in (learn, *filter(is_own, learn.cbs))]
     held += [v for o in held for v in o.values() if isinstance(v, (list, dict, set))]
@@ -63,7 +64,11 @@ def _kept(learn: Learner) -> list[tuple]:
 
 
 @contextmanager
-def in_a_line(experiment: "Experiment", learn: Learner) -> Iterator[None]:
+def in_a_line(
+    experiment: "Experiment",
+    learn: Learner,
+    history: Sequence = (),  # of the run: empty before its first epoch is over
+) -> Iterator[None]:
     """Fits and their rehearsal, which say in a line what fails in an experiment of the user's own.
 
     The first training batch is its own rehearsal: nothing is learnt when it fails. One more before the fit would leave
@@ -77,10 +82,11 @@ def in_a_line(experiment: "Experiment", learn: Learner) -> Iterator[None]:
     except (RunError, OSError):
         raise
     except Exception as error:
-        is_ours = experiment.module.split(".")[0] == "cifar_fast"  # then it is a bug of the package
-        if is_ours or (isinstance(error, RuntimeError) and re.search(f"CUDA error|{OTHERS_ENDED}", str(error), re.I)):
+        others = f"CUDA error|{OTHERS_ENDED}" if num_distrib() > 1 else "CUDA error"
+        is_machines = isinstance(error, RuntimeError) and re.search(others, str(error), re.I)
+        if is_machines or experiment.module.split(".")[0] == "cifar_fast" or _is_of_writing(error):
             raise
-        has_learnt = vars(learn).get("train_iter")
+        has_learnt = len(history) > 0 or vars(learn).get("train_iter")
         how = f"failed in epoch {learn.epoch}" if has_learnt else "cannot be trained"
         pred = vars(learn).get("pred")  # of torchvision's GoogLeNet in training, which most losses cannot take
         given = "" if pred is None or isinstance(pred, Tensor) else f", where the network gives a {type(pred).__name__}"
@@ -89,6 +95,12 @@ def in_a_line(experiment: "Experiment", learn: Learner) -> Iterator[None]:
             error.add_note(line)
             raise
         raise (RunError if has_learnt else InputError)(line) from error
+
+
+def _is_of_writing(error: Exception) -> bool:
+    "Whether it is of what writes a run, and none of the user's mistakes."
+    names = [frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)]
+    return any(f"cifar_fast.runs.{o}" in names for o in ("checkpoint", "folder", "trackers"))
 
 
 class OneNumberAClass(Callback):

@@ -19,6 +19,7 @@ from fastai.learner import Recorder
 
 from cifar_fast.errors import InputError, MissingExtra
 from cifar_fast.runs.folder import plain
+from cifar_fast.training.callbacks.guards import is_fit
 
 HYPERS = ("lr", "mom")  # of the optimizer: those that schedules move
 
@@ -30,6 +31,10 @@ class TrackedFit(Callback):
 
     def __init__(self, tracker, stage: str):
         self.tracker, self.stage, self.epochs, self.batches = tracker, stage, 0, 0  # of the stage's earlier fits
+
+    def before_fit(self):
+        "Leave predictions alone, within a fit too."
+        self.run = is_fit(self.learn)
 
     def after_batch(self):
         "Log the smoothed training loss, and what schedules move, by layer group."

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import lzma
 import pickle
 import zipfile
 
@@ -153,12 +154,15 @@ def test_a_part_of_cifars_files_is_called_so(tmp_path, kept):
         load_images(tmp_path / "part")
 
 
-def test_a_damaged_archive_of_a_folder_is_refused_and_leaves_nothing(tmp_path, image_folder):
-    path = image_archive(image_folder({"a": 30, "b": 30}), "zip", tmp_path / "pets.zip")
+@pytest.mark.parametrize("form", ["zip", "tar.gz", "tar.xz"])
+def test_a_damaged_archive_of_a_folder_is_refused_and_leaves_nothing(tmp_path, image_folder, form):
+    path = image_archive(image_folder({"a": 30, "b": 30}), form, tmp_path / f"pets.{form}")
+    if form == "tar.xz":
+        path.write_bytes(lzma.compress(gzip.decompress(path.read_bytes())))
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"pets\.zip is not a whole archive"):
+    with pytest.raises(InputError, match=rf"pets\.{form} is not a whole archive"):
         load_images(path)
     assert not list(sources.cache_dir().glob("*unpack*"))
 

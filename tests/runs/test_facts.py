@@ -5,12 +5,16 @@ import json
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.preds import MCDropoutCallback
 from torch import nn
 
+from cifar_fast.analysis.interpret import TestInterpretation
 from cifar_fast.deploy.modelcard import ModelCard
 from cifar_fast.deploy.predictor import Predictor
 from cifar_fast.experiment import Experiment
+from cifar_fast.runs.facts import model_alone
 from cifar_fast.runs.launch import train
+from cifar_fast.training.callbacks.guards import only_predicts
 from cifar_fast.training.learner import fast_learner
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -26,12 +30,38 @@ class Changed(Callback):
         self.learn.xb = (self.change(self.x),)
 
 
-def run_with(change, folder, channels=3):
-    "The folder of a run whose images a callback changes, in tests too."
+class Noise(nn.Module):
+    "Adds other noise each time."
+
+    def forward(self, x):
+        return x + torch.randn_like(x) * 3
+
+
+class Swaps(Callback):
+    "Puts another network in place while it is asked."
+
+    def before_fit(self):
+        if only_predicts(self.learn):
+            self.kept, self.learn.model = self.model, nn.Sequential(self.model, Flip())
+
+    def after_fit(self):
+        if only_predicts(self.learn):
+            self.learn.model = self.kept
+
+
+class Flip(nn.Module):
+    "The classes the other way around."
+
+    def forward(self, x):
+        return x.flip(1)
+
+
+def run_with(change, folder, channels=3, cb=None, layer=nn.ReLU):
+    "The metrics of a run whose predictions a callback changes."
 
     def small(dls):
-        net = nn.Sequential(nn.Conv2d(channels, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 256, dls.c))
-        return fast_learner(dls, net, cbs=Changed(change))
+        net = nn.Sequential(nn.Conv2d(channels, 8, 3, 2, 1), layer(), nn.Flatten(), nn.Linear(8 * 256, dls.c))
+        return fast_learner(dls, net, cbs=cb or Changed(change))
 
     made = Experiment(small)
     asked = dict(data="digits", epochs=3, device="cpu", precision="fp32", images=300, test_images=60, lr=3e-3)
@@ -64,3 +94,22 @@ def test_a_network_that_needs_a_callback_ends_with_a_report_that_says_so(tmp_pat
 
 def test_a_callback_that_changes_nothing_is_not_mentioned(tmp_path):
     assert "model_alone" not in run_with(lambda x: x, tmp_path / "run")
+
+
+def test_a_network_that_draws_is_not_said_to_lack_a_callback_that_does_nothing(tmp_path):
+    assert "model_alone" not in run_with(lambda x: x, tmp_path / "run", layer=Noise)
+
+
+@pytest.mark.parametrize("cb", [MCDropoutCallback, Swaps])
+def test_whatever_a_callback_does_to_predictions_is_said(cb, tmp_path):
+    metrics = run_with(None, tmp_path / "run", cb=cb(), layer=lambda: nn.Dropout(0.99))
+    assert metrics["model_alone"]["without"] == [cb.__name__]
+    assert metrics["model_alone"]["accuracy"] > metrics["accuracy"]
+
+
+def test_callbacks_keep_their_order(digits_dls):
+    learn = fast_learner(digits_dls, nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)))
+    learn.add_cbs([Changed(lambda x: -x), Callback(), Changed(lambda x: x + 1)])
+    tested = TestInterpretation.from_learner(learn)
+    before = list(learn.cbs)
+    assert model_alone(learn, tested)["without"] == ["Changed", "Changed"] and list(learn.cbs) == before

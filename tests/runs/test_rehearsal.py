@@ -39,6 +39,13 @@ class TwoOutputs(nn.Linear):
         return super().forward(x.flatten(1)), x
 
 
+class Connected(nn.Linear):
+    "Speaks as errors of several processes do."
+
+    def forward(self, x):
+        raise RuntimeError("the skip connection has 64 channels, not 32")
+
+
 class Hidden(nn.Module):
     "Its layers are in a plain list."
 
@@ -60,6 +67,7 @@ MISTAKES = {
     "too many outputs": (lambda c: dense(100), {}, r"shape \(8, 100\) for 8 images of 10 classes"),
     "several outputs": (lambda c: TwoOutputs(3072, c), {}, "a tuple for 8 images of 10 classes"),
     "own forward": (Forgetful, {}, r"multiplied.*in test_rehearsal.py, line \d+, forward, in layer fc: Linear"),
+    "words of other errors": (lambda c: Connected(3072, c), {}, r"the skip connection .*, in test_rehearsal.py, line"),
     "in a Sequential": (lambda c: nn.Sequential(dense(7), nn.Linear(8, c)), {}, "in layer 1: Linear"),
     "a metric": (dense, {"metrics": [one_argument]}, "TypeError: one_argument.. takes 1 positional argument"),
     "a loss": (dense, {"loss_func": one_argument}, "TypeError: one_argument.. takes 1 positional argument"),

@@ -1,12 +1,20 @@
 """Trainings of several stages, and stages of several fits: resumed, and cut to the epochs that were chosen."""
 
+import collections
 import csv
+import enum
 import json
+import os
+import signal
+import time
 
+import numpy as np
 import pytest
+import torch
 from fastai.callback.core import Callback
 
 from bench.soak import outcome
+from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment, Stage, shared_stage
 from cifar_fast.options import count
 from cifar_fast.runs.launch import train
@@ -150,3 +158,110 @@ def test_a_users_callback_without_state_dict_goes_on_where_it_was(tmp_path):
         train(made(KillIn(0)), made().options(resume=str(tmp_path / "killed")))
     train(made(), made().options(resume=str(tmp_path / "killed")))
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+class Pace(enum.IntEnum):
+    SLOW = 2
+
+
+class Odd(Callback):
+    "Holds what a checkpoint can keep, what it cannot, and what must not be kept."
+
+    def __init__(self, shared):
+        self.shared, self.pace, self.counts = shared, Pace.SLOW, collections.defaultdict(int)
+        self.numbers = {"batches": np.int64(0)}
+        self.scale = np.float64(1)
+
+    def before_fit(self):
+        self.since = time.time()
+        self.weights = [p for p in self.model.parameters() if p.ndim > 1]
+
+    def after_step(self):
+        with torch.no_grad():
+            self.weights[0].mul_(1 - len(self.shared) / 1000)
+        self.counts[len(self.shared)] += self.pace
+        self.scale = self.scale * 2
+
+    def after_train(self):
+        if not only_predicts(self.learn):
+            assert time.time() - self.since < 300 and self.counts[len(self.shared)] == 10
+            self.shared.append(self.epoch)
+
+
+class Reads(Callback):
+    "Shares a list with another callback."
+
+    def __init__(self, shared):
+        self.shared = shared
+
+    def before_batch(self):
+        if self.training:
+            self.learn.xb = (self.x / (1 + len(self.shared)),)
+
+
+class Asks(Callback):
+    "Predicts within the fit."
+
+    order = 90  # after what is written
+
+    def after_epoch(self):
+        if not only_predicts(self.learn):
+            learn = self.learn
+            with learn.removed_cbs([self]):
+                learn.validate()
+
+
+def odd_ones():
+    shared = []
+    return [Odd(shared), Reads(shared)]
+
+
+@pytest.mark.parametrize("cbs", [odd_ones, lambda: [Asks()]])
+def test_a_run_goes_on_whatever_its_callbacks_hold_and_do(cbs, tmp_path, monkeypatch):
+    def made(*more):
+        return with_cbs(staged(twice), *cbs(), *more)
+
+    train(made(), made().options(**SMALL, run=str(tmp_path / "whole")))
+    with pytest.raises(Killed):
+        train(made(KillIn(3)), made().options(**SMALL, run=str(tmp_path / "killed")))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1000)  # the clock has gone on
+    train(made(), made().options(resume=str(tmp_path / "killed")))
+    # metrics and weights: predictions within a fit reset the smoothed loss, in fastai too
+    assert outcome(tmp_path / "killed")[2:] == outcome(tmp_path / "whole")[2:]
+
+
+class CtrlC(Callback):
+    "In the second epoch."
+
+    def after_batch(self):
+        if self.training and (self.epoch, self.iter) == (1, 2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_in_the_first_fit_of_a_stage_ends_the_stage(tmp_path):
+    made = with_cbs(staged(twice), CtrlC())
+    assert train(made, made.options(**SMALL, run=str(tmp_path / "run")))[0] == 130
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["interrupted"] and history_of(tmp_path / "run") == ["all"]
+
+
+class FailsIn(Callback):
+    "At the first batch of the second fit."
+
+    fits = 0
+
+    def before_fit(self):
+        self.fits += not only_predicts(self.learn)
+
+    def before_batch(self):
+        if self.training and self.fits == 2:
+            raise ValueError("the second fit fails")
+
+
+@pytest.mark.parametrize("stages", [twice, warmed])
+def test_what_fails_after_epochs_is_no_input_that_cannot_be_trained(stages, tmp_path):
+    made = with_cbs(staged(stages), FailsIn())
+    with pytest.raises(Exception, match="the second fit fails") as caught:
+        train(made, made.options(**SMALL, run=str(tmp_path / "run")))
+    assert not isinstance(caught.value, InputError) and len(history_of(tmp_path / "run")) == 2

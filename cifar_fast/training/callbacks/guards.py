@@ -75,8 +75,16 @@ class Interruptible(Callback):
 
     order, interrupted, noted, previous = 70, False, False, None
 
+    def __init__(self, for_good: bool = False):  # whether fits after one that was ended so end at once
+        self.for_good = for_good
+
     def before_fit(self):
         "Take over the signal."
+        self.run = not only_predicts(self.learn)
+        if not self.run:  # predictions within a fit
+            return
+        if self.for_good and self.interrupted:
+            raise CancelFitException
         self.interrupted = self.noted = False
         try:
             self.previous = signal.signal(signal.SIGINT, self._note)

@@ -3,6 +3,8 @@
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import EarlyStoppingCallback
 
+from cifar_fast.training.callbacks.guards import is_fit
+
 
 class StopAfter(Callback):
     "Ends a stage after so many of its epochs, over all of its fits: each of them was as in the whole stage."
@@ -11,6 +13,10 @@ class StopAfter(Callback):
 
     def __init__(self, n: int):
         self.n, self.over = n, 0  # epochs of the fits before this one
+
+    def before_fit(self):
+        "Leave predictions alone, within a fit too."
+        self.run = is_fit(self.learn)
 
     def before_epoch(self):
         "End where they are over, in a fit that goes on from a checkpoint too."
@@ -32,6 +38,7 @@ class StopEarly(EarlyStoppingCallback):
         "Go on counting."
         best, wait = self.best, vars(self).get("wait")
         super().before_fit()
+        self.run = is_fit(self.learn)
         if best is not None:
             self.best, self.wait = best, wait
 

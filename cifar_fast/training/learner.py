@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from inspect import signature
 from pathlib import Path
 
-from fastai.callback.core import Callback, CancelEpochException, event
+from fastai.callback.core import Callback, CancelEpochException, FetchPredsCallback, event
 from fastai.callback.hook import HookCallback
 from fastai.callback.progress import ProgressCallback, ShowGraphCallback
 from fastai.callback.schedule import LRFinder
@@ -16,6 +16,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import get_random_states, set_random_states, trainable_params
+from fastcore.basics import risinstance
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import Tensor, nn
@@ -153,6 +154,12 @@ class LeanLearner(Learner):
         finally:
             set_random_states(**states)
             set_orders(self.dls, orders)
+
+    def validation_context(self, *args, **kwargs):
+        "fastai's, without FetchPredsCallback: it predicts too, and would wait for this Learner's lock forever."
+        context = super().validation_context(*args, **kwargs)
+        context.append(self.removed_cbs(self.cbs.filter(risinstance(FetchPredsCallback))))
+        return context
 
     @contextmanager
     def no_bar(self) -> Iterator[Learner]:

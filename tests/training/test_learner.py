@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, FetchPredsCallback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ShowGraphCallback
 from fastai.data.core import Datasets
@@ -187,6 +187,15 @@ def test_a_network_may_have_attributes_of_any_name(digits_dls):
 def test_a_learner_that_keeps_no_curves_is_refused(digits_dls):
     with pytest.raises(InputError, match="default_cbs=False"):
         as_lean(Learner(digits_dls, nn.Linear(2, 2), loss_func=CrossEntropyLossFlat(), default_cbs=False))
+
+
+def test_a_callback_that_predicts_does_not_wait_for_predictions_to_end(digits_dls):
+    learn = custom_learner(digits_dls, precision="fp32", cbs=FetchPredsCallback(), **SMALL)
+    with learn.no_bar():
+        learn.fit(1)
+        fetched = learn.fetch_preds.preds[0]
+        assert torch.equal(fetched, learn.get_preds()[0]) and learn.validate()[1] > 0
+    assert learn.fetch_preds.preds[0] is fetched
 
 
 def test_one_precision_replaces_another(digits_dls):

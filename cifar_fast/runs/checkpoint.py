@@ -13,6 +13,7 @@ from fastai.callback.core import Callback
 from fastai.callback.tracker import TrackerCallback
 from fastai.torch_core import rank_distrib
 from fastcore.foundation import L
+from torch import nn
 
 from cifar_fast.errors import InputError
 from cifar_fast.files import write_atomically
@@ -95,9 +96,9 @@ def read_checkpoint(path: Path) -> dict | None:
 class Checkpoint(Callback):
     """Writes the run's checkpoint after each epoch, and at the beginning of a fit goes on from one.
 
-    It holds model, optimizer, scaler, recorder, callbacks that choose or that have `state_dict` and `load_state_dict`,
-    the plain values of a user's other callbacks, random states, the loaders' order, the run's history and what the
-    experiment wants kept.
+    It holds model, what of it trains, the loss's own state, optimizer, scaler, recorder, callbacks that choose or that
+    have `state_dict` and `load_state_dict`, the plain values of a user's other callbacks, random states, the loaders'
+    order, the run's history and what the experiment wants kept.
     """
 
     order = 65  # after the history's row and early stopping
@@ -128,7 +129,12 @@ class Checkpoint(Callback):
             return
         state, self.state = self.state, None
         self.model.load_state_dict(state["model"])
+        for p, trained in zip(self.model.parameters(), state.get("trained", [])):
+            p.requires_grad_(trained)  # as an earlier stage may have left it
         self.opt.load_state_dict(state["opt"])
+        self.opt.frozen_idx = state.get("frozen", getattr(self.opt, "frozen_idx", 0))
+        if state.get("loss"):
+            self.learn.loss_func.load_state_dict(state["loss"])
         if state["scaler"]:
             self.learn.scaler.load_state_dict(state["scaler"])
         for name, value in state["recorder"].items():
@@ -168,6 +174,9 @@ class Checkpoint(Callback):
             "extra": self.extra,
             "model": self.model.state_dict(),
             "opt": self.opt.state_dict(),
+            "loss": loss.state_dict() if isinstance(loss := self.learn.loss_func, nn.Module) else {},
+            "trained": [p.requires_grad for p in self.model.parameters()],
+            "frozen": getattr(self.opt, "frozen_idx", 0),
             "scaler": self.learn.scaler.state_dict() if "scaler" in vars(self.learn) else {},
             "recorder": {"values": list(map(list, recorder.values)), "iters": [int(o) for o in recorder.iters]},
             "smooth_loss": (recorder.smooth_loss.val, recorder.smooth_loss.count),

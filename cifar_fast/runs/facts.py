@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cifar_fast.analysis.asking import predictions_of
 from cifar_fast.analysis.predictions import Predictions
+from cifar_fast.data.feeding import FEEDING, fixed_tfms
 from cifar_fast.data.image_set import CIFAR10_SIZES, CIFAR10_VOCAB, ImageSet, is_fold, origin
 from cifar_fast.training.adapt import arch_and_weights
 from cifar_fast.training.precision import precision_of
@@ -85,35 +86,39 @@ def model_alone(
     learn: Learner,  # trained
     tested: Predictions,  # of the test images, by the Learner
 ) -> dict:
-    """What the network alone says of the test images, where that is something else: model/ has no callbacks.
+    """What the network alone says of the test images, where that is something else: model/ resizes and normalises.
 
-    `without`, the callbacks; `accuracy` and the like, None where the network needs what a callback makes. Else empty,
-    and where the network does not say the same twice.
+    `without`, the callbacks and batch transforms that it has not; `accuracy` and the like, None where the network needs
+    what one of them makes. Else empty, and where the network does not say the same twice.
     """
     own = [cb for cb in learn.cbs if isinstance(cb, MCDropoutCallback) or not _is_of_every_learner(cb)]
-    if not own:
+    valid = learn.dls.valid
+    tfms = [o for o in fixed_tfms(valid) if not isinstance(o, FEEDING)]
+    if not own and not tfms:
         return {}
     images = learn.dls.valid_ds.x.permute(0, 2, 3, 1).cpu()
     some = slice(None, None, -(-len(images) // SOME))
 
-    def said(idxs: slice, without: list) -> Predictions:
-        cbs = learn.cbs.copy()
+    def said(idxs: slice, alone: bool) -> Predictions:
+        cbs, fs, feeding = learn.cbs.copy(), valid.after_batch.fs, vars(learn).get("feeding")
         try:
-            with learn.removed_cbs(without), learn.no_bar():
+            if alone:
+                valid.after_batch.fs, learn.feeding = [o for o in fs if o not in tfms], None
+            with learn.removed_cbs(own if alone else []), learn.no_bar():
                 return predictions_of(learn, images[idxs], tested.targs[idxs], tested.vocab)
         finally:
-            learn.cbs = cbs  # in the order that they had
+            learn.cbs, valid.after_batch.fs, learn.feeding = cbs, fs, feeding  # callbacks in the order that they had
 
     try:
-        whole, once, twice = (said(some, o).decoded for o in ((), own, own))
+        whole, once, twice = (said(some, alone).decoded for alone in (False, True, True))
         if once.equal(whole) or not once.equal(twice):
             return {}
-        alone = said(slice(None), own).metrics()
+        alone = said(slice(None), alone=True).metrics()
     except (torch.OutOfMemoryError, MemoryError):
         return {}
     except Exception:  # of a network's own code
         alone = dict.fromkeys(("accuracy", "loss", "per_class_accuracy", "taken_for"))
-    return {"without": [type(cb).__name__ for cb in own], **alone}
+    return {"without": [type(o).__name__ for o in (*own, *tfms)], **alone}
 
 
 def _is_of_every_learner(cb: Callback) -> bool:

@@ -109,14 +109,23 @@ class OneNumberAClass(Callback):
     order = 100  # after callbacks that change them
 
     def after_pred(self):
-        "Raises `InputError` for another shape than (images, classes)."
+        "Raises `InputError` for another shape than (images, classes), and for probabilities."
         pred, wanted = self.pred, (len(self.x), self.dls.c)
+        if isinstance(pred, Tensor) and _are_probabilities(pred.detach().float()):
+            raise InputError(
+                "the network gives probabilities: leave its Softmax out, and take a loss of logits, as cross_entropy; "
+                "the report and model/ make probabilities of them"
+            )
         if not isinstance(pred, Tensor) or tuple(pred.shape) != wanted:
             found = f"shape {tuple(pred.shape)}" if isinstance(pred, Tensor) else f"a {type(pred).__name__}"
             raise InputError(
                 f"the network gives {found} for {wanted[0]} images of {wanted[1]} classes: let it give {wanted}, one "
                 "number for each of the dls.c classes"
             )
+
+
+def _are_probabilities(pred: Tensor) -> bool:
+    return pred.ndim == 2 and bool((pred >= 0).all() and pred.sum(1).sub(1).abs().max() < 0.02)  # as bf16 rounds
 
 
 def _told(error: Exception) -> str:

@@ -31,7 +31,10 @@ def as_lean(
         if "recorder" not in vars(learn):
             raise InputError(f"{given} without a Recorder, which keeps its curves: leave default_cbs=False out")
         _make_lean(learn, precision)
-    if "accuracy" not in [getattr(o, "name", None) or type(o).__name__ for o in learn.metrics]:
+    called = [o for o in learn.metrics if getattr(o, "name", None) == "accuracy"]
+    if any(getattr(o, "func", o) is not accuracy for o in called):
+        raise InputError(f"{given} with a metric called accuracy that is not fastai's: give it another name")
+    if not called:
         learn.metrics = [AvgMetric(accuracy), *learn.metrics]
     return learn
 

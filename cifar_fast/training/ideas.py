@@ -9,10 +9,12 @@ from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
+from torch import nn
 
 from cifar_fast.errors import InputError
 from cifar_fast.options import SHARED
 from cifar_fast.training.callbacks.averages import StochasticAverage, WeightAverage
+from cifar_fast.training.callbacks.guards import is_own
 
 
 class Accumulation(GradientAccumulation):
@@ -24,22 +26,29 @@ class Accumulation(GradientAccumulation):
         self.opt.zero_grad()
 
 
-def _loss(learn: Learner, option: str) -> CrossEntropyLossFlat:
-    if not isinstance(learn.loss_func, CrossEntropyLossFlat):
+def _loss(
+    learn: Learner,
+    option: str,
+    part: str,  # of torch's loss, which the option sets
+) -> nn.Module:
+    loss = learn.loss_func
+    if not isinstance(loss, CrossEntropyLossFlat) or is_own(loss):
         raise InputError(f"--{option} changes cross-entropy, and this experiment has a loss of its own: leave it out")
-    return learn.loss_func
+    if isinstance(given := getattr(loss.func, part), torch.Tensor) or given:
+        raise InputError(f"--{option} sets the loss's {part}, and this experiment's has one: leave the option out")
+    return loss.func
 
 
 def smooth_labels(learn: Learner, share: float) -> None:
     "`share` of each label goes to all classes."
-    _loss(learn, "label-smoothing").func.label_smoothing = share
+    _loss(learn, "label-smoothing", "label_smoothing").label_smoothing = share
 
 
 def weigh_classes(learn: Learner, how: str) -> None:
     "Each class counts the same in the loss, however many images it has."
-    loss, y = _loss(learn, "class-weights"), learn.dls.train_ds.y
+    loss, y = _loss(learn, "class-weights", "weight"), learn.dls.train_ds.y
     counts = y.bincount(minlength=len(learn.dls.vocab)).clamp_min(1)
-    loss.func.weight = (counts.sum() / (len(counts) * counts)).float()
+    loss.weight = (counts.sum() / (len(counts) * counts)).float()
 
 
 def with_momentum(learn: Learner, momentum: float) -> None:

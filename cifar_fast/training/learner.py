@@ -19,7 +19,9 @@ from fastai.torch_core import get_random_states, set_random_states, trainable_pa
 from fastcore.basics import risinstance
 from fastcore.foundation import L
 from fastcore.meta import delegates
-from torch import Tensor, nn
+from fastcore.xtras import ContextManagers
+from torch import Tensor, nn, no_grad
+from torch.nn.parameter import is_lazy
 
 from cifar_fast.data.feeding import copy_dls, fed_dl, fed_dls, fixed_tfms, n_classes, pixels_fed, placed
 from cifar_fast.data.loaders import TensorDL
@@ -37,6 +39,17 @@ from cifar_fast.training.precision import DeviceMixedPrecision, precision_cbs, p
 
 BODY_BN = {"eval": [BnFreeze], "always": [BnEval], "train": []}
 CALL_ONE = None if is_patched(Learner, "_call_one") else Learner._call_one
+
+
+class Contexts(ContextManagers):
+    "fastcore's, which leave nothing entered where one of them fails: predictions would wait for the lock forever."
+
+    def __enter__(self):
+        try:
+            super().__enter__()
+        except BaseException:
+            self.stack.close()
+            raise
 
 
 class LeanLearner(Learner):
@@ -157,7 +170,7 @@ class LeanLearner(Learner):
 
     def validation_context(self, *args, **kwargs):
         "fastai's, without FetchPredsCallback: it predicts too, and would wait for this Learner's lock forever."
-        context = super().validation_context(*args, **kwargs)
+        context = Contexts(super().validation_context(*args, **kwargs).default)
         context.append(self.removed_cbs(self.cbs.filter(risinstance(FetchPredsCallback))))
         return context
 
@@ -296,6 +309,14 @@ def transfer_learner(
     return learn
 
 
+def _shaped(model: nn.Module, dls: DataLoaders) -> nn.Module:
+    "`model`, whose lazy layers have their sizes from a batch: optimizers and memory formats ask for them."
+    if any(map(is_lazy, model.parameters())):
+        with no_grad():
+            model.to(dls.device).eval()(dls.valid.one_batch()[0][:2].as_subclass(Tensor))
+    return model
+
+
 def fast_learner(
     dls: DataLoaders,  # used as it is
     model: nn.Module,  # takes the batches of `dls`
@@ -319,7 +340,7 @@ def fast_learner(
     precision_of_device = precision_cbs(resolve_precision(precision, dls.device), precision != "auto")
     learn = LeanLearner(
         dls,
-        model,
+        _shaped(model, dls),
         loss_func=loss_func or getattr(dls.train_ds, "loss_func", None) or CrossEntropyLossFlat(),
         opt_func=opt,
         lr=lr,

@@ -6,6 +6,8 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.preds import MCDropoutCallback
+from fastai.torch_core import TensorImage
+from fasttransform import Transform
 from torch import nn
 
 from cifar_fast.analysis.interpret import TestInterpretation
@@ -105,6 +107,29 @@ def test_whatever_a_callback_does_to_predictions_is_said(cb, tmp_path):
     metrics = run_with(None, tmp_path / "run", cb=cb(), layer=lambda: nn.Dropout(0.99))
     assert metrics["model_alone"]["without"] == [cb.__name__]
     assert metrics["model_alone"]["accuracy"] > metrics["accuracy"]
+
+
+class Inverted(Transform):
+    "Of all loaders' images, after they are normalised."
+
+    order = 110
+
+    def encodes(self, x: TensorImage):
+        return -x
+
+
+def test_a_batch_transform_that_is_not_shipped_is_said(tmp_path):
+    def small(dls):
+        dls.add_tfms([Inverted()], "after_batch")
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 256, dls.c))
+        return fast_learner(dls, net)
+
+    made = Experiment(small)
+    asked = dict(data="digits", epochs=3, device="cpu", precision="fp32", images=300, test_images=60, lr=3e-3)
+    train(made, made.options(**asked, run=str(tmp_path / "run")))
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["model_alone"]["without"] == ["Inverted"]
+    assert metrics["accuracy"] > 0.5 > metrics["model_alone"]["accuracy"]
 
 
 def test_callbacks_keep_their_order(digits_dls):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
-from fastai.metrics import RocAuc, skm_to_fastai
+from fastai.metrics import AccumMetric, RocAuc, skm_to_fastai
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -54,6 +54,13 @@ class Hidden(nn.Module):
         self.layers = [nn.Flatten(), nn.Linear(3072, c)]
 
 
+class Unprepared(Callback):
+    "Fails before a batch is there."
+
+    def before_fit(self):
+        return self.dls.train_dataset
+
+
 def dense(n: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, n))
 
@@ -71,6 +78,9 @@ MISTAKES = {
     "in a Sequential": (lambda c: nn.Sequential(dense(7), nn.Linear(8, c)), {}, "in layer 1: Linear"),
     "a metric": (dense, {"metrics": [one_argument]}, "TypeError: one_argument.. takes 1 positional argument"),
     "a loss": (dense, {"loss_func": one_argument}, "TypeError: one_argument.. takes 1 positional argument"),
+    "probabilities": (lambda c: nn.Sequential(dense(c), nn.Softmax(1)), {}, "probabilities: leave its Softmax out"),
+    "a callback at once": (dense, {"cbs": [Unprepared()]}, "no attribute 'train_dataset'"),
+    "another accuracy": (dense, {"metrics": [AccumMetric(one_argument, name="accuracy")]}, "a metric called accuracy"),
     "no parameters": (Hidden, {}, "nn.ModuleList"),
 }  # fmt: skip
 

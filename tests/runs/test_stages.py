@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
+from torch import nn
 
 from bench.soak import outcome
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment, Stage, shared_stage
+from cifar_fast.models.networks import CustomCNN
 from cifar_fast.options import count
 from cifar_fast.runs.launch import train
 from cifar_fast.training.callbacks.guards import only_predicts
@@ -39,8 +41,6 @@ def warmed(epochs: count, warm: count):
 
 def staged(stages):
     def small(dls, warm: count = 2):
-        from cifar_fast.models.networks import CustomCNN
-
         return fast_learner(dls, CustomCNN(dls.c, n_convs=2, width=4, dense_width=16))
 
     return Experiment(small, stages)
@@ -229,6 +229,46 @@ def test_a_run_goes_on_whatever_its_callbacks_hold_and_do(cbs, tmp_path, monkeyp
     train(made(), made().options(resume=str(tmp_path / "killed")))
     # metrics and weights: predictions within a fit reset the smoothed loss, in fastai too
     assert outcome(tmp_path / "killed")[2:] == outcome(tmp_path / "whole")[2:]
+
+
+class Scaled(nn.Module):
+    "A loss with a scale that is learnt."
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, preds, targs):
+        return nn.functional.cross_entropy(preds * self.scale, targs)
+
+
+def unfrozen(epochs: count, warm: count):
+    "The body is let train by one stage, and trained on by another."
+
+    def unfreeze(learn, cbs):
+        learn.unfreeze()
+        learn.fit(warm, 1e-3, cbs=cbs)
+
+    return [Stage("all", warm, unfreeze), Stage("slow", epochs, lambda learn, cbs: learn.fit(epochs, 1e-3, cbs=cbs))]
+
+
+def test_what_an_earlier_stage_let_train_and_what_a_loss_has_learnt_go_on(tmp_path):
+    def small(dls, warm: count = 2):
+        net, loss = CustomCNN(dls.c, n_convs=2, width=4, dense_width=16), Scaled()
+        learn = fast_learner(
+            dls, net, loss_func=loss,
+            splitter=lambda m: [list(m.conv1.parameters()), [p for p in m.parameters() if p.shape[0] != 4],
+                                list(loss.parameters())],
+        )  # fmt: skip
+        learn.freeze_to(1)
+        return learn
+
+    made = Experiment(small, unfrozen)
+    train(made, made.options(**SMALL, run=str(tmp_path / "whole")))
+    with pytest.raises(Killed):
+        train(with_cbs(made, KillIn(3)), made.options(**SMALL, run=str(tmp_path / "killed")))
+    train(made, made.options(resume=str(tmp_path / "killed")))
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
 class CtrlC(Callback):

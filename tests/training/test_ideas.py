@@ -6,6 +6,8 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
+from fastai.losses import CrossEntropyLossFlat
+from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
 from torch import nn
 
@@ -15,7 +17,8 @@ from cifar_fast.data.loaders import image_dls
 from cifar_fast.errors import InputError
 from cifar_fast.experiment import Experiment
 from cifar_fast.runs.one_seed import learner_from_options
-from cifar_fast.training.callbacks.averages import WeightAverage
+from cifar_fast.training import ideas
+from cifar_fast.training.callbacks.averages import StochasticAverage, WeightAverage
 from cifar_fast.training.learner import fast_learner, transfer_learner
 from cifar_fast.training.optimizers import OPTIMIZERS
 from cifar_fast.training.turns import TakesTurns
@@ -220,3 +223,43 @@ def test_an_average_and_a_saved_model_are_not_both_kept(few):
 def test_an_average_and_trainings_at_once_leave_the_cache_of_a_frozen_body_on(few, cb):
     learn = transfer_learner(image_dls(few, bs=20, device="cpu"), "squeezenet1_1", "none", cbs=cb)
     assert not learn.cached_body.obstacle()
+
+
+class Doubled(CrossEntropyLossFlat):
+    def __call__(self, preds, targs, **kwargs):
+        return nn.functional.cross_entropy(preds, targs.long()) * 2
+
+
+@pytest.mark.parametrize("option, value, loss, said", [
+    ("label_smoothing", 0.1, Doubled(), "a loss of its own"),
+    ("label_smoothing", 0.1, CrossEntropyLossFlat(label_smoothing=0.2), "label_smoothing, and this"),
+    ("class_weights", "balanced", Doubled(), "a loss of its own"),
+    ("class_weights", "balanced", CrossEntropyLossFlat(weight=torch.ones(10)), "weight, and this"),
+])  # fmt: skip
+def test_a_loss_of_the_users_own_is_not_changed_behind_their_back(option, value, loss, said, digits_dls):
+    learn = fast_learner(digits_dls, nn.Linear(2, 2), loss_func=loss)
+    with pytest.raises(InputError, match=said):
+        ideas.IDEAS[option](learn, value)
+
+
+class Turns(nn.Module):
+    "Complex weights, and a count."
+
+    def __init__(self, c):
+        super().__init__()
+        self.weight, self.last = nn.Parameter(torch.randn(3072, 8, dtype=torch.cfloat) / 50), nn.Linear(8, c)
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x):
+        self.count += self.training
+        return self.last((x.flatten(1).to(torch.cfloat) @ self.weight).abs())
+
+
+@pytest.mark.parametrize("average", [WeightAverage(0.5), StochasticAverage(0.5)])
+def test_an_average_has_complex_weights_and_whole_numbers_too(average, digits_dls):
+    set_seed(0)
+    learn = fast_learner(digits_dls, Turns(10), precision="fp32", opt_func=Adam, cbs=average)
+    before = learn.model.weight.detach().clone()
+    with learn.no_bar():
+        learn.fit(2)
+    assert learn.model.count == 2 * len(digits_dls.train) and not torch.equal(learn.model.weight, before)

@@ -25,7 +25,7 @@ from cifar_fast.errors import InputError
 from cifar_fast.training.adapt import as_lean
 from cifar_fast.training.callbacks.guards import Interruptible
 from cifar_fast.training.callbacks.measure import TrainAccuracy
-from cifar_fast.training.learner import custom_learner, transfer_learner
+from cifar_fast.training.learner import custom_learner, fast_learner, transfer_learner
 from cifar_fast.training.precision import DeviceMixedPrecision
 
 SMALL = {"width": 4, "dense_width": 16}
@@ -187,6 +187,27 @@ def test_a_network_may_have_attributes_of_any_name(digits_dls):
 def test_a_learner_that_keeps_no_curves_is_refused(digits_dls):
     with pytest.raises(InputError, match="default_cbs=False"):
         as_lean(Learner(digits_dls, nn.Linear(2, 2), loss_func=CrossEntropyLossFlat(), default_cbs=False))
+
+
+def test_lazy_layers_learn_their_sizes_before_an_optimizer_asks(digits_dls):
+    net = nn.Sequential(nn.LazyConv2d(4, 3, 2), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+    learn = fast_learner(digits_dls, net, precision="fp32")
+    with learn.no_bar():
+        learn.fit(2, 1e-2)
+    assert learn.validate()[1] > 0.5 and net[1].num_batches_tracked == 2 * len(digits_dls.train)
+
+
+def test_predictions_that_fail_at_once_leave_nothing_locked(digits_dls):
+    class Unready(Callback):
+        def before_fit(self):
+            raise ValueError("not ready")
+
+    learn = custom_learner(digits_dls, precision="fp32", **SMALL)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not ready"), learn.no_bar():
+            learn.get_preds(cbs=Unready())
+    with learn.no_bar():
+        assert len(learn.get_preds()[0]) == 360
 
 
 def test_a_callback_that_predicts_does_not_wait_for_predictions_to_end(digits_dls):

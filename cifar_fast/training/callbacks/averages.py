@@ -50,9 +50,13 @@ class Average(Callback):
         if not (share := self.share()):
             self.n = 0
             return
-        floats = [(a, o.detach()) for a, o in zip(self.average, self._tensors()) if a.is_floating_point()]
+        pairs = [(a, o.detach()) for a, o in zip(self.average, self._tensors())]
+        numbers = [o for o in pairs if o[0].is_floating_point() or o[0].is_complex()]
         with torch.no_grad():
-            torch._foreach_lerp_([a for a, _ in floats], [o for _, o in floats], share)
+            torch._foreach_lerp_(*map(list, zip(*numbers)), share)
+            for mine, now in pairs:
+                if not (mine.is_floating_point() or mine.is_complex()):  # counts, which have no average
+                    mine.copy_(now)
 
     def before_validate(self):
         "Let the average be validated."

@@ -23,9 +23,9 @@ def is_fit(learn: Learner) -> bool:
     return not only_predicts(learn) and "lr_finder" not in vars(learn)  # getattr would ask the model too
 
 
-def is_own(cb: Callback) -> bool:
-    "Whether a callback is a user's: neither fastai's nor this package's."
-    return type(cb).__module__.split(".")[0] not in ("fastai", "cifar_fast")
+def is_own(part: object) -> bool:
+    "Whether a callback, a loss or another part of a Learner is a user's: neither fastai's nor this package's."
+    return type(part).__module__.split(".")[0] not in ("fastai", "cifar_fast")
 
 
 OF_TRAINING = ("train_loss", "train_accuracy")  # columns of the table that test images have no part in

@@ -81,8 +81,7 @@ def history_of(folder):
         return [row["stage"] for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("stages", [twice, warmed])
-@pytest.mark.parametrize("killed", [1, 2, 3])
+@pytest.mark.parametrize("stages, killed", [(twice, 1), (twice, 2), (twice, 3), (warmed, 3)])
 def test_a_run_of_several_fits_goes_on_in_each(stages, killed, tmp_path, capsys):
     made = staged(stages)
     train(made, made.options(**SMALL, run=str(tmp_path / "whole")))

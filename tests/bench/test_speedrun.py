@@ -30,6 +30,7 @@ def small_recipe(monkeypatch):
     monkeypatch.setattr(PlainRecipe, "widths", (8, 16, 16))
 
 
+@pytest.mark.slow
 def test_runs_and_peer_take_turns_and_the_last_is_a_run_folder(small_recipe, digits, tmp_path, capsys):
     asked = options(target=90, runs=2, peer="recipe", peer_epochs=1.0, images=300, test_images=100,
                     run=str(tmp_path / "fast"))  # fmt: skip

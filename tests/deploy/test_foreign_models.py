@@ -138,6 +138,7 @@ class OtherForward(CustomCNN):
         return 2 * super().forward(x)
 
 
+@pytest.mark.slow
 def test_a_network_that_computes_otherwise_is_not_taken_for_what_it_was(digits_dls, tmp_path):
     changed = CustomCNN(width=4, dense_width=8)
     changed.relu1 = nn.GELU()

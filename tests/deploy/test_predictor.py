@@ -169,6 +169,7 @@ def test_the_script_prints_json(image_folder):
     assert done.returncode == 0 and len(found) == 2 and len(found[0]["probabilities"]) == 10
 
 
+@pytest.mark.slow
 def test_the_script_refuses_what_is_missing(tmp_path):
     image = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(image)

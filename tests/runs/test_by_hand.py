@@ -49,6 +49,7 @@ def test_a_history_that_fastai_has_forgotten_is_not_invented(learn, tmp_path, ca
     assert found.first.history.epochs == [] and "not known any more" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_vision_learners_network_has_its_name_and_its_weights(digits, tmp_path):
     dls = image_dls(digits.fewer(100, 40), device="cpu")
     learn = vision_learner(dls, squeezenet1_1, pretrained=False, loss_func=nn.CrossEntropyLoss(), normalize=False)

@@ -94,6 +94,7 @@ def test_folds_are_a_run_with_mean_interval_and_page(
         read_out_of_fold(digits_run, FinishedRun.read(digits_run))
 
 
+@pytest.mark.slow
 def test_folds_that_were_stopped_go_on_and_a_fold_alone_does_not(tmp_path, no_pictures, monkeypatch, seen):
     whole, folder = tmp_path / "whole", tmp_path / "stopped"
     launch.train(custom, options(whole, epochs=1))

@@ -105,6 +105,7 @@ def test_a_reader_that_leaves_ends_nothing(capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.text(st.characters(codec=None), max_size=60), min_size=2, max_size=3))
 def test_figures_take_any_name(tmp_path_factory, names):

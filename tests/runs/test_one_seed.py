@@ -145,6 +145,7 @@ def test_early_stopping_chooses_the_first_epochs_of_the_schedule_that_was_valida
     assert lrs[-1] == pytest.approx(1e-2 * 0.1**done, rel=0.02)  # of the whole decay, not one squeezed into them
 
 
+@pytest.mark.slow
 def test_unfreezing_adds_epochs_that_change_the_body(tmp_path, resnet18_file):
     def make(dls, opt):
         return transfer_learner(dls, weights=resnet18_file, opt=opt, precision="fp32")

@@ -23,6 +23,21 @@ class Killed(BaseException):
     "As near to SIGKILL as a process can come and tell of it."
 
 
+class Kill(Callback):
+    "Kills the process at the n-th training batch that it sees."
+
+    order = 100
+
+    def __init__(self, after):
+        self.left = after
+
+    def after_batch(self):
+        if self.training and not hasattr(self.learn, "lr_finder"):
+            self.left -= 1
+            if self.left == 0:
+                raise Killed
+
+
 class Bomb:
     "Makes a file when it is unpickled."
 

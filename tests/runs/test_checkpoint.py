@@ -27,26 +27,11 @@ from cifar_fast.runs.launch import is_finished
 from cifar_fast.runs.launch import train as launch
 from cifar_fast.training.learner import custom_learner
 from conftest import with_cbs
-from processes import Bomb, Killed
+from processes import Bomb, Kill, Killed
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 ROOT = Path(__file__).parents[2]
 SMALL = {"data": "digits", "epochs": 3, "precision": "fp32", "device": "cpu", "images": 300, "test_images": 60}
-
-
-class Kill(Callback):
-    "Kills the process at the n-th training batch that it sees."
-
-    order = 100
-
-    def __init__(self, after):
-        self.left = after
-
-    def after_batch(self):
-        if self.training and not hasattr(self.learn, "lr_finder"):
-            self.left -= 1
-            if self.left == 0:
-                raise Killed
 
 
 def train(script, folder, kill_after=None, resume=False, **changed):

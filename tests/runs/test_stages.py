@@ -23,7 +23,7 @@ from cifar_fast.runs.launch import train
 from cifar_fast.training.callbacks.guards import only_predicts
 from cifar_fast.training.learner import fast_learner
 from conftest import with_cbs
-from processes import Killed
+from processes import Kill, Killed
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 SMALL = {"data": "digits", "device": "cpu", "precision": "fp32", "images": 300, "test_images": 60, "epochs": 3}
@@ -46,20 +46,9 @@ def staged(stages):
     return Experiment(small, stages)
 
 
-class KillIn(Callback):
-    "Ends the process, as far as a test can, in this epoch, counted over all fits."
-
-    order = 100
-
-    def __init__(self, epoch):
-        self.left = epoch
-
-    def after_batch(self):
-        if self.training and self.left == 0 and self.iter == 1:
-            raise Killed
-
-    def after_train(self):
-        self.left -= 1
+def kill_in(epoch):
+    "A kill in this epoch, counted over all fits: each has five batches."
+    return Kill(5 * epoch + 2)
 
 
 class Plan(Callback):
@@ -86,7 +75,7 @@ def test_a_run_of_several_fits_goes_on_in_each(stages, killed, tmp_path, capsys)
     made = staged(stages)
     train(made, made.options(**SMALL, run=str(tmp_path / "whole")))
     with pytest.raises(Killed):
-        train(with_cbs(made, KillIn(killed)), made.options(**SMALL, run=str(tmp_path / "killed")))
+        train(with_cbs(made, kill_in(killed)), made.options(**SMALL, run=str(tmp_path / "killed")))
     train(made, made.options(resume=str(tmp_path / "killed")))
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
     if stages is twice:
@@ -100,7 +89,7 @@ def test_tensorboard_follows_from_one_fit_of_a_stage_to_the_next(tmp_path):
     made = staged(twice)
     with pytest.raises(Killed):
         asked = made.options(**SMALL, track="tensorboard", run=str(tmp_path / "run"))
-        train(with_cbs(made, KillIn(3)), asked)
+        train(with_cbs(made, kill_in(3)), asked)
     train(made, made.options(resume=str(tmp_path / "run")))
     found = EventAccumulator(str(tmp_path / "run/tensorboard/all")).Reload()
     assert [o.step for o in found.Scalars("accuracy")] == [5, 10, 15, 20, 25]  # 300 images in batches of 64
@@ -152,9 +141,9 @@ def test_a_users_callback_without_state_dict_goes_on_where_it_was(tmp_path):
 
     train(made(), made().options(**SMALL, run=str(tmp_path / "whole")))
     with pytest.raises(Killed):
-        train(made(KillIn(2)), made().options(**SMALL, run=str(tmp_path / "killed")))
+        train(made(kill_in(2)), made().options(**SMALL, run=str(tmp_path / "killed")))
     with pytest.raises(Killed):
-        train(made(KillIn(0)), made().options(resume=str(tmp_path / "killed")))
+        train(made(kill_in(0)), made().options(resume=str(tmp_path / "killed")))
     train(made(), made().options(resume=str(tmp_path / "killed")))
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
@@ -222,7 +211,7 @@ def test_a_run_goes_on_whatever_its_callbacks_hold_and_do(cbs, tmp_path, monkeyp
 
     train(made(), made().options(**SMALL, run=str(tmp_path / "whole")))
     with pytest.raises(Killed):
-        train(made(KillIn(3)), made().options(**SMALL, run=str(tmp_path / "killed")))
+        train(made(kill_in(3)), made().options(**SMALL, run=str(tmp_path / "killed")))
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 1000)  # the clock has gone on
     train(made(), made().options(resume=str(tmp_path / "killed")))
@@ -265,7 +254,7 @@ def test_what_an_earlier_stage_let_train_and_what_a_loss_has_learnt_go_on(tmp_pa
     made = Experiment(small, unfrozen)
     train(made, made.options(**SMALL, run=str(tmp_path / "whole")))
     with pytest.raises(Killed):
-        train(with_cbs(made, KillIn(3)), made.options(**SMALL, run=str(tmp_path / "killed")))
+        train(with_cbs(made, kill_in(3)), made.options(**SMALL, run=str(tmp_path / "killed")))
     train(made, made.options(resume=str(tmp_path / "killed")))
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 

@@ -35,7 +35,7 @@ class Average(Callback):
         if self.fits and any(isinstance(cb, SaveModelCallback) for cb in self.learn.cbs):
             raise InputError("an average of the weights is kept by itself, and SaveModelCallback would save others")
         if self.fits and self.average is None:
-            self.n, self.average = 0, [o.detach().clone() for o in self._tensors()]
+            self.n, self.average = 0, [o.detach().clone() for o in self._averaged()]
 
     def after_cancel_batch(self):
         "A batch whose gradients are only added up has made no step."
@@ -50,19 +50,14 @@ class Average(Callback):
         if not (share := self.share()):
             self.n = 0
             return
-        pairs = [(a, o.detach()) for a, o in zip(self.average, self._tensors())]
-        numbers = [o for o in pairs if o[0].is_floating_point() or o[0].is_complex()]
         with torch.no_grad():
-            torch._foreach_lerp_(*map(list, zip(*numbers)), share)
-            for mine, now in pairs:
-                if not (mine.is_floating_point() or mine.is_complex()):  # counts, which have no average
-                    mine.copy_(now)
+            torch._foreach_lerp_(self.average, [o.detach() for o in self._averaged()], share)
 
     def before_validate(self):
         "Let the average be validated."
         if self.fits and self.n:
             self.kept = [o.detach().clone() for o in self._tensors()]
-            self._put(self.average)
+            _put(self.average, self._averaged())
             self.settle()
 
     def settle(self) -> None:
@@ -71,7 +66,7 @@ class Average(Callback):
     def after_validate(self):
         "Go on from the weights."
         if self.kept is not None:
-            self._put(self.kept)
+            _put(self.kept, self._tensors())
             self.kept = None
 
     after_cancel_validate = after_validate
@@ -80,7 +75,7 @@ class Average(Callback):
         "The average is the model."
         if self.fits and not only_predicts(self.learn):
             if self.n:
-                self._put(self.average)
+                _put(self.average, self._averaged())
             self.fits, self.average, self.kept = False, None, None
 
     after_failed_fit = after_fit
@@ -92,16 +87,24 @@ class Average(Callback):
     def load_state_dict(self, state: dict) -> None:
         "Take it."
         self.n = state["n"]
-        for mine, kept in zip(self.average, state["average"]):
-            mine.copy_(kept)
+        _put([o for o in state["average"] if _has_average(o)], self.average)
 
     def _tensors(self) -> list[Tensor]:
         return [*self.learn.model.parameters(), *self.learn.model.buffers()]
 
-    def _put(self, values: list[Tensor]) -> None:
-        with torch.no_grad():
-            for o, value in zip(self._tensors(), values):
-                o.copy_(value)
+    def _averaged(self) -> list[Tensor]:
+        return list(filter(_has_average, self._tensors()))
+
+
+def _has_average(o: Tensor) -> bool:
+    "Whether these are no counts, which stay what they are."
+    return o.is_floating_point() or o.is_complex()
+
+
+@torch.no_grad()
+def _put(values: list[Tensor], tensors: list[Tensor]) -> None:
+    for o, value in zip(tensors, values, strict=True):
+        o.copy_(value)
 
 
 class WeightAverage(Average):
@@ -151,5 +154,4 @@ class StochasticAverage(Average):
         update_bn((o[0].as_subclass(Tensor) for o in self.dls.train.new()), self.learn.model)
         set_random_states(**states)
         self.learn.model.eval()
-        for mine, o in zip(self.average, self._tensors()):
-            mine.copy_(o.detach())
+        _put(self._averaged(), self.average)
